@@ -1,0 +1,179 @@
+/* The stages of the network and the table of functions that each backend fills.
+ *
+ * A stage is a struct: its shape, its parameters, its buffers. The model (core/model.c) allocates and binds them once;
+ * forward and backward get the stage and the number n of spectra in this batch. All buffers live on the backend.
+ *
+ * Gradients: every backward OVERWRITES what it writes, nothing accumulates. A gradient pointer that is NULL is not wanted.
+ * Where a comment says "in place", the output takes the place of the input it names.
+ *
+ * Channels-last rows with gaps: position l of spectrum n stands in row `lead + n * stride + l` of C floats; all other rows are
+ * zero. stride is a multiple of the kernel k of the convolution that reads it and stride - length >= lead = (k - 1) / 2, so a
+ * patch is k * C contiguous floats, and rows r, r + k, r + 2k, ... of a whole batch are one matrix with leading dimension k * C.
+ */
+#ifndef SPD_CORE_BACKEND_H
+#define SPD_CORE_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/network.h"
+#include "core/status.h"
+
+struct spd_rows {
+  size_t length, channels, lead, stride;
+};
+
+/* Rows that a convolution of kernel k may read. With k = 1 there are no gaps. */
+struct spd_rows spd_rows_for_kernel(size_t length, size_t channels, size_t kernel);
+/* Floats of n spectra, patches of the last gap rows included. */
+size_t spd_rows_size(const struct spd_rows *rows, size_t n);
+
+/* Convolution of one channel, instance norm, PReLU and max-pool in one: the map before the pool is never stored. */
+struct spd_stem {
+  size_t length, kernel, pool;
+  struct spd_rows out;    /* length: pooled positions */
+  const float *w, *slope; /* (k, C), (C) */
+  float *dw, *dslope;
+  const float *x;         /* (N, length) */
+  double *moments;        /* (N, k + k*k): window sums m_j and products R_jk of x */
+  float *scaled;          /* (N, k + 1, C): taps and offset with the norm folded in */
+  float *y;               /* rows out */
+  const float *dy;        /* rows out */
+  float *partial;         /* workspace: spd_stem_partial_size(stage, capacity) */
+};
+size_t spd_stem_partial_size(const struct spd_stem *stage, size_t n);
+
+/* Convolution, instance norm, PReLU, and max-pool unless pool is 1. */
+struct spd_block {
+  struct spd_rows in, conv, out; /* conv: same length as in; gaps as the input gradient's convolution needs them */
+  size_t kernel, pool;
+  const float *w, *slope;        /* (k, C_in, C_out), (C_out) */
+  float *dw, *dslope;
+  const float *x;                /* rows in */
+  float *u;                      /* rows conv: the convolution; backward turns it into its own gradient, in place */
+  float *mean, *inverse_sd;      /* (N, C_out) */
+  uint16_t *argmax;              /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
+  float *y;                      /* rows out */
+  const float *dy;               /* rows out */
+  float *dx;                     /* rows in; only positions, gap rows are left as they are */
+  float *flipped;                /* (k, C_out, C_in) workspace of backward */
+  float *partial;                /* (N, C_out) workspace of backward */
+};
+
+/* Attention over the segments: a = softmax(keys), e = sum over positions of values * a. */
+struct spd_attend {
+  size_t length, channels; /* L segments, C = n_feature */
+  const float *v;          /* (N, L, 2C): values, then keys */
+  const float *gate;       /* (N, L, C) multiplies the keys, or NULL */
+  const float *z;          /* (N): written behind the features where feature_stride > C */
+  size_t feature_stride;   /* C or C + 1 */
+  float *attention;        /* (N, L, C) */
+  float *feature;          /* (N, feature_stride) */
+  const float *dfeature;   /* (N, feature_stride) */
+  float *dattention;       /* (N, L, C): gradient with respect to the softmax's output; may be NULL */
+  float *dv, *dgate;       /* (N, L, 2C), (N, L, C) */
+};
+
+/* Linear layer and activation. */
+struct spd_dense {
+  size_t in, out;
+  spd_activation activation;
+  float offset;                 /* added after the activation */
+  const float *w, *b;           /* (out, in), (out) */
+  const float *slope;           /* (out) PReLU */
+  const float *beta, *gamma;    /* (out) Speculator */
+  float *dw, *db, *dslope, *dbeta, *dgamma;
+  const float *x;               /* (N, in) */
+  float *v;                     /* (N, out) before the activation; may be y itself where no backward follows */
+  float *y;                     /* (N, out) */
+  float *dy;                    /* (N, out); backward turns it into dv, in place */
+  float *dx;                    /* (N, in) */
+};
+
+/* Redshift and linear interpolation of the restframe onto the observed grid; uncovered pixels become 0. */
+struct spd_resample {
+  size_t n_rest, n_observed;
+  const float *wave_rest, *wave_observed; /* (R), (M), increasing */
+  const float *z;      /* (N) */
+  const float *x;      /* (N, R) */
+  float *y;            /* (N, M) */
+  const float *dy;     /* (N, M) */
+  float *dx;           /* (N, R) */
+  double *dz;          /* (N) */
+};
+
+/* y_m = sum_j k_j x_{m + j - (size-1)/2} / sum k, zero beyond the array. */
+struct spd_lsf {
+  size_t n_observed, size;
+  const float *kernel; /* (size) */
+  float *dkernel;
+  const float *x;      /* (N, M) */
+  float *y;            /* (N, M) */
+  const float *dy;     /* (N, M) */
+  float *dx;           /* (N, M) */
+  double *partial;     /* (N, size) workspace of backward */
+};
+
+/* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 over the pixels that the restframe covers with the LSF's whole footprint. */
+struct spd_loss {
+  size_t n_rest, n_observed, lsf;
+  const float *wave_rest, *wave_observed;
+  const float *z;              /* (N) */
+  const float *flux, *ivar;    /* (N, M) */
+  const float *model;          /* (N, M) */
+  double *loss;                /* (N) */
+  float *dmodel;               /* (N, M): gradient of the mean over the batch */
+};
+
+struct spd_adam {
+  float rate, beta1, beta2, epsilon;
+  float correction1, correction2; /* 1 / (1 - beta1^t), 1 / (1 - beta2^t) */
+};
+
+struct spd_backend;
+
+/* Filled positionally, one comment per entry, and compiled with -Werror=missing-field-initializers in the tests. */
+struct spd_backend_ops {
+  const char *name;
+  void (*destroy)(struct spd_backend *);
+
+  /* Memory on the backend. alloc zeroes. bytes of 0 are allowed and give a pointer that must not be read. */
+  spd_status (*alloc)(struct spd_backend *, void **pointer, size_t bytes, struct spd_error *);
+  void (*free)(struct spd_backend *, void *pointer);
+  spd_status (*upload)(struct spd_backend *, void *to, const void *from, size_t bytes, struct spd_error *);
+  spd_status (*download)(struct spd_backend *, void *to, const void *from, size_t bytes, struct spd_error *);
+  spd_status (*synchronize)(struct spd_backend *, struct spd_error *);
+
+  /* Brackets around a run of stages: a backend may take and give back process-wide settings here. */
+  void (*enter)(struct spd_backend *);
+  void (*leave)(struct spd_backend *);
+
+  spd_status (*stem_forward)(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
+  spd_status (*stem_backward)(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
+  spd_status (*block_forward)(struct spd_backend *, const struct spd_block *, size_t n, struct spd_error *);
+  spd_status (*block_backward)(struct spd_backend *, const struct spd_block *, size_t n, struct spd_error *);
+  spd_status (*attend_forward)(struct spd_backend *, const struct spd_attend *, size_t n, struct spd_error *);
+  spd_status (*attend_backward)(struct spd_backend *, const struct spd_attend *, size_t n, struct spd_error *);
+  spd_status (*dense_forward)(struct spd_backend *, const struct spd_dense *, size_t n, struct spd_error *);
+  spd_status (*dense_backward)(struct spd_backend *, const struct spd_dense *, size_t n, struct spd_error *);
+  spd_status (*resample_forward)(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
+  spd_status (*resample_backward)(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
+  spd_status (*lsf_forward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+  spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+  spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+  spd_status (*loss_backward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+  /* y = log(x + 1e-6): the weight encoder's input. */
+  spd_status (*log_ivar)(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+  /* parameters, m, v, gradient: (count) */
+  spd_status (*adam)(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
+                     const struct spd_adam *, struct spd_error *);
+};
+
+/* A backend's own struct starts with this. */
+struct spd_backend {
+  const struct spd_backend_ops *ops;
+};
+
+spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_error *error);
+
+#endif

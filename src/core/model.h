@@ -1,0 +1,75 @@
+/* A network on a backend: parameters, buffers for up to `capacity` spectra, and the passes through the stages. */
+#ifndef SPD_CORE_MODEL_H
+#define SPD_CORE_MODEL_H
+
+#include "core/backend.h"
+#include "core/network.h"
+
+/* What a model holds beside its forward buffers. */
+typedef enum {
+  SPD_MODEL_FORWARD = 0,  /* forward only */
+  SPD_MODEL_GRADIENT = 1, /* and all gradients */
+  SPD_MODEL_TRAIN = 2     /* and Adam's moments */
+} spd_model_purpose;
+
+/* Values that can be read, and gradients that can be read or set, by name. Shapes are those of the host array. */
+typedef enum {
+  SPD_TENSOR_STEM,      /* (N, L1, C1) after the first pool */
+  SPD_TENSOR_BLOCK,     /* (N, L2, C2) after the second pool */
+  SPD_TENSOR_SEGMENTS,  /* (N, L3, 2C) values and keys */
+  SPD_TENSOR_ATTENTION, /* (N, L3, C) after the softmax */
+  SPD_TENSOR_FEATURE,   /* (N, C) attended features */
+  SPD_TENSOR_LATENT,    /* (N, S) */
+  SPD_TENSOR_REST,      /* (N, R) */
+  SPD_TENSOR_OBSERVED   /* (N, M) */
+} spd_tensor;
+
+struct spd_model;
+
+/* wave_observed (M) and wave_rest (R): Angstrom, increasing. The backend must outlive the model. */
+spd_status spd_model_create(struct spd_model **model, const struct spd_network *network, struct spd_backend *backend,
+                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                            struct spd_error *error);
+void spd_model_destroy(struct spd_model *model);
+const struct spd_network *spd_model_network(const struct spd_model *model);
+size_t spd_model_capacity(const struct spd_model *model);
+
+/* host blocks of network->size floats */
+spd_status spd_model_set_parameters(struct spd_model *model, const float *weights, struct spd_error *error);
+spd_status spd_model_get_parameters(float *weights, const struct spd_model *model, struct spd_error *error);
+spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model, struct spd_error *error);
+spd_status spd_model_set_moments(struct spd_model *model, const float *m, const float *v, struct spd_error *error);
+spd_status spd_model_get_moments(float *m, float *v, const struct spd_model *model, struct spd_error *error);
+
+/* host rows: flux (n, M), ivar (n, M), z (n); ivar may be NULL where neither loss nor weight attention is asked for */
+spd_status spd_model_load(struct spd_model *model, const float *flux, const float *ivar, const float *z, size_t n,
+                          struct spd_error *error);
+spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
+
+/* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each starts from what the one before left. */
+spd_status spd_model_encode(struct spd_model *model, struct spd_error *error);
+spd_status spd_model_decode(struct spd_model *model, struct spd_error *error);
+spd_status spd_model_observe(struct spd_model *model, struct spd_error *error);
+spd_status spd_model_score(struct spd_model *model, double *loss /* (n) or NULL */, struct spd_error *error);
+
+/* Backward of the mean loss through everything, parameters included. Needs the four forward passes before it. */
+spd_status spd_model_backward(struct spd_model *model, struct spd_error *error);
+/* The same from a gradient given at a tensor (LATENT, REST or OBSERVED), down to and including the tensor `to`. */
+spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,
+                                   struct spd_error *error);
+
+size_t spd_model_tensor_size(const struct spd_model *model, spd_tensor tensor); /* floats per spectrum */
+spd_status spd_model_read(float *host, struct spd_model *model, spd_tensor tensor, struct spd_error *error);
+spd_status spd_model_read_gradient(float *host, struct spd_model *model, spd_tensor tensor, struct spd_error *error);
+/* d loss / d z: through the redshift and resampling, and through the encoder's redshift input. Both (n); either may be NULL. */
+spd_status spd_model_read_redshift_gradient(double *through_transform, double *through_encoder, struct spd_model *model,
+                                            struct spd_error *error);
+
+/* One Adam update with the gradient of the last backward. step counts from 1; lsf_factor scales the LSF's learning rate (0: fixed). */
+struct spd_adam_options {
+  double rate, beta1, beta2, epsilon, lsf_factor;
+};
+spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
+                            struct spd_error *error);
+
+#endif

@@ -1,0 +1,73 @@
+/* What the network is: an architecture's sizes, and the table of its parameters over one block of floats. */
+#ifndef SPD_CORE_NETWORK_H
+#define SPD_CORE_NETWORK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+enum { SPD_BLOCKS = 3, SPD_MAX_HIDDEN = 8, SPD_MAX_PARAMETERS = 128 };
+
+typedef enum { SPD_ACTIVATION_NONE = 0, SPD_ACTIVATION_PRELU, SPD_ACTIVATION_SPECULATOR, SPD_ACTIVATION_LEAKY } spd_activation;
+
+struct spd_architecture {
+  size_t n_observed;          /* M, pixels of the instrument */
+  size_t n_rest;              /* R, pixels of the restframe grid */
+  size_t n_latent;            /* S */
+  size_t filters[SPD_BLOCKS]; /* channels after each convolution; the last is split into values and keys */
+  size_t kernels[SPD_BLOCKS]; /* odd */
+  size_t pools[SPD_BLOCKS];   /* odd; the last is 1: no pool */
+  size_t n_encoder_hidden, encoder_hidden[SPD_MAX_HIDDEN];
+  size_t n_decoder_hidden, decoder_hidden[SPD_MAX_HIDDEN];
+  int redshift_input;   /* z enters the encoder MLP beside the attended features */
+  int weight_attention; /* a second encoder reads log ivar and multiplies its keys in (paper, section 3.3) */
+  spd_activation decoder_activation; /* SPD_ACTIVATION_SPECULATOR or SPD_ACTIVATION_LEAKY */
+  int decoder_offset;   /* 1: the restframe spectrum is 1 + the last layer's output */
+  size_t lsf;           /* 0, or the odd number of kernel pixels */
+};
+
+/* Which of the roles a parameter plays decides its initial values and its PyTorch layout. */
+typedef enum {
+  SPD_PARAMETER_CONV_WEIGHT,  /* (k, in, out) here, (out, in, k) in PyTorch */
+  SPD_PARAMETER_CONV_BIAS,    /* (out): kept for exchange; the norm removes it, so it takes part in nothing */
+  SPD_PARAMETER_LINEAR_WEIGHT,/* (out, in) */
+  SPD_PARAMETER_LINEAR_BIAS,  /* (out) */
+  SPD_PARAMETER_SLOPE,        /* PReLU, (channels) */
+  SPD_PARAMETER_BETA,         /* Speculator, (units) */
+  SPD_PARAMETER_GAMMA,        /* Speculator, (units) */
+  SPD_PARAMETER_LSF           /* (1, 1, k), correlation order as in PyTorch: element j multiplies pixel m + j - (k-1)/2 */
+} spd_parameter_role;
+
+struct spd_parameter {
+  char name[64]; /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
+  spd_parameter_role role;
+  size_t rank, shape[3]; /* as stored here */
+  size_t fan_in;
+  size_t offset, count; /* in floats; every offset is a multiple of 16 */
+};
+
+struct spd_network {
+  struct spd_architecture architecture;
+  size_t lengths[SPD_BLOCKS + 1]; /* positions before each block and after the last: 3921, 785, 72, 72 */
+  size_t n_feature;               /* C of the attended features: half the last filters */
+  size_t n_parameters;
+  struct spd_parameter parameters[SPD_MAX_PARAMETERS];
+  size_t size; /* floats in a parameter block, gaps for alignment included (they are always zero) */
+};
+
+/* Checks the sizes and fills the table. Order: LSF, encoder, weight encoder, decoder. */
+spd_status spd_network_init(struct spd_network *network, const struct spd_architecture *architecture,
+                            struct spd_error *error);
+
+/* NULL when there is no such parameter. */
+const struct spd_parameter *spd_network_find(const struct spd_network *network, const char *name);
+
+/* weights: (network->size). Uniform +-1/sqrt(fan_in), PReLU 0.25, beta 1, gamma 0, LSF a delta. */
+void spd_network_fill(float *weights, const struct spd_network *network, uint64_t seed);
+
+/* PyTorch layout (out, in, k) <-> ours (k, in, out) for convolutions; a plain copy for all else. Both (count). */
+void spd_parameter_export(float *pytorch, const float *ours, const struct spd_parameter *parameter);
+void spd_parameter_import(float *ours, const float *pytorch, const struct spd_parameter *parameter);
+
+#endif

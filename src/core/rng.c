@@ -1,0 +1,26 @@
+#include "core/rng.h"
+
+uint64_t spd_mix64(uint64_t x) {
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+float spd_uniform(uint64_t seed, uint64_t stream, uint64_t i) {
+  uint64_t h = spd_mix64(spd_mix64(spd_mix64(seed) ^ stream) ^ i);
+  return (float)(h >> 40) * (1.0f / 16777216.0f);
+}
+
+uint64_t spd_below(uint64_t bits, uint64_t n) {
+  uint64_t high = bits >> 32, low = bits & 0xffffffffu, n_high = n >> 32, n_low = n & 0xffffffffu;
+  uint64_t middle = high * n_low + ((low * n_low) >> 32);
+  uint64_t carry = low * n_high + (middle & 0xffffffffu);
+  return high * n_high + (middle >> 32) + (carry >> 32);
+}
+
+uint64_t spd_hash(const char *bytes, size_t n, uint64_t seed) {
+  uint64_t h = 0xcbf29ce484222325u;
+  for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)bytes[i]) * 0x100000001b3u;
+  return spd_mix64(h ^ spd_mix64(seed));
+}

@@ -1,0 +1,19 @@
+/* Random numbers that are a pure function of (seed, stream, counter): no hidden state, so any order gives the same values. */
+#ifndef SPD_CORE_RNG_H
+#define SPD_CORE_RNG_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+uint64_t spd_mix64(uint64_t x); /* splitmix64's output function, Steele et al. 2014 */
+
+/* Uniform in [0, 1) with 24 bits, for element i of stream t. */
+float spd_uniform(uint64_t seed, uint64_t stream, uint64_t i);
+
+/* Uniform integer below n (n > 0) without bias worth naming (64-bit multiply-high). */
+uint64_t spd_below(uint64_t bits, uint64_t n);
+
+/* FNV-1a of a byte string, mixed with the seed: the hash of a row's identity that decides its place in train or validation. */
+uint64_t spd_hash(const char *bytes, size_t n, uint64_t seed);
+
+#endif

@@ -1,0 +1,117 @@
+/* Scalar formulas that every backend computes alike: one formula, one place. Compiled by C and CUDA compilers. */
+#ifndef SPD_CORE_SCALAR_H
+#define SPD_CORE_SCALAR_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __CUDACC__
+#define SPD_INLINE static __host__ __device__ __forceinline__
+#else
+#define SPD_INLINE static inline
+#endif
+
+#define SPD_NORM_EPSILON 1e-5
+#define SPD_LEAKY_SLOPE 0.01f
+
+/* exp(x) for float x, relative error below 2e-7, branch-free so that loops over it vectorise; saturates at exp(+-87.3). */
+SPD_INLINE float spd_exp(float x) {
+#ifdef __CUDA_ARCH__
+  return expf(x);
+#else
+  x = x < -87.3f ? -87.3f : x;
+  x = x > 87.3f ? 87.3f : x;
+  /* x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds to an integer */
+  float shifted = x * 1.44269504f + 12582912.0f;
+  float n = shifted - 12582912.0f;
+  float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits = (int32_t)((uint32_t)bits << 23) + 0x3f800000; /* only the low bits of n survive the shift: 2^n */
+  float scale;
+  memcpy(&scale, &bits, sizeof scale);
+  return p * scale;
+#endif
+}
+
+SPD_INLINE float spd_sigmoid(float x) { return 1.0f / (1.0f + spd_exp(-x)); }
+
+SPD_INLINE float spd_prelu(float x, float slope) { return x > 0 ? x : slope * x; }
+
+/* Speculator activation (Alsing et al. 2020; paper eq. 3): [gamma + (1 - gamma) sigmoid(beta x)] x */
+SPD_INLINE float spd_speculator(float x, float beta, float gamma) {
+  return (gamma + (1.0f - gamma) * spd_sigmoid(beta * x)) * x;
+}
+
+/* d of the activation with respect to x, beta, gamma */
+SPD_INLINE void spd_speculator_gradient(float *dx, float *dbeta, float *dgamma, float x, float beta, float gamma) {
+  float s = spd_sigmoid(beta * x);
+  float slope = (1.0f - gamma) * s * (1.0f - s) * x;
+  *dx = gamma + (1.0f - gamma) * s + slope * beta;
+  *dbeta = slope * x;
+  *dgamma = (1.0f - s) * x;
+}
+
+SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float beta2, float epsilon,
+                                float correction1, float correction2) {
+  *m = beta1 * *m + (1.0f - beta1) * g;
+  *v = beta2 * *v + (1.0f - beta2) * g * g;
+  *p -= rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
+}
+
+/* Is the restframe wavelength x within the closed interval of the grid? */
+SPD_INLINE int spd_covered(double x, const float *wave_rest, size_t n_rest) {
+  return x >= (double)wave_rest[0] && x <= (double)wave_rest[n_rest - 1];
+}
+
+/* For a covered x: the j with wave[j] <= x <= wave[j + 1], j <= n - 2. `scale` is (n - 1) / (wave[n - 1] - wave[0]): on a
+ * uniform grid the first guess is right to one pixel, on any other the search narrows an interval. */
+SPD_INLINE size_t spd_rest_index(double x, const float *wave, size_t n, double scale) {
+  double guess = (x - (double)wave[0]) * scale;
+  size_t j = guess <= 0 ? 0 : (size_t)guess;
+  if (j > n - 2) j = n - 2;
+  size_t low = 0, high = n - 1; /* wave[low] <= x <= wave[high] throughout */
+  for (;;) {
+    if (x < (double)wave[j]) high = j;
+    else if (x > (double)wave[j + 1]) low = j + 1;
+    else return j;
+    /* step to the neighbour first, then halve */
+    if (high == j && j - 1 >= low && x >= (double)wave[j - 1]) return j - 1;
+    if (low == j + 1 && j + 2 <= high && x <= (double)wave[j + 2]) return j + 1;
+    j = low + (high - low) / 2;
+    if (j == high) j--;
+  }
+}
+
+/* First and one-past-last observed pixel that the restframe covers at redshift z; *from == *to when none. */
+SPD_INLINE void spd_coverage(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest,
+                             const float *wave_observed, size_t n_observed) {
+  size_t a = 0, b = n_observed;
+  while (a < b && !((double)wave_observed[a] / (1.0 + z) >= (double)wave_rest[0])) a++;
+  while (b > a && !((double)wave_observed[b - 1] / (1.0 + z) <= (double)wave_rest[n_rest - 1])) b--;
+  *from = a;
+  *to = b;
+}
+
+/* The same, less the pixels inside the array whose LSF footprint (size 0 or odd) reaches an uncovered pixel. At the array's
+ * own ends the kernel meets zero padding, and its pixels keep their weight, as in the published code. */
+SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest,
+                                 const float *wave_observed, size_t n_observed, size_t lsf) {
+  size_t half = lsf / 2;
+  spd_coverage(from, to, z, wave_rest, n_rest, wave_observed, n_observed);
+  size_t a = *from > 0 ? *from + half : 0, b = *to < n_observed ? (*to > half ? *to - half : 0) : n_observed;
+  if (*from == *to || a >= b) b = a = *from;
+  *from = a;
+  *to = b;
+}
+
+#endif

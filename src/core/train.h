@@ -1,0 +1,55 @@
+/* Training: a source of spectra, an order, a learning-rate schedule, and steps. */
+#ifndef SPD_CORE_TRAIN_H
+#define SPD_CORE_TRAIN_H
+
+#include "core/model.h"
+
+/* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
+struct spd_schedule {
+  double rate;            /* the highest */
+  uint64_t total_steps;
+  uint64_t steps_per_stage; /* 1: per step; steps per epoch: the rate is held through an epoch, as the published code does */
+  int cycle_momentum;     /* beta1 goes 0.95 -> 0.85 -> 0.95 with the rate; otherwise it stays at 0.9 */
+  int constant;           /* no schedule at all */
+};
+void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *schedule, uint64_t step /* from 0 */);
+
+/* Order in which the rows of a survey are visited in an epoch: blocks of 512 rows are shuffled, 16 blocks at a time form a
+ * window, and the rows of a window are shuffled. One rule for memory and for files, so that both see the same order, and a
+ * reader needs no more than one window in memory. order: (n_rows). */
+void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch);
+
+/* Rows of spectra in host memory. Not owned. */
+struct spd_source {
+  const float *flux, *ivar; /* (n_rows, M) */
+  const float *z;           /* (n_rows) */
+  uint64_t n_rows;
+  const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
+};
+
+struct spd_training_options {
+  size_t batch_size;
+  uint64_t seed;
+  struct spd_schedule schedule; /* total_steps counts from this training's first step */
+  struct spd_adam_options adam; /* rate and beta1 are the schedule's */
+};
+
+struct spd_training;
+spd_status spd_training_create(struct spd_training **training, struct spd_model *model, const struct spd_source *source,
+                               const struct spd_training_options *options, struct spd_error *error);
+void spd_training_destroy(struct spd_training *training);
+
+struct spd_progress {
+  uint64_t epoch, step;        /* of this training, from 0: finished ones */
+  uint64_t step_in_epoch, steps_per_epoch;
+  double loss_sum;             /* sum over the spectra of this epoch so far of their loss before each step */
+  uint64_t loss_count;
+  int epoch_finished;          /* the last advance ended an epoch */
+};
+/* Steps until `seconds` have passed or the epoch ends, at least one. */
+spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress,
+                                struct spd_error *error);
+/* Mean loss of the validation rows with the present weights; *count is 0 when there are none. */
+spd_status spd_training_validate(struct spd_training *training, double *mean, uint64_t *count, struct spd_error *error);
+
+#endif
