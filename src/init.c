@@ -1,9 +1,29 @@
 /* Registration of the .Call entries; nothing else. */
+#include "r-entries.h"
 #include "r-util.h"
 
 #include <R_ext/Rdynload.h>
 
 static const R_CallMethodDef entries[] = {
+    {"ffi_build_info", (DL_FUNC)&ffi_build_info, 0},
+    {"ffi_coverage", (DL_FUNC)&ffi_coverage, 4},
+    {"ffi_float32", (DL_FUNC)&ffi_float32, 1},
+    {"ffi_network_export", (DL_FUNC)&ffi_network_export, 2},
+    {"ffi_network_fill", (DL_FUNC)&ffi_network_fill, 2},
+    {"ffi_network_import", (DL_FUNC)&ffi_network_import, 2},
+    {"ffi_network_table", (DL_FUNC)&ffi_network_table, 1},
+    {"ffi_predict", (DL_FUNC)&ffi_predict, 10},
+    {"ffi_prepare_spectra", (DL_FUNC)&ffi_prepare_spectra, 4},
+    {"ffi_read_sdss", (DL_FUNC)&ffi_read_sdss, 4},
+    {"ffi_safetensors_read", (DL_FUNC)&ffi_safetensors_read, 2},
+    {"ffi_safetensors_write", (DL_FUNC)&ffi_safetensors_write, 4},
+    {"ffi_spectra_quality", (DL_FUNC)&ffi_spectra_quality, 3},
+    {"ffi_split", (DL_FUNC)&ffi_split, 3},
+    {"ffi_train_advance", (DL_FUNC)&ffi_train_advance, 2},
+    {"ffi_train_close", (DL_FUNC)&ffi_train_close, 1},
+    {"ffi_train_open", (DL_FUNC)&ffi_train_open, 9},
+    {"ffi_train_validate", (DL_FUNC)&ffi_train_validate, 1},
+    {"ffi_train_weights", (DL_FUNC)&ffi_train_weights, 1},
     {NULL, NULL, 0},
 };
 

@@ -7,7 +7,7 @@
  * Where a comment says "in place", the output takes the place of the input it names.
  *
  * Channels-last rows with gaps: position l of spectrum n stands in row `lead + n * stride + l` of C floats; all other rows are
- * zero. stride is a multiple of the kernel k of the convolution that reads it and stride - length >= lead = (k - 1) / 2, so a
+ * zero unless the stage says otherwise. stride is a multiple of the kernel k of the convolution that reads it and stride - length >= lead = (k - 1) / 2, so a
  * patch is k * C contiguous floats, and rows r, r + k, r + 2k, ... of a whole batch are one matrix with leading dimension k * C.
  */
 #ifndef SPD_CORE_BACKEND_H
@@ -50,12 +50,12 @@ struct spd_block {
   const float *w, *slope;        /* (k, C_in, C_out), (C_out) */
   float *dw, *dslope;
   const float *x;                /* rows in */
-  float *u;                      /* rows conv: the convolution; backward turns it into its own gradient, in place */
+  float *u;                      /* rows conv: the convolution (gap rows hold anything); backward turns it into its gradient, in place */
   float *mean, *inverse_sd;      /* (N, C_out) */
   uint16_t *argmax;              /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
   float *y;                      /* rows out */
   const float *dy;               /* rows out */
-  float *dx;                     /* rows in; only positions, gap rows are left as they are */
+  float *dx;                     /* rows in; its gap rows hold anything */
   float *flipped;                /* (k, C_out, C_in) workspace of backward */
   float *partial;                /* (N, C_out) workspace of backward */
 };
@@ -125,8 +125,10 @@ struct spd_loss {
   float *dmodel;               /* (N, M): gradient of the mean over the batch */
 };
 
+/* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */
 struct spd_adam {
   float rate, beta1, beta2, epsilon;
+  float rest1, rest2;             /* 1 - beta1, 1 - beta2 */
   float correction1, correction2; /* 1 / (1 - beta1^t), 1 / (1 - beta2^t) */
 };
 

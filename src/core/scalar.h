@@ -61,10 +61,10 @@ SPD_INLINE void spd_speculator_gradient(float *dx, float *dbeta, float *dgamma, 
   *dgamma = (1.0f - s) * x;
 }
 
-SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float beta2, float epsilon,
-                                float correction1, float correction2) {
-  *m = beta1 * *m + (1.0f - beta1) * g;
-  *v = beta2 * *v + (1.0f - beta2) * g * g;
+SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float rest1, float beta2,
+                                float rest2, float epsilon, float correction1, float correction2) {
+  *m = beta1 * *m + rest1 * g;
+  *v = beta2 * *v + rest2 * g * g;
   *p -= rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
 }
 

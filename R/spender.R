@@ -1,0 +1,392 @@
+#' Fit an autoencoder to galaxy spectra
+#'
+#' Trains the network of Melchior et al. (2023): an attentive convolutional encoder compresses a spectrum and its redshift to
+#' `latents` numbers, a decoder makes a restframe spectrum of them, which is redshifted, resampled and convolved with the line
+#' spread function to be compared with the observation. The loss of a spectrum with \eqn{M} pixels is (equation 1)
+#' \deqn{\ell = \frac{1}{2M}\sum_m w_m (y_m - y'_m)^2,}
+#' with inverse variances \eqn{w}, zero where a pixel is masked, missing, or outside the restframe grid. \eqn{M} counts masked
+#' pixels too, so a perfect model's loss is half the valid fraction.
+#'
+#' Spectra without a norm (see [spectra()]) are left out, and said so. Whether a spectrum trains or validates is decided by a
+#' hash of its id and `seed`, so it does not change when others are added. With the same data, seed and build the result is
+#' the same to the last bit, whatever the number of threads.
+#'
+#' @param x Observed [spectra()].
+#' @param latents Number of latents \eqn{S}.
+#' @param superresolution Restframe pixels per observed pixel, at least 1. The default grid is uniform in Å from
+#'   \eqn{\lambda_1 / (1 + z_{max})} to \eqn{\lambda_M} (vacuum), with `floor(M * (1 + z_max)) * superresolution` pixels: 5881 for SDSS.
+#' @param lsf Pixels of the line spread function's kernel (odd), or 0 for none. It is learned from a delta, and is
+#'   identifiable only under conditions that [lsf()] names.
+#' @param lsf_rate Learning rate of the kernel as a multiple of the others'; 0 keeps it as it is.
+#' @param z_max Highest redshift that the default restframe grid covers.
+#' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
+#' @param network Widths and options, see [spender_network()].
+#' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step, and the highest learning rate of
+#'   the 1Cycle schedule (Adam, warm-up over 30 % of the steps, cosine decay).
+#' @param schedule `"step"` changes the learning rate every step, `"epoch"` every epoch (as the published code does),
+#'   `"constant"` never.
+#' @param cycle_momentum Let Adam's first moment decay cycle between 0.95 and 0.85, against the learning rate.
+#' @param validation Fraction of the spectra held out, whose loss is reported after every epoch.
+#' @param best Return the weights of the epoch with the lowest validation loss instead of the last epoch's.
+#' @param device `"auto"`, `"cpu"` or `"cuda"`.
+#' @param threads Threads on the CPU; `NULL` for all cores, or `getOption("spender.threads")`.
+#' @param seed Seed of initial weights, order of the spectra and validation membership; a whole number.
+#' @param progress Show a progress bar and say what was chosen?
+#' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
+#'   returns `FALSE`.
+#'
+#' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
+#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` and `call`. It
+#'   is a plain R object: [saveRDS()] keeps all of it, [write_model()] writes it for others. An interrupt returns the fit of the
+#'   epochs done, with a warning.
+#'
+#' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
+#'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
+#'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning).
+#' @references Melchior, P., Liang, Y., Hahn, C., Goulding, A. (2023), Autoencoding Galaxy Spectra I: Architecture, AJ 166, 74.
+#'   <https://arxiv.org/abs/2211.07890>
+#' @seealso [encode()], [predict.spender()], [reconstruct()], [write_model()], [plot_reconstruction()]
+#' @export
+#' @examples
+#' x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, validation = 0.2, threads = 1, progress = FALSE,
+#'                network = spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = c(16, 32)))
+#' fit
+#' encode(fit, x[1:3])
+spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, z_max = 0.5, wave_rest = NULL,
+                    network = spender_network(), epochs = 100, batch_size = 64, learning_rate = 1e-3,
+                    schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
+                    device = "auto", threads = NULL, seed = 1, progress = interactive(), callback = NULL) {
+  check_spectra(x)
+  check_number(latents, "latents", 1, 4096, whole = TRUE)
+  check_network(network)
+  check_number(lsf, "lsf", 0, 1023, whole = TRUE)
+  if (lsf > 0 && lsf %% 2 == 0) abort("invalid", "`lsf` must be 0 or odd, not ", lsf, ".")
+  wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
+  check_number(seed, "seed", 0, 2^53, whole = TRUE)
+
+  architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf)
+  fit <- structure(list(
+    architecture = architecture,
+    weights = .Call(ffi_network_fill, architecture, seed),
+    instrument = x$instrument,
+    wave_rest = wave_rest,
+    history = empty_history(),
+    training = list(),
+    call = match.call()
+  ), class = "spender")
+  train(fit, x, lsf_rate = lsf_rate, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
+        schedule = match.arg(schedule), cycle_momentum = cycle_momentum, validation = validation, best = best,
+        device = device, threads = threads, seed = seed, progress = progress, callback = callback)
+}
+
+#' Train a fit further
+#'
+#' A warm start: the weights are kept, the learning rate goes through a new cycle, and Adam starts afresh. The history goes on.
+#'
+#' @param object A fit from [spender()] or [read_model()].
+#' @param x [spectra()] on the fit's instrument.
+#' @param epochs Further epochs.
+#' @param ... Arguments of [spender()] that concern training: `batch_size`, `learning_rate`, `schedule`, `cycle_momentum`,
+#'   `validation`, `best`, `lsf_rate`, `device`, `threads`, `seed`, `progress`, `callback`. Those left out are as in the
+#'   training before.
+#' @return The fit, trained further.
+#' @export
+update.spender <- function(object, x, epochs, ...) {
+  check_spectra(x)
+  check_same_grid(object, x)
+  known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "device",
+             "threads", "seed", "progress", "callback")
+  given <- list(...)
+  unknown <- setdiff(names(given), known)
+  if (length(unknown) || length(given) && is.null(names(given))) {
+    abort("invalid", "update() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
+  }
+  before <- object$training[intersect(c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "lsf_rate",
+                                        "seed"), names(object$training))]
+  defaults <- list(batch_size = 64, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
+                   best = FALSE, lsf_rate = 1, device = "auto", threads = NULL, seed = 1, progress = interactive(),
+                   callback = NULL)
+  arguments <- utils::modifyList(utils::modifyList(defaults, before), given, keep.null = TRUE)
+  do.call(train, c(list(object, x, epochs = epochs), arguments))
+}
+
+# The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
+train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
+                  threads = NULL, seed, progress, callback = NULL) {
+  check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
+  check_number(batch_size, "batch_size", 1, 1e6, whole = TRUE)
+  check_number(learning_rate, "learning_rate", 0, 10)
+  check_number(lsf_rate, "lsf_rate", 0, 1e3)
+  check_number(validation, "validation", 0, 0.95)
+  check_flag(cycle_momentum, "cycle_momentum")
+  check_flag(best, "best")
+  check_flag(progress, "progress")
+  if (!is.null(callback) && !is.function(callback)) abort("invalid", "`callback` must be a function, not ", describe(callback), ".")
+  if (!is.character(schedule) || !schedule %in% c("step", "epoch", "constant")) {
+    abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
+  }
+  device <- choose_device(device)
+  threads <- check_threads(threads)
+  x <- usable_for_fit(fit, x)
+  is_training <- split_by_id(x$id, validation, seed)
+  n_training <- sum(is_training)
+  batch_size <- min(batch_size, length(x))
+  steps_per_epoch <- ceiling(n_training / batch_size)
+  if (progress) {
+    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {length(x) - n_training}; {device}, {threads} thread{?s}."))
+  }
+
+  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, x$flux, x$ivar, x$z,
+                   is_training, list(batch_size = batch_size, seed = seed, threads = threads, rate = learning_rate,
+                                     total_steps = steps_per_epoch * epochs,
+                                     steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
+                                     cycle_momentum = cycle_momentum, constant = schedule == "constant",
+                                     lsf_factor = lsf_rate))
+  on.exit(.Call(ffi_train_close, session))
+
+  done <- nrow(fit$history)
+  history <- fit$history
+  weights <- fit$weights
+  lowest <- Inf
+  bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
+                                             format = "{cli::pb_bar} epoch {epoch}/{epochs}  loss {format(shown, digits = 4)}  {cli::pb_eta_str}")
+  epoch <- 0
+  shown <- NA_real_
+  started <- proc.time()[["elapsed"]]
+  outcome <- tryCatch({
+    while (epoch < epochs) {
+      state <- .Call(ffi_train_advance, session, 0.2)
+      shown <- state$loss
+      if (progress) cli::cli_progress_update(id = bar, set = state$step)
+      if (!is.finite(shown)) stop(diverged_condition(epoch + 1))
+      if (!state$epoch_finished) next
+      held_out <- .Call(ffi_train_validate, session)
+      epoch <- epoch + 1
+      history <- rbind(history, data.frame(epoch = done + epoch, train_loss = shown, validation_loss = held_out,
+                                           learning_rate = state$learning_rate,
+                                           seconds = proc.time()[["elapsed"]] - started))
+      if (!best || is.na(held_out) || held_out < lowest) {
+        weights <- .Call(ffi_train_weights, session)
+        lowest <- min(lowest, held_out, na.rm = TRUE)
+      }
+      if (!is.null(callback) && identical(callback(history), FALSE)) break
+    }
+    NULL
+  }, interrupt = function(e) e, spender_diverged = function(e) e)
+  if (progress) cli::cli_progress_done(id = bar)
+
+  if (inherits(outcome, "spender_diverged")) {
+    if (epoch == 0) {
+      abort("diverged", "The loss is not finite after ", state$step, " steps. Try a lower `learning_rate` than ",
+            format(learning_rate), ", or look for extreme values of flux or ivar.")
+    }
+    warn("diverged", "The loss was no longer finite in epoch ", epoch + 1, "; the fit is that of epoch ", epoch,
+         ". Try a lower `learning_rate`.")
+  } else if (inherits(outcome, "interrupt")) {
+    warn("interrupted", "Training was interrupted; the fit is that of ",
+         if (epoch > 0) paste0("epoch ", epoch) else "the initial weights", ".")
+  }
+
+  fit$weights <- weights
+  fit$history <- history
+  fit$training <- list(
+    epochs = done + epoch, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
+    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, validation = validation, best = best, seed = seed, device = device,
+    n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
+    flat_loss = flat_loss(x, fit$wave_rest, fit$architecture$lsf),
+    valid_fraction = mean(x$ivar > 0)
+  )
+  fit
+}
+
+diverged_condition <- function(epoch) {
+  structure(class = c("spender_diverged", "condition"), list(message = paste("diverged in epoch", epoch), call = NULL))
+}
+
+empty_history <- function() {
+  data.frame(epoch = numeric(), train_loss = numeric(), validation_loss = numeric(), learning_rate = numeric(),
+             seconds = numeric())
+}
+
+# ---- what a fit needs of its data ----
+
+check_spectra <- function(x, name = "x") {
+  if (!inherits(x, "spectra")) {
+    abort("invalid", "`", name, "` must be spectra, as made by spectra(), read_sdss() or simulate_spectra(); it is ",
+          describe(x), ".")
+  }
+}
+
+check_network <- function(network) {
+  if (!inherits(network, "spender_network")) {
+    abort("invalid", "`network` must come from spender_network(); it is ", describe(network), ".")
+  }
+}
+
+check_fit <- function(fit) {
+  if (!inherits(fit, "spender")) {
+    abort("invalid", "`fit` must be a fit from spender() or read_model(); it is ", describe(fit), ".")
+  }
+}
+
+check_same_grid <- function(fit, x) {
+  ours <- fit$instrument$wave
+  theirs <- x$instrument$wave
+  if (length(ours) != length(theirs) || any(abs(ours - theirs) > 1e-6 * ours)) {
+    abort("grid", "The spectra's wavelength grid (", describe_grid(theirs), ") is not the fit's (", describe_grid(ours), ").")
+  }
+}
+
+describe_grid <- function(wave) paste0(length(wave), " pixels, ", round(min(wave), 1), "-", round(max(wave), 1), " \u00c5")
+
+# Uniform in Angstrom, wide enough for every redshift up to z_max (paper, section 3.2); float32 values, as they are stored.
+restframe_grid <- function(instrument, superresolution, z_max, wave_rest) {
+  if (!is.null(wave_rest)) return(instrument(wave_rest, name = "restframe")$wave)
+  check_number(superresolution, "superresolution", 1, 100)
+  check_number(z_max, "z_max", 0, 20)
+  wave <- instrument$wave
+  n <- floor(floor(length(wave) * (1 + z_max)) * superresolution)
+  as_float32(seq(wave[1] / (1 + z_max), wave[length(wave)], length.out = n))
+}
+
+as_float32 <- function(x) .Call(ffi_float32, as.double(x))
+
+# Pixels of each spectrum that the restframe grid covers at its redshift: columns from and to (one-based, to < from: none).
+coverage <- function(z, wave, wave_rest, lsf = 0) .Call(ffi_coverage, as.double(z), wave, wave_rest, as.double(lsf))
+
+usable_for_fit <- function(fit, x) {
+  check_same_grid(fit, x)
+  without <- which(is.na(x$norm))
+  if (length(without)) {
+    warn("no_norm", length(without), ngettext(length(without), " spectrum has", " spectra have"),
+         " no norm and ", ngettext(length(without), "is", "are"), " left out of the fit: rows ", enumerate(without), ".")
+    x <- x[-without]
+  }
+  if (length(x) == 0) abort("invalid", "There is no spectrum to train on.")
+  wave <- fit$instrument$wave
+  covered <- coverage(x$z, wave, fit$wave_rest)
+  fraction <- (covered[, "to"] - covered[, "from"] + 1) / length(wave)
+  if (any(fraction < 0.5)) {
+    rows <- which(fraction < 0.5)
+    abort("invalid", "The restframe grid covers less than half of ", length(rows), ngettext(length(rows), " spectrum", " spectra"),
+          " at ", ngettext(length(rows), "its redshift", "their redshifts"), ": ", enumerate(paste0(x$id[rows], " (z = ", format(x$z[rows], digits = 4, trim = TRUE), ")")),
+          ". Leave them out, or give a larger `z_max` or a wider `wave_rest`.")
+  }
+  if (any(fraction < 1)) {
+    warn("coverage", sum(fraction < 1), " of ", length(x), " spectra reach beyond the restframe grid (",
+         describe_grid(fit$wave_rest), "); their pixels there get no weight.")
+  }
+  x
+}
+
+# TRUE trains, FALSE validates; at least one trains.
+split_by_id <- function(id, validation, seed) {
+  is_training <- .Call(ffi_split, id, as.double(validation), as.double(seed))
+  if (!any(is_training)) is_training[] <- TRUE
+  is_training
+}
+
+# Loss of the model that is 1 everywhere, the spectrum that the normalisation makes of any galaxy: what a fit has to beat.
+flat_loss <- function(x, wave_rest, lsf) {
+  covered <- coverage(x$z, x$instrument$wave, wave_rest, lsf)
+  per_spectrum <- vapply(seq_along(x$z), function(i) {
+    m <- seq_len(ncol(x$flux))
+    inside <- m >= covered[i, "from"] & m <= covered[i, "to"]
+    sum(x$ivar[i, inside] * (x$flux[i, inside] - 1)^2) / (2 * length(m))
+  }, 0)
+  mean(per_spectrum)
+}
+
+# ---- looking at a fit ----
+
+#' @export
+print.spender <- function(x, ...) {
+  a <- x$architecture
+  cat("spender fit: ", a$n_latent, ngettext(a$n_latent, " latent, ", " latents, "),
+      format(count_parameters(a), big.mark = ","), " parameters\n", sep = "")
+  cat("  observed   ", x$instrument$name, ", ", describe_grid(x$instrument$wave), "\n", sep = "")
+  cat("  restframe  ", describe_grid(x$wave_rest), "\n", sep = "")
+  cat("  LSF        ", if (a$lsf > 0) paste(a$lsf, "pixels") else "none", "\n", sep = "")
+  t <- x$training
+  if (length(t$n_training)) {
+    cat("  trained    ", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",
+        paste(format(t$z_range, digits = 3, trim = TRUE), collapse = " to "), "), ", t$device, "\n", sep = "")
+  }
+  if (nrow(x$history)) {
+    last <- x$history[nrow(x$history), ]
+    cat("  loss       ", format(last$train_loss, digits = 4), " training, ", format(last$validation_loss, digits = 4),
+        " validation", if (length(t$flat_loss)) paste0(" (flat spectrum ", format(t$flat_loss, digits = 4), ")"), "\n", sep = "")
+  }
+  invisible(x)
+}
+
+#' Summary of a fit
+#'
+#' @param object A fit from [spender()].
+#' @param ... Not used.
+#' @return A list of class `summary.spender`: `fit`, `parameters` (a data frame with the name, shape and number of elements of
+#'   every tensor), `best_epoch` and `seconds`.
+#' @export
+summary.spender <- function(object, ...) {
+  table <- .Call(ffi_network_table, object$architecture)
+  h <- object$history
+  structure(list(
+    fit = object,
+    parameters = data.frame(name = table$name, shape = vapply(table$shape, paste, "", collapse = " x "), count = table$count),
+    best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
+    seconds = if (nrow(h)) h$seconds[nrow(h)] else NA
+  ), class = "summary.spender")
+}
+
+#' @export
+print.summary.spender <- function(x, ...) {
+  print(x$fit)
+  cat("  time       ", format(round(x$seconds, 1)), " s; lowest validation loss in epoch ", x$best_epoch, "\n\n", sep = "")
+  print(x$parameters, row.names = FALSE)
+  invisible(x)
+}
+
+#' @param x A fit.
+#' @param ... Passed on to [plot_history()].
+#' @rdname plot_history
+#' @export
+plot.spender <- function(x, ...) plot_history(x, ...)
+
+#' The weights as R arrays
+#'
+#' @param object A fit from [spender()].
+#' @param ... Not used.
+#' @return A named list with the PyTorch names of the published code: convolution weights have dimensions (out, in, kernel),
+#'   linear weights (out, in), all others are vectors.
+#' @export
+coef.spender <- function(object, ...) {
+  tensors <- .Call(ffi_network_export, object$architecture, object$weights)
+  lapply(tensors, function(t) {
+    shape <- dim(t)
+    if (length(shape) < 2) return(as.vector(t))
+    t
+  })
+}
+
+#' The line spread function of a fit
+#'
+#' The kernel by which the model's restframe spectrum, at the observed pixels, is convolved:
+#' \eqn{y'_m = \sum_i k_i\, x_{m - i}}, divided by its sum. It is learned with everything else, from a delta, and neither forced
+#' to be positive nor symmetric.
+#'
+#' On pixels that are uniform in log wavelength, as SDSS's, the kernel is *not* identifiable: redshift is then a pure shift,
+#' which commutes with a kernel fixed in pixels, and a delta with an absorbed restframe fits as well as the truth. Only the
+#' product, kernel applied to restframe, is. On pixels uniform in Å, with a wide range of redshifts and latents that cannot see
+#' the redshift (`spender_network(redshift_input = FALSE)`), the kernel itself is found.
+#'
+#' @param fit A fit from [spender()].
+#' @return A numeric vector that sums to 1, named by the pixel offset \eqn{i}; `NULL` for a fit without LSF.
+#' @export
+lsf <- function(fit) {
+  check_fit(fit)
+  size <- fit$architecture$lsf
+  if (size == 0) return(NULL)
+  kernel <- rev(as.vector(.Call(ffi_network_export, fit$architecture, fit$weights)[["encoder.instrument.lsf.weight"]]))
+  setNames(kernel / sum(kernel), seq_along(kernel) - (size + 1) / 2)
+}

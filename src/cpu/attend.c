@@ -1,0 +1,99 @@
+/* Attention over the segments (paper eq. 2): a = softmax over positions of the keys, e = sum over positions of values * a. */
+#include <math.h>
+
+#include "core/scalar.h"
+#include "cpu/cpu.h"
+
+enum { CHANNELS = 64 };
+
+CPU_HOT static void forward(float *a, float *e, const float *v, const float *gate, size_t length, size_t channels,
+                            size_t width) {
+  float largest[CHANNELS], sum[CHANNELS] = {0}, weighted[CHANNELS] = {0};
+  for (size_t c = 0; c < width; c++) largest[c] = -INFINITY;
+  for (size_t l = 0; l < length; l++) {
+    const float *key = v + l * 2 * channels + channels, *g = gate ? gate + l * channels : NULL;
+    float *out = a + l * channels;
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) {
+      float k = g ? key[c] * g[c] : key[c];
+      out[c] = k;
+      largest[c] = k > largest[c] ? k : largest[c];
+    }
+  }
+  for (size_t l = 0; l < length; l++) {
+    const float *value = v + l * 2 * channels;
+    float *out = a + l * channels;
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) {
+      float p = spd_exp(out[c] - largest[c]);
+      out[c] = p;
+      sum[c] += p;
+      weighted[c] += p * value[c];
+    }
+  }
+  for (size_t c = 0; c < width; c++) {
+    sum[c] = 1.0f / sum[c];
+    e[c] = weighted[c] * sum[c];
+  }
+  for (size_t l = 0; l < length; l++) {
+    float *out = a + l * channels;
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) out[c] *= sum[c];
+  }
+}
+
+spd_status cpu_attend_forward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const size_t channels = s->channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
+  CPU_PARALLEL(backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
+    size_t plane = i * s->length * channels + c0;
+    forward(s->attention + plane, s->feature + i * s->feature_stride + c0, s->v + 2 * i * s->length * channels + c0,
+            s->gate ? s->gate + plane : NULL, s->length, channels, width);
+  }
+  if (s->feature_stride > channels)
+    for (size_t i = 0; i < n; i++) s->feature[i * s->feature_stride + channels] = s->z[i];
+  return SPD_STATUS_OK;
+}
+
+/* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other */
+CPU_HOT static void backward(float *dv, float *dgate, float *da, const float *de, const float *e, const float *a, const float *v,
+                             const float *gate, size_t length, size_t channels, size_t width) {
+  for (size_t l = 0; l < length; l++) {
+    const float *value = v + l * 2 * channels, *key = value + channels, *p = a + l * channels;
+    float *dvalue = dv + l * 2 * channels, *dkey = dvalue + channels;
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) {
+      dvalue[c] = p[c] * de[c];
+      dkey[c] = p[c] * de[c] * (value[c] - e[c]);
+    }
+    if (da) {
+      CPU_SIMD
+      for (size_t c = 0; c < width; c++) da[l * channels + c] = value[c] * de[c];
+    }
+    if (gate) {
+      const float *g = gate + l * channels;
+      CPU_SIMD
+      for (size_t c = 0; c < width; c++) {
+        float d = dkey[c];
+        dkey[c] = d * g[c];
+        dgate[l * channels + c] = d * key[c];
+      }
+    }
+  }
+}
+
+spd_status cpu_attend_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const size_t channels = s->channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
+  CPU_PARALLEL(backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
+    size_t plane = i * s->length * channels + c0, row = i * s->feature_stride + c0;
+    backward(s->dv + 2 * i * s->length * channels + c0, s->gate ? s->dgate + plane : NULL,
+             s->dattention ? s->dattention + plane : NULL, s->dfeature + row, s->feature + row, s->attention + plane,
+             s->v + 2 * i * s->length * channels + c0, s->gate ? s->gate + plane : NULL, s->length, channels, width);
+  }
+  return SPD_STATUS_OK;
+}

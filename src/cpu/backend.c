@@ -1,0 +1,150 @@
+/* The CPU backend: memory, threads, and the table of stages. */
+#if !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* MADV_HUGEPAGE */
+#endif
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#ifdef SPD_HAVE_OPENMP
+#include <omp.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+#endif
+
+#include "cpu/cpu.h"
+
+#ifdef SPD_HAVE_OPENBLAS
+extern void openblas_set_num_threads(int);
+extern int openblas_get_num_threads(void);
+#endif
+
+static volatile int forked = 0;
+#if defined(SPD_HAVE_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+static void after_fork_in_child(void) { forked = 1; }
+#endif
+
+int cpu_threads(const struct spd_backend *backend, size_t pieces) {
+  const struct cpu_backend *cpu = (const struct cpu_backend *)backend;
+  int threads = forked ? 1 : cpu->threads;
+  return pieces < (size_t)threads ? (int)(pieces ? pieces : 1) : threads;
+}
+
+void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    double sum = 0;
+    for (size_t row = 0; row < n; row++) sum += (double)partial[row * count + i];
+    out[i] = (float)sum;
+  }
+}
+
+static void cpu_destroy(struct spd_backend *backend) { free(backend); }
+
+/* Large blocks on huge pages, where the system has them: fewer TLB misses in the strided products. */
+static spd_status cpu_alloc(struct spd_backend *backend, void **pointer, size_t bytes, struct spd_error *error) {
+  (void)backend;
+  const size_t huge = (size_t)2 << 20;
+  *pointer = NULL;
+  if (bytes > SIZE_MAX - 2 * huge) return spd_fail(error, SPD_STATUS_NO_MEMORY, "asked for %zu bytes of memory", bytes);
+  size_t alignment = bytes >= 2 * huge ? huge : 64;
+  size_t rounded = (bytes + alignment) / alignment * alignment;
+  if (posix_memalign(pointer, alignment, rounded) != 0) {
+    *pointer = NULL;
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB; try a smaller batch size", (double)bytes / 1e6);
+  }
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (alignment == huge) madvise(*pointer, rounded, MADV_HUGEPAGE);
+#endif
+  memset(*pointer, 0, bytes);
+  return SPD_STATUS_OK;
+}
+
+static void cpu_free(struct spd_backend *backend, void *pointer) {
+  (void)backend;
+  free(pointer);
+}
+
+static spd_status cpu_copy(struct spd_backend *backend, void *to, const void *from, size_t bytes, struct spd_error *error) {
+  (void)backend;
+  (void)error;
+  if (bytes) memcpy(to, from, bytes);
+  return SPD_STATUS_OK;
+}
+
+static spd_status cpu_synchronize(struct spd_backend *backend, struct spd_error *error) {
+  (void)backend;
+  (void)error;
+  return SPD_STATUS_OK;
+}
+
+/* BLAS is called from inside our own parallel loops, so it must run on one thread; R's other users of it get theirs back. */
+static void cpu_enter(struct spd_backend *backend) {
+#ifdef SPD_HAVE_OPENBLAS
+  struct cpu_backend *cpu = (struct cpu_backend *)backend;
+  cpu->blas_threads = openblas_get_num_threads();
+  if (cpu->blas_threads != 1) openblas_set_num_threads(1);
+#else
+  (void)backend;
+#endif
+}
+
+static void cpu_leave(struct spd_backend *backend) {
+#ifdef SPD_HAVE_OPENBLAS
+  struct cpu_backend *cpu = (struct cpu_backend *)backend;
+  if (cpu->blas_threads > 1) openblas_set_num_threads(cpu->blas_threads);
+#else
+  (void)backend;
+#endif
+}
+
+static const struct spd_backend_ops cpu_ops = {
+    /* .name = */ "cpu",
+    /* .destroy = */ cpu_destroy,
+    /* .alloc = */ cpu_alloc,
+    /* .free = */ cpu_free,
+    /* .upload = */ cpu_copy,
+    /* .download = */ cpu_copy,
+    /* .synchronize = */ cpu_synchronize,
+    /* .enter = */ cpu_enter,
+    /* .leave = */ cpu_leave,
+    /* .stem_forward = */ cpu_stem_forward,
+    /* .stem_backward = */ cpu_stem_backward,
+    /* .block_forward = */ cpu_block_forward,
+    /* .block_backward = */ cpu_block_backward,
+    /* .attend_forward = */ cpu_attend_forward,
+    /* .attend_backward = */ cpu_attend_backward,
+    /* .dense_forward = */ cpu_dense_forward,
+    /* .dense_backward = */ cpu_dense_backward,
+    /* .resample_forward = */ cpu_resample_forward,
+    /* .resample_backward = */ cpu_resample_backward,
+    /* .lsf_forward = */ cpu_lsf_forward,
+    /* .lsf_backward = */ cpu_lsf_backward,
+    /* .loss_forward = */ cpu_loss_forward,
+    /* .loss_backward = */ cpu_loss_backward,
+    /* .log_ivar = */ cpu_log_ivar,
+    /* .adam = */ cpu_adam,
+};
+
+spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_error *error) {
+  *backend = NULL;
+  if (threads < 1 || threads > 4096)
+    return spd_fail(error, SPD_STATUS_INVALID, "the number of threads must be between 1 and 4096, not %d", threads);
+#if defined(SPD_HAVE_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+  static int watching = 0; /* called from R's main thread only */
+  if (!watching) {
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+    watching = 1;
+  }
+#endif
+  struct cpu_backend *cpu = calloc(1, sizeof *cpu);
+  if (!cpu) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the CPU backend");
+  cpu->base.ops = &cpu_ops;
+  cpu->threads = threads;
+  cpu->blas_threads = 1;
+  *backend = &cpu->base;
+  return SPD_STATUS_OK;
+}

@@ -1,0 +1,70 @@
+/* What the CPU stages share: the backend's own struct, threads, matrix products, and hot loops for several processors. */
+#ifndef SPD_CPU_H
+#define SPD_CPU_H
+
+#include "core/backend.h"
+
+struct cpu_backend {
+  struct spd_backend base;
+  int threads;
+  int blas_threads; /* what enter() found and leave() puts back */
+};
+
+/* Threads for a region of this many pieces. Pieces depend on the problem's shape alone, each is computed by one thread, and
+ * what they leave is added in a fixed order: so the bits are the same for any number of threads. One thread after a fork(),
+ * where the OpenMP runtime's threads no longer exist. */
+int cpu_threads(const struct spd_backend *backend, size_t pieces);
+
+/* C (m, n) = A (m, k) B (k, n) + beta C, row-major, on the calling thread. transpose_a: A is stored (k, m); transpose_b:
+ * B is stored (n, k). */
+void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
+              size_t ldb, float beta, float *c, size_t ldc);
+
+/* The convolution as k strided matrix products over gap-padded rows (see backend.h); y's rows start at y + lead * C_out. */
+void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
+              size_t kernel, size_t channels_out, size_t n);
+/* dw (k, C_in, C_out) from x and dy, whose gap rows are zero. */
+void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
+                              const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
+
+/* out (count) = sum over n rows of partial (n, count), in row order and in double. */
+void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
+
+#define SPD_PRAGMA(x) _Pragma(#x)
+#ifdef SPD_HAVE_OPENMP
+#define CPU_PARALLEL(backend, pieces) SPD_PRAGMA(omp parallel for schedule(dynamic) num_threads(cpu_threads(backend, pieces)))
+#define CPU_SIMD SPD_PRAGMA(omp simd)
+#define CPU_SIMD_SUM(variable) SPD_PRAGMA(omp simd reduction(+ : variable))
+#else
+#define CPU_PARALLEL(backend, pieces)
+#define CPU_SIMD
+#define CPU_SIMD_SUM(variable)
+#endif
+
+/* A hot function is compiled for several x86 levels, and the loader picks. Kept off under sanitizers, whose runtime is not up
+ * when the loader asks. */
+#if defined(SPD_HAVE_TARGET_CLONES)
+#define CPU_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CPU_HOT
+#endif
+
+spd_status cpu_stem_forward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
+spd_status cpu_stem_backward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
+spd_status cpu_block_forward(struct spd_backend *, const struct spd_block *, size_t n, struct spd_error *);
+spd_status cpu_block_backward(struct spd_backend *, const struct spd_block *, size_t n, struct spd_error *);
+spd_status cpu_attend_forward(struct spd_backend *, const struct spd_attend *, size_t n, struct spd_error *);
+spd_status cpu_attend_backward(struct spd_backend *, const struct spd_attend *, size_t n, struct spd_error *);
+spd_status cpu_dense_forward(struct spd_backend *, const struct spd_dense *, size_t n, struct spd_error *);
+spd_status cpu_dense_backward(struct spd_backend *, const struct spd_dense *, size_t n, struct spd_error *);
+spd_status cpu_resample_forward(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
+spd_status cpu_resample_backward(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
+spd_status cpu_lsf_forward(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+spd_status cpu_lsf_backward(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+spd_status cpu_loss_forward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+spd_status cpu_loss_backward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+spd_status cpu_log_ivar(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+spd_status cpu_adam(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
+                    const struct spd_adam *, struct spd_error *);
+
+#endif

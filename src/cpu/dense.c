@@ -1,0 +1,127 @@
+/* Linear layer and activation. The batch is short and the layer wide, so the pieces are runs of units. */
+#include <string.h>
+
+#include "core/scalar.h"
+#include "cpu/cpu.h"
+
+enum { UNITS_PER_PIECE = 512, INPUTS_PER_PIECE = 128 };
+
+static size_t pieces_of(size_t count, size_t piece) { return (count + piece - 1) / piece; }
+
+CPU_HOT static void activate(float *y, float *v, const struct spd_dense *s, size_t n, size_t from, size_t units) {
+  const float *b = s->b + from;
+  for (size_t i = 0; i < n; i++) {
+    float *before = v + i * s->out + from, *after = y + i * s->out + from;
+    const float offset = s->offset;
+    switch (s->activation) {
+      case SPD_ACTIVATION_NONE:
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) {
+          before[j] += b[j];
+          after[j] = before[j] + offset;
+        }
+        break;
+      case SPD_ACTIVATION_PRELU: {
+        const float *slope = s->slope + from;
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) {
+          before[j] += b[j];
+          after[j] = spd_prelu(before[j], slope[j]) + offset;
+        }
+        break;
+      }
+      case SPD_ACTIVATION_LEAKY:
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) {
+          before[j] += b[j];
+          after[j] = spd_prelu(before[j], SPD_LEAKY_SLOPE) + offset;
+        }
+        break;
+      case SPD_ACTIVATION_SPECULATOR: {
+        const float *beta = s->beta + from, *gamma = s->gamma + from;
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) {
+          before[j] += b[j];
+          after[j] = spd_speculator(before[j], beta[j], gamma[j]) + offset;
+        }
+        break;
+      }
+    }
+  }
+}
+
+spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const size_t pieces = pieces_of(s->out, UNITS_PER_PIECE);
+  CPU_PARALLEL(backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
+    cpu_gemm(0, 1, n, units, s->in, s->x, s->in, s->w + from * s->in, s->in, 0, s->v + from, s->out);
+    activate(s->y, s->v, s, n, from, units);
+  }
+  return SPD_STATUS_OK;
+}
+
+/* dy -> dv in place; the gradients of what belongs to a unit are summed over the batch in row order */
+CPU_HOT static void activation_backward(const struct spd_dense *s, size_t n, size_t from, size_t units) {
+  float sums[3][UNITS_PER_PIECE] = {{0}};
+  float *db = sums[0], *first = sums[1], *second = sums[2];
+  for (size_t i = 0; i < n; i++) {
+    float *d = s->dy + i * s->out + from;
+    const float *v = s->v + i * s->out + from;
+    switch (s->activation) {
+      case SPD_ACTIVATION_NONE: break;
+      case SPD_ACTIVATION_PRELU: {
+        const float *slope = s->slope + from;
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) {
+          first[j] += v[j] > 0 ? 0 : d[j] * v[j];
+          d[j] *= v[j] > 0 ? 1.0f : slope[j];
+        }
+        break;
+      }
+      case SPD_ACTIVATION_LEAKY:
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) d[j] *= v[j] > 0 ? 1.0f : SPD_LEAKY_SLOPE;
+        break;
+      case SPD_ACTIVATION_SPECULATOR: {
+        const float *beta = s->beta + from, *gamma = s->gamma + from;
+        CPU_SIMD
+        for (size_t j = 0; j < units; j++) {
+          float dx, dbeta, dgamma;
+          spd_speculator_gradient(&dx, &dbeta, &dgamma, v[j], beta[j], gamma[j]);
+          first[j] += d[j] * dbeta;
+          second[j] += d[j] * dgamma;
+          d[j] *= dx;
+        }
+        break;
+      }
+    }
+    CPU_SIMD
+    for (size_t j = 0; j < units; j++) db[j] += d[j];
+  }
+  if (s->db) memcpy(s->db + from, db, units * sizeof *db);
+  if (s->dslope) memcpy(s->dslope + from, first, units * sizeof *first);
+  if (s->dbeta) memcpy(s->dbeta + from, first, units * sizeof *first);
+  if (s->dgamma) memcpy(s->dgamma + from, second, units * sizeof *second);
+}
+
+spd_status cpu_dense_backward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
+  (void)error;
+  size_t pieces = pieces_of(s->out, UNITS_PER_PIECE);
+  CPU_PARALLEL(backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
+    activation_backward(s, n, from, units);
+    if (s->dw) cpu_gemm(1, 0, units, s->in, n, s->dy + from, s->out, s->x, s->in, 0, s->dw + from * s->in, s->in);
+  }
+  if (s->dx) {
+    pieces = pieces_of(s->in, INPUTS_PER_PIECE);
+    CPU_PARALLEL(backend, pieces)
+    for (size_t piece = 0; piece < pieces; piece++) {
+      size_t from = piece * INPUTS_PER_PIECE, inputs = s->in - from < INPUTS_PER_PIECE ? s->in - from : INPUTS_PER_PIECE;
+      cpu_gemm(0, 0, n, inputs, s->out, s->dy, s->out, s->w + from, s->in, 0, s->dx + from, s->in);
+    }
+  }
+  return SPD_STATUS_OK;
+}

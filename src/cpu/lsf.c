@@ -1,0 +1,58 @@
+/* The line spread function: a correlation with the kernel divided by its sum, zero beyond the array. */
+#include "cpu/cpu.h"
+
+static double kernel_sum(const struct spd_lsf *s) {
+  double sum = 0;
+  for (size_t j = 0; j < s->size; j++) sum += s->kernel[j];
+  return sum;
+}
+
+/* out_m = sum_j k_j / sum x_{m + j - half}; reversed runs the kernel backwards, which is the transpose */
+static void correlate(float *out, const float *x, const struct spd_lsf *s, double sum, int reversed) {
+  const size_t half = s->size / 2, last = s->n_observed;
+  for (size_t m = 0; m < last; m++) {
+    double total = 0;
+    for (size_t j = 0; j < s->size; j++) {
+      if (m + j < half || m + j - half >= last) continue;
+      total += (double)s->kernel[reversed ? s->size - 1 - j : j] * x[m + j - half];
+    }
+    out[m] = (float)(total / sum);
+  }
+}
+
+spd_status cpu_lsf_forward(struct spd_backend *backend, const struct spd_lsf *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const double sum = kernel_sum(s);
+  CPU_PARALLEL(backend, n)
+  for (size_t i = 0; i < n; i++) correlate(s->y + i * s->n_observed, s->x + i * s->n_observed, s, sum, 0);
+  return SPD_STATUS_OK;
+}
+
+spd_status cpu_lsf_backward(struct spd_backend *backend, const struct spd_lsf *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const double sum = kernel_sum(s);
+  const size_t half = s->size / 2, last = s->n_observed;
+  CPU_PARALLEL(backend, n)
+  for (size_t i = 0; i < n; i++) {
+    const float *x = s->x + i * last, *dy = s->dy + i * last;
+    if (s->dx) correlate(s->dx + i * last, dy, s, sum, 1);
+    if (!s->dkernel) continue;
+    for (size_t j = 0; j < s->size; j++) {
+      const size_t from = j < half ? half - j : 0, to = last + half - j < last ? last + half - j : last;
+      double product = 0;
+      for (size_t m = from; m < to; m++) product += (double)dy[m] * x[m + j - half];
+      s->partial[i * s->size + j] = product;
+    }
+  }
+  if (!s->dkernel) return SPD_STATUS_OK;
+  /* with P_j = sum dy x_{m + j - half}: dk_j = (P_j - sum_i k_i P_i / sum) / sum, the second term from the division */
+  double products = 0;
+  for (size_t j = 0; j < s->size; j++) {
+    double total = 0;
+    for (size_t i = 0; i < n; i++) total += s->partial[i * s->size + j];
+    s->partial[j] = total;
+    products += s->kernel[j] * total;
+  }
+  for (size_t j = 0; j < s->size; j++) s->dkernel[j] = (float)((s->partial[j] - products / sum) / sum);
+  return SPD_STATUS_OK;
+}

@@ -1,0 +1,219 @@
+/* Convolution of the flux, instance norm, PReLU and max-pool, fused: nothing of size (length, channels) is stored.
+ *
+ * With one input channel the norm's statistics follow from the input alone: with m_j = sum_l x[l + j] and
+ * R_jk = sum_l x[l + j] x[l + k] over the zero-padded x, mean = w.m / L and variance = w'Rw / L - mean^2. */
+#include <math.h>
+#include <string.h>
+
+#include "core/scalar.h"
+#include "cpu/cpu.h"
+
+enum { CHANNELS = 64 }; /* channels at a time, so that what a position needs stays in the first-level cache */
+
+/* m_j and R_jk from the autocorrelation at k lags, less the products that the window j leaves out at the ends */
+CPU_HOT static void moments(double *m, double *r, const float *x, size_t length, size_t kernel) {
+  const long pad = (long)(kernel / 2), last = (long)length;
+  double total = 0;
+  for (long i = 0; i < last; i++) total += x[i];
+  for (long j = 0; j < (long)kernel; j++) {
+    double sum = total;
+    for (long i = 0; i < j - pad && i < last; i++) sum -= x[i];
+    for (long i = last + j - pad > 0 ? last + j - pad : 0; i < last; i++) sum -= x[i];
+    m[j] = sum;
+  }
+  for (long lag = 0; lag < (long)kernel; lag++) {
+    double all = 0;
+    CPU_SIMD_SUM(all)
+    for (long i = 0; i < last - lag; i++) all += (double)x[i] * x[i + lag];
+    for (long j = 0; j + lag < (long)kernel; j++) {
+      double sum = all;
+      for (long i = 0; i < j - pad && i < last - lag; i++) sum -= (double)x[i] * x[i + lag];
+      for (long i = last + j - pad > 0 ? last + j - pad : 0; i < last - lag; i++) sum -= (double)x[i] * x[i + lag];
+      r[j * (long)kernel + j + lag] = r[(j + lag) * (long)kernel + j] = sum;
+    }
+  }
+}
+
+/* mean and 1/sd of channel c's convolution */
+static void statistics(double *mean, double *inverse_sd, const float *w, const double *m, const double *r, size_t length,
+                       size_t kernel, size_t channels, size_t c) {
+  double first = 0, second = 0;
+  for (size_t j = 0; j < kernel; j++) {
+    double wj = w[j * channels + c];
+    first += wj * m[j];
+    for (size_t k = 0; k < kernel; k++) second += wj * w[k * channels + c] * r[j * kernel + k];
+  }
+  *mean = first / (double)length;
+  double variance = second / (double)length - *mean * *mean;
+  *inverse_sd = 1.0 / sqrt((variance > 0 ? variance : 0) + SPD_NORM_EPSILON);
+}
+
+/* taps and offset of a block of channels at one position: v = offset + sum_j taps_j x[l + j - pad] */
+static inline void convolve(float *restrict v, const float *scaled, const float *x, size_t l, size_t length, size_t kernel,
+                            size_t channels, size_t width) {
+  const size_t pad = kernel / 2;
+  const float *offset = scaled + kernel * channels;
+  CPU_SIMD
+  for (size_t c = 0; c < width; c++) v[c] = offset[c];
+  for (size_t j = 0; j < kernel; j++) {
+    if (l + j < pad || l + j - pad >= length) continue;
+    const float value = x[l + j - pad], *tap = scaled + j * channels;
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) v[c] += tap[c] * value;
+  }
+}
+
+static inline void window(size_t *from, size_t *to, size_t t, size_t pool, size_t length) {
+  *from = t * pool < pool / 2 ? 0 : t * pool - pool / 2;
+  *to = t * pool + pool / 2 + 1 < length ? t * pool + pool / 2 + 1 : length;
+}
+
+/* PReLU rises and falls when its slope is negative, so its maximum is at the largest or the smallest value. */
+CPU_HOT static void forward(float *y, const struct spd_stem *s, const float *x, const float *scaled) {
+  const size_t channels = s->out.channels;
+  for (size_t c0 = 0; c0 < channels; c0 += CHANNELS) {
+    const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
+    const float *slope = s->slope + c0;
+    for (size_t t = 0; t < s->out.length; t++) {
+      float v[CHANNELS], largest[CHANNELS], smallest[CHANNELS];
+      size_t from, to;
+      window(&from, &to, t, s->pool, s->length);
+      for (size_t l = from; l < to; l++) {
+        convolve(v, scaled + c0, x, l, s->length, s->kernel, channels, width);
+        if (l == from) {
+          memcpy(largest, v, sizeof v);
+          memcpy(smallest, v, sizeof v);
+        } else {
+          CPU_SIMD
+          for (size_t c = 0; c < width; c++) {
+            largest[c] = v[c] > largest[c] ? v[c] : largest[c];
+            smallest[c] = v[c] < smallest[c] ? v[c] : smallest[c];
+          }
+        }
+      }
+      CPU_SIMD
+      for (size_t c = 0; c < width; c++) {
+        float a = spd_prelu(largest[c], slope[c]), b = spd_prelu(smallest[c], slope[c]);
+        y[t * channels + c0 + c] = a > b ? a : b;
+      }
+    }
+  }
+}
+
+spd_status cpu_stem_forward(struct spd_backend *backend, const struct spd_stem *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const size_t kernel = s->kernel, channels = s->out.channels;
+  CPU_PARALLEL(backend, n)
+  for (size_t i = 0; i < n; i++) {
+    double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
+    float *scaled = s->scaled + i * (kernel + 1) * channels;
+    moments(m, r, s->x + i * s->length, s->length, kernel);
+    for (size_t c = 0; c < channels; c++) {
+      double mean, inverse_sd;
+      statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c);
+      for (size_t j = 0; j < kernel; j++) scaled[j * channels + c] = (float)(s->w[j * channels + c] * inverse_sd);
+      scaled[kernel * channels + c] = (float)(-mean * inverse_sd);
+    }
+    forward(s->y + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length, scaled);
+  }
+  return SPD_STATUS_OK;
+}
+
+/* Of one spectrum, with d the gradient at the winners and v their normalised values: sums (k, C) of d x[l* + j], of d and of
+ * d v, and the slope's gradient. The first of equal winners takes the gradient. */
+CPU_HOT static void backward(float *taps, float *sum_d, float *sum_dv, float *dslope, const float *dy, const struct spd_stem *s,
+                             const float *x, const float *scaled, size_t c0, size_t width) {
+  const size_t channels = s->out.channels, kernel = s->kernel, pad = kernel / 2;
+  const float *slope = s->slope + c0;
+  for (size_t t = 0; t < s->out.length; t++) {
+    float v[CHANNELS], best[CHANNELS], value[CHANNELS], d[CHANNELS];
+    int32_t winner[CHANNELS];
+    size_t from, to;
+    window(&from, &to, t, s->pool, s->length);
+    for (size_t l = from; l < to; l++) {
+      convolve(v, scaled + c0, x, l, s->length, kernel, channels, width);
+      const int first = l == from;
+      CPU_SIMD
+      for (size_t c = 0; c < width; c++) {
+        float activated = spd_prelu(v[c], slope[c]);
+        int wins = first | (activated > best[c]);
+        best[c] = wins ? activated : best[c];
+        value[c] = wins ? v[c] : value[c];
+        winner[c] = wins ? (int32_t)(l - from) : winner[c];
+      }
+    }
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) {
+      float g = dy[t * channels + c0 + c];
+      dslope[c] += value[c] > 0 ? 0 : g * value[c];
+      d[c] = value[c] > 0 ? g : g * slope[c];
+      sum_d[c] += d[c];
+      sum_dv[c] += d[c] * value[c];
+    }
+    for (size_t l = from; l < to; l++) {
+      float here[CHANNELS];
+      CPU_SIMD
+      for (size_t c = 0; c < width; c++) here[c] = winner[c] == (int32_t)(l - from) ? d[c] : 0;
+      for (size_t j = 0; j < kernel; j++) {
+        if (l + j < pad || l + j - pad >= s->length) continue;
+        const float xj = x[l + j - pad];
+        float *tap = taps + j * CHANNELS;
+        CPU_SIMD
+        for (size_t c = 0; c < width; c++) tap[c] += here[c] * xj;
+      }
+    }
+  }
+}
+
+/* Through the norm: dw_j = [sum d x_j - sum_d m_j / L - sum_dv (sum_k w_k R_kj - mean m_j) / (sd L)] / sd */
+static void weight_gradient(float *dw, const struct spd_stem *s, const double *m, const double *r, const float *taps,
+                            const float *sum_d, const float *sum_dv, size_t c0, size_t width) {
+  const size_t channels = s->out.channels, kernel = s->kernel;
+  const double length = (double)s->length;
+  for (size_t c = 0; c < width; c++) {
+    double mean, inverse_sd;
+    statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c0 + c);
+    for (size_t j = 0; j < kernel; j++) {
+      double product = -mean * m[j];
+      for (size_t k = 0; k < kernel; k++) product += s->w[k * channels + c0 + c] * r[k * kernel + j];
+      dw[j * channels + c0 + c] = (float)(inverse_sd * (taps[j * CHANNELS + c] - sum_d[c] * m[j] / length -
+                                                       sum_dv[c] * product * inverse_sd / length));
+    }
+  }
+}
+
+spd_status cpu_stem_backward(struct spd_backend *backend, const struct spd_stem *s, size_t n, struct spd_error *error) {
+  (void)error;
+  const size_t kernel = s->kernel, channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS;
+  const size_t pieces = n * blocks;
+  float *dslope = s->partial + n * kernel * channels; /* (n, C) behind the weight gradients (n, k, C) */
+  CPU_PARALLEL(backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
+    const double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
+    float sums[3][CHANNELS] = {{0}}, taps[kernel * CHANNELS];
+    memset(taps, 0, sizeof taps);
+    backward(taps, sums[0], sums[1], sums[2], s->dy + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
+             s->scaled + i * (kernel + 1) * channels, c0, width);
+    weight_gradient(s->partial + i * kernel * channels, s, m, r, taps, sums[0], sums[1], c0, width);
+    memcpy(dslope + i * channels + c0, sums[2], width * sizeof(float));
+  }
+  if (s->dw) cpu_sum_rows(s->dw, s->partial, n, kernel * channels);
+  if (s->dslope) cpu_sum_rows(s->dslope, dslope, n, channels);
+  return SPD_STATUS_OK;
+}
+
+CPU_HOT static void log_range(float *y, const float *x, size_t count) {
+  for (size_t i = 0; i < count; i++) y[i] = logf(x[i] + 1e-6f);
+}
+
+spd_status cpu_log_ivar(struct spd_backend *backend, float *y, const float *x, size_t count, struct spd_error *error) {
+  (void)error;
+  const size_t piece_size = 4096, pieces = (count + piece_size - 1) / piece_size;
+  CPU_PARALLEL(backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    size_t from = piece * piece_size, size = count - from < piece_size ? count - from : piece_size;
+    log_range(y + from, x + from, size);
+  }
+  return SPD_STATUS_OK;
+}

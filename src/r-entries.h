@@ -1,0 +1,29 @@
+/* The .Call entries, alphabetical; init.c registers them. */
+#ifndef SPD_R_ENTRIES_H
+#define SPD_R_ENTRIES_H
+
+#include "r-util.h"
+
+SEXP ffi_build_info(void);
+SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
+SEXP ffi_float32(SEXP x);
+SEXP ffi_network_export(SEXP architecture, SEXP weights);
+SEXP ffi_network_fill(SEXP architecture, SEXP seed);
+SEXP ffi_network_import(SEXP architecture, SEXP tensors);
+SEXP ffi_network_table(SEXP architecture);
+SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent,
+                 SEXP type, SEXP options);
+SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe);
+SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick);
+SEXP ffi_safetensors_read(SEXP path, SEXP names);
+SEXP ffi_safetensors_write(SEXP path, SEXP tensors, SEXP metadata, SEXP overwrite);
+SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads);
+SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
+SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
+SEXP ffi_train_close(SEXP pointer);
+SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
+                    SEXP is_training, SEXP options);
+SEXP ffi_train_validate(SEXP pointer);
+SEXP ffi_train_weights(SEXP pointer);
+
+#endif

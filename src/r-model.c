@@ -1,0 +1,245 @@
+/* Networks on a backend, for R: fresh weights, predictions, and what a build can do. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef SPD_HAVE_OPENMP
+#include <omp.h>
+#endif
+
+#include "core/model.h"
+#include "core/scalar.h"
+#include "core/rng.h"
+#include "r-entries.h"
+#include "r-model.h"
+#include "r-network.h"
+
+/* ---- R numbers to the core's floats ---- */
+
+float *r_float_vector(SEXP x) {
+  const R_xlen_t n = Rf_xlength(x);
+  const double *from = REAL(x);
+  float *to = (float *)R_alloc((size_t)n, sizeof *to);
+  for (R_xlen_t i = 0; i < n; i++) to[i] = (float)from[i];
+  return to;
+}
+
+void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t width, size_t from, size_t n) {
+  for (size_t m = 0; m < width; m++)
+    for (size_t i = 0; i < n; i++) to[i * width + m] = (float)matrix[m * n_rows + from + i];
+}
+
+void r_check_matrix(SEXP x, const char *name, size_t n_columns) {
+  if (!Rf_isReal(x) || !Rf_isMatrix(x) || (size_t)Rf_ncols(x) != n_columns)
+    Rf_error("internal: '%s' must be a double matrix with %zu columns", name, n_columns);
+}
+
+/* ---- sessions: a backend and a model that R's garbage collector frees ---- */
+
+static void finalize(SEXP pointer) {
+  struct r_session *session = R_ExternalPtrAddr(pointer);
+  if (!session) return;
+  R_ClearExternalPtr(pointer);
+  spd_training_destroy(session->training);
+  spd_model_destroy(session->model);
+  if (session->backend) session->backend->ops->destroy(session->backend);
+  free(session->flux);
+  free(session->ivar);
+  free(session->z);
+  free(session->is_training);
+  free(session);
+}
+
+SEXP r_session_new(struct r_session **session) {
+  SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
+  R_RegisterCFinalizerEx(pointer, finalize, TRUE);
+  *session = calloc(1, sizeof **session);
+  if (!*session) Rf_error("could not allocate a session");
+  R_SetExternalPtrAddr(pointer, *session);
+  UNPROTECT(1);
+  return pointer;
+}
+
+void r_session_free(SEXP pointer) { finalize(pointer); }
+
+struct r_session *r_session_get(SEXP pointer) {
+  struct r_session *session = TYPEOF(pointer) == EXTPTRSXP ? R_ExternalPtrAddr(pointer) : NULL;
+  if (!session) Rf_error("internal: this session is closed");
+  return session;
+}
+
+spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights,
+                           const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                           int threads, struct spd_error *error) {
+  SPD_TRY(spd_cpu_create(&session->backend, threads, error));
+  SPD_TRY(spd_model_create(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose, error));
+  return spd_model_set_parameters(session->model, weights, error);
+}
+
+/* ---- entries ---- */
+
+SEXP ffi_build_info(void) {
+  static const char *const names[] = {"openmp", "cblas", "cfitsio", "cuda", "cores"};
+  SEXP list = PROTECT(r_list_new(5, names));
+  int openmp = FALSE, cblas = FALSE, cfitsio = FALSE, cores = 1;
+#ifdef SPD_HAVE_OPENMP
+  openmp = TRUE;
+  cores = omp_get_num_procs();
+#endif
+#ifdef SPD_HAVE_CBLAS
+  cblas = TRUE;
+#endif
+#ifdef SPD_HAVE_CFITSIO
+  cfitsio = TRUE;
+#endif
+  SET_VECTOR_ELT(list, 0, Rf_ScalarLogical(openmp));
+  SET_VECTOR_ELT(list, 1, Rf_ScalarLogical(cblas));
+  SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(cfitsio));
+  SET_VECTOR_ELT(list, 3, Rf_ScalarLogical(FALSE));
+  SET_VECTOR_ELT(list, 4, Rf_ScalarInteger(cores));
+  UNPROTECT(1);
+  return list;
+}
+
+SEXP ffi_float32(SEXP x) {
+  SEXP out = PROTECT(Rf_allocVector(REALSXP, Rf_xlength(x)));
+  for (R_xlen_t i = 0; i < Rf_xlength(x); i++) REAL(out)[i] = (double)(float)REAL(x)[i];
+  UNPROTECT(1);
+  return out;
+}
+
+SEXP ffi_network_fill(SEXP architecture, SEXP seed) {
+  struct spd_network network;
+  r_network(architecture, &network);
+  SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(network.size * sizeof(float))));
+  spd_network_fill((float *)(void *)RAW(weights), &network, (uint64_t)Rf_asReal(seed));
+  UNPROTECT(1);
+  return weights;
+}
+
+SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed) {
+  const R_xlen_t n = Rf_xlength(ids);
+  const double validation = Rf_asReal(fraction);
+  SEXP is_training = PROTECT(Rf_allocVector(LGLSXP, n));
+  for (R_xlen_t i = 0; i < n; i++) {
+    const char *id = CHAR(STRING_ELT(ids, i));
+    const uint64_t h = spd_hash(id, strlen(id), (uint64_t)Rf_asReal(seed));
+    LOGICAL(is_training)[i] = (double)(h >> 11) * 0x1p-53 >= validation;
+  }
+  UNPROTECT(1);
+  return is_training;
+}
+
+SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf) {
+  const R_xlen_t n = Rf_xlength(z);
+  const size_t n_observed = (size_t)Rf_xlength(wave_observed), n_rest = (size_t)Rf_xlength(wave_rest);
+  const float *observed = r_float_vector(wave_observed), *rest = r_float_vector(wave_rest);
+  SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, 2));
+  for (R_xlen_t i = 0; i < n; i++) {
+    size_t from, to;
+    spd_coverage_lsf(&from, &to, (double)(float)REAL(z)[i], rest, n_rest, observed, n_observed, (size_t)Rf_asReal(lsf));
+    REAL(out)[i] = (double)from + 1;
+    REAL(out)[n + i] = (double)to;
+  }
+  SEXP dimnames = PROTECT(Rf_allocVector(VECSXP, 2)), columns = PROTECT(Rf_allocVector(STRSXP, 2));
+  SET_STRING_ELT(columns, 0, Rf_mkChar("from"));
+  SET_STRING_ELT(columns, 1, Rf_mkChar("to"));
+  SET_VECTOR_ELT(dimnames, 1, columns);
+  Rf_setAttrib(out, R_DimNamesSymbol, dimnames);
+  UNPROTECT(3);
+  return out;
+}
+
+/* What ffi_predict computes: the tensor, or the loss. */
+struct wanted {
+  const char *type;
+  spd_tensor tensor;
+  int loss;
+};
+
+static struct wanted wanted(const char *type) {
+  static const struct wanted known[] = {{"latent", SPD_TENSOR_LATENT, 0},
+                                        {"rest", SPD_TENSOR_REST, 0},
+                                        {"observed", SPD_TENSOR_OBSERVED, 0},
+                                        {"loss", SPD_TENSOR_OBSERVED, 1}};
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strcmp(type, known[i].type) == 0) return known[i];
+  Rf_error("internal: unknown type '%s'", type);
+}
+
+static spd_status forward(struct spd_model *model, const struct wanted *want, int encode, double *losses,
+                          struct spd_error *error) {
+  if (encode) SPD_TRY(spd_model_encode(model, error));
+  if (want->tensor >= SPD_TENSOR_REST) SPD_TRY(spd_model_decode(model, error));
+  if (want->tensor >= SPD_TENSOR_OBSERVED) SPD_TRY(spd_model_observe(model, error));
+  return want->loss ? spd_model_score(model, losses, error) : SPD_STATUS_OK;
+}
+
+/* flux and ivar (n, M) or NULL; latent (n, S) or NULL; z (n). Observed pixels that are not covered become NA. */
+SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent,
+                 SEXP type, SEXP options) {
+  struct spd_network network;
+  r_network(architecture, &network);
+  const float *parameters = r_weights(weights, &network);
+  const struct wanted want = wanted(CHAR(STRING_ELT(type, 0)));
+  const size_t n = (size_t)Rf_xlength(z), n_observed = network.architecture.n_observed, n_rest = network.architecture.n_rest;
+  const size_t n_latent = network.architecture.n_latent, capacity = (size_t)r_list_real(options, "batch_size");
+  const int encode = latent == R_NilValue, threads = (int)r_list_real(options, "threads");
+  if (encode) {
+    r_check_matrix(flux, "flux", n_observed);
+    r_check_matrix(ivar, "ivar", n_observed);
+  } else {
+    r_check_matrix(latent, "latent", n_latent);
+  }
+  if ((size_t)Rf_xlength(wave_observed) != n_observed || (size_t)Rf_xlength(wave_rest) != n_rest)
+    Rf_error("internal: the grids do not have the architecture's sizes");
+  const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
+  const size_t row_size = want.tensor == SPD_TENSOR_LATENT ? n_latent : want.tensor == SPD_TENSOR_REST ? n_rest : n_observed;
+  const size_t width = want.loss ? 1 : row_size;
+  SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, (int)width));
+  float *flux_rows = NULL, *ivar_rows = NULL, *latent_rows = NULL;
+  if (encode) {
+    flux_rows = (float *)R_alloc(capacity * n_observed, sizeof(float));
+    ivar_rows = (float *)R_alloc(capacity * n_observed, sizeof(float));
+  } else {
+    latent_rows = (float *)R_alloc(capacity * n_latent, sizeof(float));
+  }
+  float *z_rows = (float *)R_alloc(capacity, sizeof(float)), *result = (float *)R_alloc(capacity * row_size, sizeof(float));
+  double *losses = (double *)R_alloc(capacity, sizeof(double));
+  struct r_session *session;
+  SEXP pointer = PROTECT(r_session_new(&session));
+  struct spd_error error;
+  spd_status status = r_session_model(session, &network, parameters, observed_grid, rest_grid, capacity, SPD_MODEL_FORWARD,
+                                      threads, &error);
+  for (size_t from = 0; status == SPD_STATUS_OK && from < n; from += capacity) {
+    const size_t count = n - from < capacity ? n - from : capacity;
+    R_CheckUserInterrupt();
+    for (size_t i = 0; i < count; i++) z_rows[i] = (float)REAL(z)[from + i];
+    if (encode) {
+      r_rows_to_float(flux_rows, REAL(flux), n, n_observed, from, count);
+      r_rows_to_float(ivar_rows, REAL(ivar), n, n_observed, from, count);
+    } else {
+      r_rows_to_float(latent_rows, REAL(latent), n, n_latent, from, count);
+    }
+    status = spd_model_load(session->model, flux_rows, ivar_rows, z_rows, count, &error);
+    if (status == SPD_STATUS_OK && !encode) status = spd_model_set_latent(session->model, latent_rows, count, &error);
+    if (status == SPD_STATUS_OK) status = forward(session->model, &want, encode, losses, &error);
+    if (status == SPD_STATUS_OK && !want.loss) status = spd_model_read(result, session->model, want.tensor, &error);
+    if (status != SPD_STATUS_OK) break;
+    for (size_t i = 0; i < count; i++) {
+      if (want.loss) {
+        REAL(out)[from + i] = losses[i];
+        continue;
+      }
+      size_t first = 0, last = width;
+      if (want.tensor == SPD_TENSOR_OBSERVED)
+        spd_coverage_lsf(&first, &last, z_rows[i], rest_grid, n_rest, observed_grid, n_observed, network.architecture.lsf);
+      for (size_t m = 0; m < width; m++)
+        REAL(out)[m * n + from + i] = m >= first && m < last ? (double)result[i * width + m] : NA_REAL;
+    }
+  }
+  r_session_free(pointer);
+  UNPROTECT(2);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return out;
+}

@@ -1,0 +1,37 @@
+/* What r-model.c and r-train.c share: sessions, and R matrices as rows of floats. */
+#ifndef SPD_R_MODEL_H
+#define SPD_R_MODEL_H
+
+#include <stdlib.h>
+
+#include "core/model.h"
+#include "core/train.h"
+#include "r-util.h"
+
+/* Everything that a fit or a prediction holds outside R; freed by the external pointer's finalizer, so that neither an R error
+ * nor an interrupt can leak it. */
+struct r_session {
+  struct spd_backend *backend;
+  struct spd_model *model;
+  struct spd_training *training;
+  float *flux, *ivar, *z;
+  unsigned char *is_training;
+  struct spd_schedule schedule;
+};
+
+/* An external pointer to a zeroed session. Returned unprotected. */
+SEXP r_session_new(struct r_session **session);
+struct r_session *r_session_get(SEXP pointer);
+void r_session_free(SEXP pointer);
+
+spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights,
+                           const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                           int threads, struct spd_error *error);
+
+/* R_alloc'ed copy */
+float *r_float_vector(SEXP x);
+/* rows from ... from + n - 1 of a column-major matrix, row by row */
+void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t width, size_t from, size_t n);
+void r_check_matrix(SEXP x, const char *name, size_t n_columns);
+
+#endif

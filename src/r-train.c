@@ -1,0 +1,115 @@
+/* Training, for R: a session is opened, advanced a fraction of a second at a time, read and closed, all from the R loop. */
+#include <math.h>
+#include <string.h>
+
+#include "r-entries.h"
+#include "r-model.h"
+#include "r-network.h"
+
+static spd_status copy_data(struct r_session *session, const double *flux, const double *ivar, const double *z,
+                            const int *is_training, size_t n, size_t width, struct spd_error *error) {
+  session->flux = malloc((n * width + 1) * sizeof(float));
+  session->ivar = malloc((n * width + 1) * sizeof(float));
+  session->z = malloc((n + 1) * sizeof(float));
+  session->is_training = malloc(n + 1);
+  if (!session->flux || !session->ivar || !session->z || !session->is_training)
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra", 8e-6 * (double)(n * width));
+  r_rows_to_float(session->flux, flux, n, width, 0, n);
+  r_rows_to_float(session->ivar, ivar, n, width, 0, n);
+  for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->is_training[i] = is_training[i] != 0;
+  return SPD_STATUS_OK;
+}
+
+static spd_status open_session(struct r_session *session, const struct spd_network *network, const float *weights,
+                               const float *wave_observed, const float *wave_rest, size_t n,
+                               struct spd_training_options *options, int threads, struct spd_error *error) {
+  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, threads,
+                          error));
+  struct spd_source source = {session->flux, session->ivar, session->z, n, session->is_training};
+  session->schedule = options->schedule;
+  return spd_training_create(&session->training, session->model, &source, options, error);
+}
+
+SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
+                    SEXP is_training, SEXP options) {
+  struct spd_network network;
+  r_network(architecture, &network);
+  const float *parameters = r_weights(weights, &network);
+  const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
+  r_check_matrix(flux, "flux", width);
+  r_check_matrix(ivar, "ivar", width);
+  if ((size_t)Rf_nrows(flux) != n || (size_t)Rf_nrows(ivar) != n || !Rf_isReal(z) || !Rf_isLogical(is_training) ||
+      (size_t)Rf_xlength(is_training) != n || (size_t)Rf_xlength(wave_observed) != width ||
+      (size_t)Rf_xlength(wave_rest) != network.architecture.n_rest)
+    Rf_error("internal: flux, ivar, z, grids and membership do not fit together");
+  const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
+  const int threads = (int)r_list_real(options, "threads");
+  struct spd_training_options o = {
+      .batch_size = (size_t)r_list_real(options, "batch_size"),
+      .seed = (uint64_t)r_list_real(options, "seed"),
+      .schedule = {.rate = r_list_real(options, "rate"),
+                   .total_steps = (uint64_t)r_list_real(options, "total_steps"),
+                   .steps_per_stage = (uint64_t)r_list_real(options, "steps_per_stage"),
+                   .cycle_momentum = r_list_flag(options, "cycle_momentum"),
+                   .constant = r_list_flag(options, "constant")},
+      .adam = {.rate = 0, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .lsf_factor = r_list_real(options, "lsf_factor")}};
+  struct r_session *session;
+  SEXP pointer = PROTECT(r_session_new(&session));
+  struct spd_error error;
+  spd_status status = copy_data(session, REAL(flux), REAL(ivar), REAL(z), LOGICAL(is_training), n, width, &error);
+  if (status == SPD_STATUS_OK)
+    status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, threads, &error);
+  if (status != SPD_STATUS_OK) {
+    r_session_free(pointer);
+    r_raise(status, &error);
+  }
+  UNPROTECT(1);
+  return pointer;
+}
+
+SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
+  static const char *const names[] = {"step", "epoch", "loss", "learning_rate", "epoch_finished"};
+  struct r_session *session = r_session_get(pointer);
+  SEXP list = PROTECT(r_list_new(5, names));
+  for (int i = 0; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_ScalarReal(NA_REAL));
+  SET_VECTOR_ELT(list, 4, Rf_allocVector(LGLSXP, 1)); /* ScalarLogical() would give R's shared constant */
+  struct spd_progress progress;
+  struct spd_error error;
+  spd_status status = spd_training_advance(session->training, Rf_asReal(seconds), &progress, &error);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  double rate, beta1;
+  spd_schedule_at(&rate, &beta1, &session->schedule, progress.step - 1);
+  REAL(VECTOR_ELT(list, 0))[0] = (double)progress.step;
+  REAL(VECTOR_ELT(list, 1))[0] = (double)progress.epoch;
+  REAL(VECTOR_ELT(list, 2))[0] = progress.loss_sum / (double)progress.loss_count;
+  REAL(VECTOR_ELT(list, 3))[0] = rate;
+  LOGICAL(VECTOR_ELT(list, 4))[0] = progress.epoch_finished;
+  UNPROTECT(1);
+  return list;
+}
+
+SEXP ffi_train_validate(SEXP pointer) {
+  struct r_session *session = r_session_get(pointer);
+  double mean;
+  uint64_t count;
+  struct spd_error error;
+  spd_status status = spd_training_validate(session->training, &mean, &count, &error);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return Rf_ScalarReal(count ? mean : NA_REAL);
+}
+
+SEXP ffi_train_weights(SEXP pointer) {
+  struct r_session *session = r_session_get(pointer);
+  SEXP weights =
+      PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(spd_model_network(session->model)->size * sizeof(float))));
+  struct spd_error error;
+  spd_status status = spd_model_get_parameters((float *)(void *)RAW(weights), session->model, &error);
+  UNPROTECT(1);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return weights;
+}
+
+SEXP ffi_train_close(SEXP pointer) {
+  r_session_free(pointer);
+  return R_NilValue;
+}
