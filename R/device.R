@@ -35,7 +35,7 @@ default_threads <- function() {
   threads
 }
 
-check_threads <- function(threads) {
+fit_threads <- function(threads) {
   if (is.null(threads)) return(default_threads())
   check_number(threads, "threads", 1, 4096, whole = TRUE)
   threads

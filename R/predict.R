@@ -51,7 +51,7 @@ run_network <- function(fit, type, threads, batch_size, flux = NULL, ivar = NULL
     architecture$n_observed <- length(instrument$wave)
   }
   .Call(ffi_predict, architecture, weights, instrument$wave, fit$wave_rest, flux, ivar, as.double(z), latent, type,
-        list(threads = check_threads(threads), batch_size = min(batch_size, max(1, length(z)))))
+        list(threads = fit_threads(threads), batch_size = min(batch_size, max(1, length(z)))))
 }
 
 # The LSF stands first in the block of parameters, padded to 16 floats.

@@ -127,7 +127,7 @@ train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule,
     abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
   }
   device <- choose_device(device)
-  threads <- check_threads(threads)
+  threads <- fit_threads(threads)
   x <- usable_for_fit(fit, x)
   is_training <- split_by_id(x$id, validation, seed)
   n_training <- sum(is_training)

@@ -1,8 +1,8 @@
 /* Registration of the .Call entries; nothing else. */
+#include <R_ext/Rdynload.h>
+
 #include "r-entries.h"
 #include "r-util.h"
-
-#include <R_ext/Rdynload.h>
 
 static const R_CallMethodDef entries[] = {
     {"ffi_build_info", (DL_FUNC)&ffi_build_info, 0},

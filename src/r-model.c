@@ -8,8 +8,8 @@
 #endif
 
 #include "core/model.h"
-#include "core/scalar.h"
 #include "core/rng.h"
+#include "core/scalar.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-network.h"
@@ -209,8 +209,8 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
-  spd_status status = r_session_model(session, &network, parameters, observed_grid, rest_grid, capacity, SPD_MODEL_FORWARD,
-                                      threads, &error);
+  spd_status status =
+      r_session_model(session, &network, parameters, observed_grid, rest_grid, capacity, SPD_MODEL_FORWARD, threads, &error);
   for (size_t from = 0; status == SPD_STATUS_OK && from < n; from += capacity) {
     const size_t count = n - from < capacity ? n - from : capacity;
     R_CheckUserInterrupt();

@@ -100,8 +100,7 @@ SEXP ffi_train_validate(SEXP pointer) {
 
 SEXP ffi_train_weights(SEXP pointer) {
   struct r_session *session = r_session_get(pointer);
-  SEXP weights =
-      PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(spd_model_network(session->model)->size * sizeof(float))));
+  SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(spd_model_network(session->model)->size * sizeof(float))));
   struct spd_error error;
   spd_status status = spd_model_get_parameters((float *)(void *)RAW(weights), session->model, &error);
   UNPROTECT(1);

@@ -9,7 +9,8 @@
 
 #include "core/status.h"
 
-/* Raises the R condition spender_error_<status> with the core's sentence. Does not return; call it last, when everything is freed. */
+/* Raises the R condition spender_error_<status> with the core's sentence. Does not return; call it last, when everything is
+ * freed. */
 void r_raise(spd_status status, const struct spd_error *error);
 
 /* Element of a named list, R_NilValue when absent. */

@@ -7,8 +7,9 @@
  * Where a comment says "in place", the output takes the place of the input it names.
  *
  * Channels-last rows with gaps: position l of spectrum n stands in row `lead + n * stride + l` of C floats; all other rows are
- * zero unless the stage says otherwise. stride is a multiple of the kernel k of the convolution that reads it and stride - length >= lead = (k - 1) / 2, so a
- * patch is k * C contiguous floats, and rows r, r + k, r + 2k, ... of a whole batch are one matrix with leading dimension k * C.
+ * zero unless the stage says otherwise. stride is a multiple of the kernel k of the convolution that reads it and stride -
+ * length >= lead = (k - 1) / 2, so a patch is k * C contiguous floats, and rows r, r + k, r + 2k, ... of a whole batch are one
+ * matrix with leading dimension k * C.
  */
 #ifndef SPD_CORE_BACKEND_H
 #define SPD_CORE_BACKEND_H
@@ -34,12 +35,12 @@ struct spd_stem {
   struct spd_rows out;    /* length: pooled positions */
   const float *w, *slope; /* (k, C), (C) */
   float *dw, *dslope;
-  const float *x;         /* (N, length) */
-  double *moments;        /* (N, k + k*k): window sums m_j and products R_jk of x */
-  float *scaled;          /* (N, k + 1, C): taps and offset with the norm folded in */
-  float *y;               /* rows out */
-  const float *dy;        /* rows out */
-  float *partial;         /* workspace: spd_stem_partial_size(stage, capacity) */
+  const float *x;  /* (N, length) */
+  double *moments; /* (N, k + k*k): window sums m_j and products R_jk of x */
+  float *scaled;   /* (N, k + 1, C): taps and offset with the norm folded in */
+  float *y;        /* rows out */
+  const float *dy; /* rows out */
+  float *partial;  /* workspace: spd_stem_partial_size(stage, capacity) */
 };
 size_t spd_stem_partial_size(const struct spd_stem *stage, size_t n);
 
@@ -47,17 +48,17 @@ size_t spd_stem_partial_size(const struct spd_stem *stage, size_t n);
 struct spd_block {
   struct spd_rows in, conv, out; /* conv: same length as in; gaps as the input gradient's convolution needs them */
   size_t kernel, pool;
-  const float *w, *slope;        /* (k, C_in, C_out), (C_out) */
+  const float *w, *slope; /* (k, C_in, C_out), (C_out) */
   float *dw, *dslope;
-  const float *x;                /* rows in */
-  float *u;                      /* rows conv: the convolution (gap rows hold anything); backward turns it into its gradient, in place */
-  float *mean, *inverse_sd;      /* (N, C_out) */
-  uint16_t *argmax;              /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
-  float *y;                      /* rows out */
-  const float *dy;               /* rows out */
-  float *dx;                     /* rows in; its gap rows hold anything */
-  float *flipped;                /* (k, C_out, C_in) workspace of backward */
-  float *partial;                /* (N, C_out) workspace of backward */
+  const float *x; /* rows in */
+  float *u;       /* rows conv: the convolution (gap rows hold anything); backward turns it into its gradient, in place */
+  float *mean, *inverse_sd; /* (N, C_out) */
+  uint16_t *argmax; /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
+  float *y;         /* rows out */
+  const float *dy;  /* rows out */
+  float *dx;        /* rows in; its gap rows hold anything */
+  float *flipped;   /* (k, C_out, C_in) workspace of backward */
+  float *partial;   /* (N, C_out) workspace of backward */
 };
 
 /* Attention over the segments: a = softmax(keys), e = sum over positions of values * a. */
@@ -78,28 +79,28 @@ struct spd_attend {
 struct spd_dense {
   size_t in, out;
   spd_activation activation;
-  float offset;                 /* added after the activation */
-  const float *w, *b;           /* (out, in), (out) */
-  const float *slope;           /* (out) PReLU */
-  const float *beta, *gamma;    /* (out) Speculator */
+  float offset;              /* added after the activation */
+  const float *w, *b;        /* (out, in), (out) */
+  const float *slope;        /* (out) PReLU */
+  const float *beta, *gamma; /* (out) Speculator */
   float *dw, *db, *dslope, *dbeta, *dgamma;
-  const float *x;               /* (N, in) */
-  float *v;                     /* (N, out) before the activation; may be y itself where no backward follows */
-  float *y;                     /* (N, out) */
-  float *dy;                    /* (N, out); backward turns it into dv, in place */
-  float *dx;                    /* (N, in) */
+  const float *x; /* (N, in) */
+  float *v;       /* (N, out) before the activation; may be y itself where no backward follows */
+  float *y;       /* (N, out) */
+  float *dy;      /* (N, out); backward turns it into dv, in place */
+  float *dx;      /* (N, in) */
 };
 
 /* Redshift and linear interpolation of the restframe onto the observed grid; uncovered pixels become 0. */
 struct spd_resample {
   size_t n_rest, n_observed;
   const float *wave_rest, *wave_observed; /* (R), (M), increasing */
-  const float *z;      /* (N) */
-  const float *x;      /* (N, R) */
-  float *y;            /* (N, M) */
-  const float *dy;     /* (N, M) */
-  float *dx;           /* (N, R) */
-  double *dz;          /* (N) */
+  const float *z;                         /* (N) */
+  const float *x;                         /* (N, R) */
+  float *y;                               /* (N, M) */
+  const float *dy;                        /* (N, M) */
+  float *dx;                              /* (N, R) */
+  double *dz;                             /* (N) */
 };
 
 /* y_m = sum_j k_j x_{m + j - (size-1)/2} / sum k, zero beyond the array. */
@@ -107,22 +108,22 @@ struct spd_lsf {
   size_t n_observed, size;
   const float *kernel; /* (size) */
   float *dkernel;
-  const float *x;      /* (N, M) */
-  float *y;            /* (N, M) */
-  const float *dy;     /* (N, M) */
-  float *dx;           /* (N, M) */
-  double *partial;     /* (N, size) workspace of backward */
+  const float *x;  /* (N, M) */
+  float *y;        /* (N, M) */
+  const float *dy; /* (N, M) */
+  float *dx;       /* (N, M) */
+  double *partial; /* (N, size) workspace of backward */
 };
 
 /* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 over the pixels that the restframe covers with the LSF's whole footprint. */
 struct spd_loss {
   size_t n_rest, n_observed, lsf;
   const float *wave_rest, *wave_observed;
-  const float *z;              /* (N) */
-  const float *flux, *ivar;    /* (N, M) */
-  const float *model;          /* (N, M) */
-  double *loss;                /* (N) */
-  float *dmodel;               /* (N, M): gradient of the mean over the batch */
+  const float *z;           /* (N) */
+  const float *flux, *ivar; /* (N, M) */
+  const float *model;       /* (N, M) */
+  double *loss;             /* (N) */
+  float *dmodel;            /* (N, M): gradient of the mean over the batch */
 };
 
 /* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */

@@ -70,8 +70,8 @@ static struct binding bind(const struct spd_model *model, const char *format, si
   return b;
 }
 
-static spd_status build_trunk(struct spd_model *model, struct trunk *trunk, const float *input, const char *suffix, size_t divisor,
-                              struct spd_error *error) {
+static spd_status build_trunk(struct spd_model *model, struct trunk *trunk, const float *input, const char *suffix,
+                              size_t divisor, struct spd_error *error) {
   const struct spd_architecture *a = &model->network.architecture;
   const size_t *lengths = model->network.lengths, capacity = model->capacity;
   const int backward = model->purpose != SPD_MODEL_FORWARD;
@@ -364,9 +364,9 @@ spd_status spd_model_set_latent(struct spd_model *model, const float *latent, si
 
 /* One stage call inside the passes below, which name their variables alike */
 #define RUN(stage, ...) SPD_TRY(ops->stage(backend, __VA_ARGS__, n, error))
-#define PASS_VARIABLES(model)                               \
-  struct spd_backend *const backend = (model)->backend;     \
-  const struct spd_backend_ops *const ops = backend->ops;   \
+#define PASS_VARIABLES(model)                             \
+  struct spd_backend *const backend = (model)->backend;   \
+  const struct spd_backend_ops *const ops = backend->ops; \
   const size_t n = (model)->n
 
 static spd_status bracketed(struct spd_model *model, spd_status (*pass)(struct spd_model *, spd_tensor, struct spd_error *),
@@ -460,7 +460,8 @@ static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_er
   if ((int)to < SPD_TENSOR_FEATURE) RUN(attend_backward, &model->attend);
   if ((int)to >= SPD_TENSOR_SEGMENTS) return SPD_STATUS_OK;
   SPD_TRY(trunk_backward(model, &model->spectrum, to, error));
-  if (model->network.architecture.weight_attention && to == TO_INPUT) SPD_TRY(trunk_backward(model, &model->weights, to, error));
+  if (model->network.architecture.weight_attention && to == TO_INPUT)
+    SPD_TRY(trunk_backward(model, &model->weights, to, error));
   return SPD_STATUS_OK;
 }
 
@@ -477,28 +478,44 @@ spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) 
 
 static float *gradient_at(const struct spd_model *model, spd_tensor tensor) {
   switch (tensor) {
-    case SPD_TENSOR_STEM: return model->spectrum.blocks[0].dx;
-    case SPD_TENSOR_BLOCK: return model->spectrum.blocks[1].dx;
-    case SPD_TENSOR_SEGMENTS: return model->attend.dv;
-    case SPD_TENSOR_ATTENTION: return model->attend.dattention;
-    case SPD_TENSOR_FEATURE: return model->encoder[0].dx;
-    case SPD_TENSOR_LATENT: return model->decoder[0].dx;
-    case SPD_TENSOR_REST: return model->resample.dx;
-    case SPD_TENSOR_OBSERVED: return model->dobserved;
+    case SPD_TENSOR_STEM:
+      return model->spectrum.blocks[0].dx;
+    case SPD_TENSOR_BLOCK:
+      return model->spectrum.blocks[1].dx;
+    case SPD_TENSOR_SEGMENTS:
+      return model->attend.dv;
+    case SPD_TENSOR_ATTENTION:
+      return model->attend.dattention;
+    case SPD_TENSOR_FEATURE:
+      return model->encoder[0].dx;
+    case SPD_TENSOR_LATENT:
+      return model->decoder[0].dx;
+    case SPD_TENSOR_REST:
+      return model->resample.dx;
+    case SPD_TENSOR_OBSERVED:
+      return model->dobserved;
   }
   return NULL;
 }
 
 static float *value_at(const struct spd_model *model, spd_tensor tensor) {
   switch (tensor) {
-    case SPD_TENSOR_STEM: return model->spectrum.stem.y;
-    case SPD_TENSOR_BLOCK: return model->spectrum.blocks[0].y;
-    case SPD_TENSOR_SEGMENTS: return model->spectrum.blocks[1].y;
-    case SPD_TENSOR_ATTENTION: return model->attend.attention;
-    case SPD_TENSOR_FEATURE: return model->attend.feature;
-    case SPD_TENSOR_LATENT: return model->encoder[model->n_encoder - 1].y;
-    case SPD_TENSOR_REST: return model->decoder[model->n_decoder - 1].y;
-    case SPD_TENSOR_OBSERVED: return model->observed;
+    case SPD_TENSOR_STEM:
+      return model->spectrum.stem.y;
+    case SPD_TENSOR_BLOCK:
+      return model->spectrum.blocks[0].y;
+    case SPD_TENSOR_SEGMENTS:
+      return model->spectrum.blocks[1].y;
+    case SPD_TENSOR_ATTENTION:
+      return model->attend.attention;
+    case SPD_TENSOR_FEATURE:
+      return model->attend.feature;
+    case SPD_TENSOR_LATENT:
+      return model->encoder[model->n_encoder - 1].y;
+    case SPD_TENSOR_REST:
+      return model->decoder[model->n_decoder - 1].y;
+    case SPD_TENSOR_OBSERVED:
+      return model->observed;
   }
   return NULL;
 }
@@ -508,8 +525,8 @@ spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, con
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
   if (from < SPD_TENSOR_LATENT || to > from)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: a gradient can be given at the latents, restframe or observed frame");
-  SPD_TRY(upload(model, gradient_at(model, from), gradient, model->n * spd_model_tensor_size(model, from) * sizeof(float),
-                 error));
+  SPD_TRY(
+      upload(model, gradient_at(model, from), gradient, model->n * spd_model_tensor_size(model, from) * sizeof(float), error));
   model->reached = from;
   return bracketed(model, backward, to, error);
 }
@@ -521,14 +538,27 @@ static struct spd_rows layout(const struct spd_model *model, spd_tensor tensor) 
   const struct spd_architecture *a = &model->network.architecture;
   struct spd_rows rows = {1, 0, 0, 1};
   switch (tensor) {
-    case SPD_TENSOR_STEM: return model->spectrum.stem.out;
-    case SPD_TENSOR_BLOCK: return model->spectrum.blocks[0].out;
-    case SPD_TENSOR_SEGMENTS: return model->spectrum.blocks[1].out;
-    case SPD_TENSOR_ATTENTION: rows.channels = model->attend.length * model->attend.channels; break;
-    case SPD_TENSOR_FEATURE: rows.channels = model->attend.feature_stride; break;
-    case SPD_TENSOR_LATENT: rows.channels = a->n_latent; break;
-    case SPD_TENSOR_REST: rows.channels = a->n_rest; break;
-    case SPD_TENSOR_OBSERVED: rows.channels = a->n_observed; break;
+    case SPD_TENSOR_STEM:
+      return model->spectrum.stem.out;
+    case SPD_TENSOR_BLOCK:
+      return model->spectrum.blocks[0].out;
+    case SPD_TENSOR_SEGMENTS:
+      return model->spectrum.blocks[1].out;
+    case SPD_TENSOR_ATTENTION:
+      rows.channels = model->attend.length * model->attend.channels;
+      break;
+    case SPD_TENSOR_FEATURE:
+      rows.channels = model->attend.feature_stride;
+      break;
+    case SPD_TENSOR_LATENT:
+      rows.channels = a->n_latent;
+      break;
+    case SPD_TENSOR_REST:
+      rows.channels = a->n_rest;
+      break;
+    case SPD_TENSOR_OBSERVED:
+      rows.channels = a->n_observed;
+      break;
   }
   return rows;
 }
@@ -563,7 +593,8 @@ spd_status spd_model_read_gradient(float *host, struct spd_model *model, spd_ten
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
   if (tensor == SPD_TENSOR_REST && (int)model->reached < SPD_TENSOR_REST)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: the restframe gradient was consumed on the way down");
-  if ((int)tensor < (int)model->reached) return spd_fail(error, SPD_STATUS_INVALID, "internal: backward did not reach that far");
+  if ((int)tensor < (int)model->reached)
+    return spd_fail(error, SPD_STATUS_INVALID, "internal: backward did not reach that far");
   return read_rows(host, model, gradient_at(model, tensor), tensor, error);
 }
 

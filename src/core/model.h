@@ -46,7 +46,8 @@ spd_status spd_model_load(struct spd_model *model, const float *flux, const floa
                           struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 
-/* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each starts from what the one before left. */
+/* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each starts from what the one before left.
+ */
 spd_status spd_model_encode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_decode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_observe(struct spd_model *model, struct spd_error *error);
@@ -65,7 +66,8 @@ spd_status spd_model_read_gradient(float *host, struct spd_model *model, spd_ten
 spd_status spd_model_read_redshift_gradient(double *through_transform, double *through_encoder, struct spd_model *model,
                                             struct spd_error *error);
 
-/* One Adam update with the gradient of the last backward. step counts from 1; lsf_factor scales the LSF's learning rate (0: fixed). */
+/* One Adam update with the gradient of the last backward. step counts from 1; lsf_factor scales the LSF's learning rate (0:
+ * fixed). */
 struct spd_adam_options {
   double rate, beta1, beta2, epsilon, lsf_factor;
 };

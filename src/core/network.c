@@ -72,7 +72,8 @@ static spd_status check(const struct spd_architecture *a, struct spd_error *erro
             a->filters[i]);
   }
   REQUIRE(a->pools[SPD_BLOCKS - 1] == 1, "the last block has no pool: pools[3] must be 1, not %zu", a->pools[SPD_BLOCKS - 1]);
-  REQUIRE(a->filters[SPD_BLOCKS - 1] % 2 == 0, "filters[3] must be even (values and keys), not %zu", a->filters[SPD_BLOCKS - 1]);
+  REQUIRE(a->filters[SPD_BLOCKS - 1] % 2 == 0, "filters[3] must be even (values and keys), not %zu",
+          a->filters[SPD_BLOCKS - 1]);
   REQUIRE(a->n_encoder_hidden <= SPD_MAX_HIDDEN && a->n_decoder_hidden <= SPD_MAX_HIDDEN, "at most %d hidden layers",
           SPD_MAX_HIDDEN);
   for (size_t i = 0; i < a->n_encoder_hidden; i++)
@@ -152,8 +153,11 @@ void spd_network_fill(float *weights, const struct spd_network *network, uint64_
       case SPD_PARAMETER_BETA:
         for (size_t j = 0; j < p->count; j++) w[j] = 1.0f;
         break;
-      case SPD_PARAMETER_GAMMA: break;
-      case SPD_PARAMETER_LSF: w[p->count / 2] = 1.0f; break;
+      case SPD_PARAMETER_GAMMA:
+        break;
+      case SPD_PARAMETER_LSF:
+        w[p->count / 2] = 1.0f;
+        break;
     }
   }
 }

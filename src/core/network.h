@@ -20,23 +20,23 @@ struct spd_architecture {
   size_t pools[SPD_BLOCKS];   /* odd; the last is 1: no pool */
   size_t n_encoder_hidden, encoder_hidden[SPD_MAX_HIDDEN];
   size_t n_decoder_hidden, decoder_hidden[SPD_MAX_HIDDEN];
-  int redshift_input;   /* z enters the encoder MLP beside the attended features */
-  int weight_attention; /* a second encoder reads log ivar and multiplies its keys in (paper, section 3.3) */
+  int redshift_input;                /* z enters the encoder MLP beside the attended features */
+  int weight_attention;              /* a second encoder reads log ivar and multiplies its keys in (paper, section 3.3) */
   spd_activation decoder_activation; /* SPD_ACTIVATION_SPECULATOR or SPD_ACTIVATION_LEAKY */
-  int decoder_offset;   /* 1: the restframe spectrum is 1 + the last layer's output */
-  size_t lsf;           /* 0, or the odd number of kernel pixels */
+  int decoder_offset;                /* 1: the restframe spectrum is 1 + the last layer's output */
+  size_t lsf;                        /* 0, or the odd number of kernel pixels */
 };
 
 /* Which of the roles a parameter plays decides its initial values and its PyTorch layout. */
 typedef enum {
-  SPD_PARAMETER_CONV_WEIGHT,  /* (k, in, out) here, (out, in, k) in PyTorch */
-  SPD_PARAMETER_CONV_BIAS,    /* (out): kept for exchange; the norm removes it, so it takes part in nothing */
-  SPD_PARAMETER_LINEAR_WEIGHT,/* (out, in) */
-  SPD_PARAMETER_LINEAR_BIAS,  /* (out) */
-  SPD_PARAMETER_SLOPE,        /* PReLU, (channels) */
-  SPD_PARAMETER_BETA,         /* Speculator, (units) */
-  SPD_PARAMETER_GAMMA,        /* Speculator, (units) */
-  SPD_PARAMETER_LSF           /* (1, 1, k), correlation order as in PyTorch: element j multiplies pixel m + j - (k-1)/2 */
+  SPD_PARAMETER_CONV_WEIGHT,   /* (k, in, out) here, (out, in, k) in PyTorch */
+  SPD_PARAMETER_CONV_BIAS,     /* (out): kept for exchange; the norm removes it, so it takes part in nothing */
+  SPD_PARAMETER_LINEAR_WEIGHT, /* (out, in) */
+  SPD_PARAMETER_LINEAR_BIAS,   /* (out) */
+  SPD_PARAMETER_SLOPE,         /* PReLU, (channels) */
+  SPD_PARAMETER_BETA,          /* Speculator, (units) */
+  SPD_PARAMETER_GAMMA,         /* Speculator, (units) */
+  SPD_PARAMETER_LSF            /* (1, 1, k), correlation order as in PyTorch: element j multiplies pixel m + j - (k-1)/2 */
 } spd_parameter_role;
 
 struct spd_parameter {
@@ -57,8 +57,7 @@ struct spd_network {
 };
 
 /* Checks the sizes and fills the table. Order: LSF, encoder, weight encoder, decoder. */
-spd_status spd_network_init(struct spd_network *network, const struct spd_architecture *architecture,
-                            struct spd_error *error);
+spd_status spd_network_init(struct spd_network *network, const struct spd_architecture *architecture, struct spd_error *error);
 
 /* NULL when there is no such parameter. */
 const struct spd_parameter *spd_network_find(const struct spd_network *network, const char *name);

@@ -73,22 +73,25 @@ SPD_INLINE int spd_covered(double x, const float *wave_rest, size_t n_rest) {
   return x >= (double)wave_rest[0] && x <= (double)wave_rest[n_rest - 1];
 }
 
-/* For a covered x: the j with wave[j] <= x <= wave[j + 1], j <= n - 2. `scale` is (n - 1) / (wave[n - 1] - wave[0]): on a
- * uniform grid the first guess is right to one pixel, on any other the search narrows an interval. */
+/* For a covered x: the j with wave[j] < x <= wave[j + 1], and 0 at x == wave[0]: on a grid point, where the derivative jumps,
+ * the interval to its left, as in the published code. `scale` is (n - 1) / (wave[n - 1] - wave[0]): on a uniform grid the first
+ * guess is right to one pixel, on any other the search narrows an interval. */
 SPD_INLINE size_t spd_rest_index(double x, const float *wave, size_t n, double scale) {
   double guess = (x - (double)wave[0]) * scale;
+  size_t low = 0, high = n - 2; /* the answer is within low ... high */
   size_t j = guess <= 0 ? 0 : (size_t)guess;
-  if (j > n - 2) j = n - 2;
-  size_t low = 0, high = n - 1; /* wave[low] <= x <= wave[high] throughout */
+  if (j > high) j = high;
   for (;;) {
-    if (x < (double)wave[j]) high = j;
-    else if (x > (double)wave[j + 1]) low = j + 1;
-    else return j;
-    /* step to the neighbour first, then halve */
-    if (high == j && j - 1 >= low && x >= (double)wave[j - 1]) return j - 1;
-    if (low == j + 1 && j + 2 <= high && x <= (double)wave[j + 2]) return j + 1;
-    j = low + (high - low) / 2;
-    if (j == high) j--;
+    if (j > 0 && x <= (double)wave[j]) {
+      high = j - 1;
+      if (j == 1 || x > (double)wave[j - 1]) return j - 1;
+    } else if (x > (double)wave[j + 1] && j < high) {
+      low = j + 1;
+      if (x <= (double)wave[j + 2]) return j + 1;
+    } else {
+      return j;
+    }
+    j = low + (high - low) / 2; /* the neighbour was not it */
   }
 }
 

@@ -28,9 +28,9 @@ spd_status spd_fail(struct spd_error *error, spd_status status, const char *form
 /* "invalid", "no_memory", "io", ...: the tail of the R condition class. */
 const char *spd_status_name(spd_status status);
 
-#define SPD_TRY(expr)                                  \
-  do {                                                 \
-    spd_status spd_try_status = (expr);                \
+#define SPD_TRY(expr)                                           \
+  do {                                                          \
+    spd_status spd_try_status = (expr);                         \
     if (spd_try_status != SPD_STATUS_OK) return spd_try_status; \
   } while (0)
 

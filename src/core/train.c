@@ -51,7 +51,8 @@ static void shuffle(uint64_t *x, uint64_t n, uint64_t key) {
  * last to the first, so that no block number is overwritten before it is read. */
 void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch) {
   if (n_rows == 0) return;
-  const uint64_t key = spd_mix64(spd_mix64(seed) ^ spd_mix64(epoch + 0x5eed)), n_blocks = (n_rows + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
+  const uint64_t key = spd_mix64(spd_mix64(seed) ^ spd_mix64(epoch + 0x5eed)),
+                 n_blocks = (n_rows + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
   const uint64_t short_rows = n_rows - (n_blocks - 1) * ROWS_PER_BLOCK;
   for (uint64_t b = 0; b < n_blocks; b++) order[b] = b;
   shuffle(order, n_blocks, key);
@@ -120,8 +121,10 @@ spd_status spd_training_create(struct spd_training **out, struct spd_model *mode
   t->options = *options;
   t->n_observed = spd_model_network(model)->architecture.n_observed;
   for (uint64_t i = 0; i < source->n_rows; i++) {
-    if (source->is_training[i]) t->n_training++;
-    else t->n_validation++;
+    if (source->is_training[i])
+      t->n_training++;
+    else
+      t->n_validation++;
   }
   t->steps_per_epoch = (t->n_training + options->batch_size - 1) / options->batch_size;
   t->order = malloc((source->n_rows + 1) * sizeof *t->order);
@@ -185,7 +188,8 @@ static spd_status one_step(struct spd_training *t, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
-spd_status spd_training_advance(struct spd_training *t, double seconds, struct spd_progress *progress, struct spd_error *error) {
+spd_status spd_training_advance(struct spd_training *t, double seconds, struct spd_progress *progress,
+                                struct spd_error *error) {
   const double until = seconds_now() + seconds;
   do SPD_TRY(one_step(t, error));
   while (t->step_in_epoch < t->steps_per_epoch && seconds_now() < until);

@@ -6,11 +6,11 @@
 
 /* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
 struct spd_schedule {
-  double rate;            /* the highest */
+  double rate; /* the highest */
   uint64_t total_steps;
   uint64_t steps_per_stage; /* 1: per step; steps per epoch: the rate is held through an epoch, as the published code does */
-  int cycle_momentum;     /* beta1 goes 0.95 -> 0.85 -> 0.95 with the rate; otherwise it stays at 0.9 */
-  int constant;           /* no schedule at all */
+  int cycle_momentum;       /* beta1 goes 0.95 -> 0.85 -> 0.95 with the rate; otherwise it stays at 0.9 */
+  int constant;             /* no schedule at all */
 };
 void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *schedule, uint64_t step /* from 0 */);
 
@@ -40,11 +40,11 @@ spd_status spd_training_create(struct spd_training **training, struct spd_model 
 void spd_training_destroy(struct spd_training *training);
 
 struct spd_progress {
-  uint64_t epoch, step;        /* of this training, from 0: finished ones */
+  uint64_t epoch, step; /* of this training, from 0: finished ones */
   uint64_t step_in_epoch, steps_per_epoch;
-  double loss_sum;             /* sum over the spectra of this epoch so far of their loss before each step */
+  double loss_sum; /* sum over the spectra of this epoch so far of their loss before each step */
   uint64_t loss_count;
-  int epoch_finished;          /* the last advance ended an epoch */
+  int epoch_finished; /* the last advance ended an epoch */
 };
 /* Steps until `seconds` have passed or the epoch ends, at least one. */
 spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress,

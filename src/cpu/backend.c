@@ -42,7 +42,10 @@ void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count) {
   }
 }
 
-static void cpu_destroy(struct spd_backend *backend) { free(backend); }
+static void cpu_destroy(struct spd_backend *backend) {
+  cpu_fourier_free((struct cpu_backend *)backend);
+  free(backend);
+}
 
 /* Large blocks on huge pages, where the system has them: fewer TLB misses in the strided products. */
 static spd_status cpu_alloc(struct spd_backend *backend, void **pointer, size_t bytes, struct spd_error *error) {

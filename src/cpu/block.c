@@ -72,7 +72,8 @@ CPU_HOT static void activate_and_pool(float *y, uint16_t *argmax, const float *u
 spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
   (void)error;
   const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
-  cpu_conv(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n);
+  if (!cpu_fourier_forward(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n))
+    cpu_conv(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n);
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
@@ -83,8 +84,8 @@ spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block
     if (s->pool == 1)
       activate(y, u, mean, inverse_sd, s->slope + c0, s->conv.length, channels, width);
     else
-      activate_and_pool(y, s->argmax ? s->argmax + i * s->out.length * channels + c0 : NULL, u, mean, inverse_sd,
-                        s->slope + c0, s, width);
+      activate_and_pool(y, s->argmax ? s->argmax + i * s->out.length * channels + c0 : NULL, u, mean, inverse_sd, s->slope + c0,
+                        s, width);
   }
   return SPD_STATUS_OK;
 }
@@ -111,7 +112,8 @@ CPU_HOT static void backward(float *u, float *dslope, const float *dy, const uin
   for (size_t c = 0; c < width; c++) sum_d[c] /= (float)length, sum_dv[c] /= (float)length;
   for (size_t l = 0; l < length; l++) {
     float *row = u + l * stride;
-    const size_t t = (l + s->pool / 2) / s->pool; /* the window that l belongs to; the last may be cut off by the pool's floor */
+    const size_t t =
+        (l + s->pool / 2) / s->pool; /* the window that l belongs to; the last may be cut off by the pool's floor */
     const int in_window = t < s->out.length;
     const float *gradient = dy + (in_window ? t : 0) * stride;
     const uint16_t *place = argmax ? argmax + (in_window ? t : 0) * stride : NULL;
@@ -165,6 +167,7 @@ spd_status cpu_block_backward(struct spd_backend *backend, const struct spd_bloc
     for (size_t l = s->conv.length; l < s->conv.stride; l++) memset(u + l * channels, 0, width * sizeof *u);
   }
   if (s->dslope) cpu_sum_rows(s->dslope, s->partial, n, channels);
+  if (cpu_fourier_backward(backend, s->dx, s->dw, s->u, s->x, s->w, &s->in, s->kernel, channels, n)) return SPD_STATUS_OK;
   if (s->dw) cpu_conv_weight_gradient(backend, s->dw, s->x, s->u, &s->in, s->kernel, channels, n);
   if (s->dx) {
     flip(backend, s->flipped, s->w, s->kernel, s->in.channels, channels);

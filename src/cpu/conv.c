@@ -3,8 +3,8 @@
 #include "cpu/cpu.h"
 
 enum {
-  ROWS_PER_PIECE = 1152,   /* patches in one product: enough to pay for packing the weights, few enough to share out */
-  TAPS_PER_PIECE = 192     /* rows of dw in one product */
+  ROWS_PER_PIECE = 1152, /* patches in one product: enough to pay for packing the weights, few enough to share out */
+  TAPS_PER_PIECE = 192   /* rows of dw in one product */
 };
 
 void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
@@ -29,7 +29,7 @@ void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, cons
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t from = piece * TAPS_PER_PIECE, m = taps - from < TAPS_PER_PIECE ? taps - from : TAPS_PER_PIECE;
     for (size_t r = 0; r < kernel; r++)
-      cpu_gemm(1, 0, m, channels_out, rows, x + r * c + from, taps, dy + (in->lead + r) * channels_out,
-               kernel * channels_out, r == 0 ? 0 : 1, dw + from * channels_out, channels_out);
+      cpu_gemm(1, 0, m, channels_out, rows, x + r * c + from, taps, dy + (in->lead + r) * channels_out, kernel * channels_out,
+               r == 0 ? 0 : 1, dw + from * channels_out, channels_out);
   }
 }

@@ -4,10 +4,16 @@
 
 #include "core/backend.h"
 
+struct cpu_fourier;
+
 struct cpu_backend {
   struct spd_backend base;
   int threads;
-  int blas_threads; /* what enter() found and leave() puts back */
+  int blas_threads;   /* what enter() found and leave() puts back */
+  int always_fourier; /* for tests: also where plain products are cheaper */
+  struct cpu_fourier *plans;
+  float *arena; /* workspace of the convolutions, as large as the largest has needed */
+  size_t arena_size;
 };
 
 /* Threads for a region of this many pieces. Pieces depend on the problem's shape alone, each is computed by one thread, and
@@ -26,6 +32,14 @@ void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const
 /* dw (k, C_in, C_out) from x and dy, whose gap rows are zero. */
 void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
+
+/* The same two, and the input gradient, in the frequency domain (fourier.c). They return 0, having done nothing, where plain
+ * products are cheaper or there is no memory for the planes. dx and dw may be NULL. */
+int cpu_fourier_forward(struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
+                        size_t kernel, size_t channels_out, size_t n);
+int cpu_fourier_backward(struct spd_backend *backend, float *dx, float *dw, const float *dy, const float *x, const float *w,
+                         const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
+void cpu_fourier_free(struct cpu_backend *cpu);
 
 /* out (count) = sum over n rows of partial (n, count), in row order and in double. */
 void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);

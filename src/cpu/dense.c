@@ -70,7 +70,8 @@ CPU_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
     float *d = s->dy + i * s->out + from;
     const float *v = s->v + i * s->out + from;
     switch (s->activation) {
-      case SPD_ACTIVATION_NONE: break;
+      case SPD_ACTIVATION_NONE:
+        break;
       case SPD_ACTIVATION_PRELU: {
         const float *slope = s->slope + from;
         CPU_SIMD

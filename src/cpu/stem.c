@@ -130,13 +130,13 @@ CPU_HOT static void backward(float *taps, float *sum_d, float *sum_dv, float *ds
     int32_t winner[CHANNELS];
     size_t from, to;
     window(&from, &to, t, s->pool, s->length);
+    for (size_t c = 0; c < width; c++) best[c] = -INFINITY, value[c] = 0, winner[c] = 0;
     for (size_t l = from; l < to; l++) {
       convolve(v, scaled + c0, x, l, s->length, kernel, channels, width);
-      const int first = l == from;
       CPU_SIMD
       for (size_t c = 0; c < width; c++) {
         float activated = spd_prelu(v[c], slope[c]);
-        int wins = first | (activated > best[c]);
+        int wins = activated > best[c];
         best[c] = wins ? activated : best[c];
         value[c] = wins ? v[c] : value[c];
         winner[c] = wins ? (int32_t)(l - from) : winner[c];
@@ -176,8 +176,8 @@ static void weight_gradient(float *dw, const struct spd_stem *s, const double *m
     for (size_t j = 0; j < kernel; j++) {
       double product = -mean * m[j];
       for (size_t k = 0; k < kernel; k++) product += s->w[k * channels + c0 + c] * r[k * kernel + j];
-      dw[j * channels + c0 + c] = (float)(inverse_sd * (taps[j * CHANNELS + c] - sum_d[c] * m[j] / length -
-                                                       sum_dv[c] * product * inverse_sd / length));
+      dw[j * channels + c0 + c] =
+          (float)(inverse_sd * (taps[j * CHANNELS + c] - sum_d[c] * m[j] / length - sum_dv[c] * product * inverse_sd / length));
     }
   }
 }

@@ -1,0 +1,87 @@
+/* safetensors files: 8 bytes of length, a JSON header, then the tensors' bytes, little-endian and without gaps.
+ * Format: https://github.com/huggingface/safetensors#format
+ *
+ * The reader takes nothing in a file on trust: whatever is not exactly the format is SPD_STATUS_FORMAT with a sentence that
+ * names the file and, where there is one, the tensor. It allocates no more than a small multiple of the header it has read.
+ */
+#ifndef SPD_CORE_SAFETENSORS_H
+#define SPD_CORE_SAFETENSORS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+enum { SPD_SAFETENSORS_MAX_RANK = 8 };
+
+typedef enum {
+  SPD_DTYPE_F64 = 0,
+  SPD_DTYPE_F32,
+  SPD_DTYPE_F16,
+  SPD_DTYPE_BF16,
+  SPD_DTYPE_I64,
+  SPD_DTYPE_I32,
+  SPD_DTYPE_I16,
+  SPD_DTYPE_I8,
+  SPD_DTYPE_U8,
+  SPD_DTYPE_BOOL
+} spd_dtype;
+
+const char *spd_dtype_name(spd_dtype dtype); /* "F32" */
+size_t spd_dtype_size(spd_dtype dtype);
+int spd_dtype_find(spd_dtype *dtype, const char *name); /* 0 where there is no such type */
+
+struct spd_safetensors_tensor {
+  const char *name; /* UTF-8 */
+  spd_dtype dtype;
+  size_t rank, shape[SPD_SAFETENSORS_MAX_RANK];
+  size_t count;
+  uint64_t begin, end; /* bytes from the end of the header */
+};
+
+struct spd_safetensors_pair {
+  const char *key, *value; /* UTF-8 */
+};
+
+/* An open file. Read-only for callers; reads may come from several threads at once. */
+struct spd_safetensors {
+  size_t n_tensors, n_metadata;
+  struct spd_safetensors_tensor *tensors; /* in the order of their bytes */
+  struct spd_safetensors_pair *metadata;  /* in the header's order */
+  char *path, *header;
+  uint64_t data; /* where the tensors' bytes start */
+  int descriptor;
+};
+
+/* On failure *file is NULL. Tensors' bytes are read by the functions below only. */
+spd_status spd_safetensors_open(struct spd_safetensors **file, const char *path, struct spd_error *error);
+void spd_safetensors_close(struct spd_safetensors *file); /* NULL is allowed */
+
+/* NULL when there is none. */
+const struct spd_safetensors_tensor *spd_safetensors_find(const struct spd_safetensors *file, const char *name);
+const char *spd_safetensors_metadata(const struct spd_safetensors *file, const char *key);
+
+/* The bytes as they are, in this machine's order: (count) elements of the tensor's dtype. */
+spd_status spd_safetensors_read(void *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
+                                struct spd_error *error);
+/* (count), converted. float takes the four floating types only; double takes every type (I64 beyond 2^53 is rounded). */
+spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file,
+                                      const struct spd_safetensors_tensor *tensor, struct spd_error *error);
+spd_status spd_safetensors_read_double(double *values, const struct spd_safetensors *file,
+                                       const struct spd_safetensors_tensor *tensor, struct spd_error *error);
+
+struct spd_safetensors_item {
+  const char *name;
+  spd_dtype dtype;
+  size_t rank, shape[SPD_SAFETENSORS_MAX_RANK];
+  const void *values; /* in this machine's byte order */
+};
+
+/* Writes a temporary file beside path, syncs it and gives it the name: path is at any time the old file, the new file, or
+ * (where there was none) nothing. An existing file is SPD_STATUS_IO unless overwrite. After a failure nothing is left behind.
+ */
+spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_item *items, size_t n_items,
+                                 const struct spd_safetensors_pair *metadata, size_t n_metadata, int overwrite,
+                                 struct spd_error *error);
+
+#endif

@@ -1,0 +1,43 @@
+/* Reads a native SDSS or BOSS per-object file (spec-PLATE-MJD-FIBER.fits): HDU 1 (COADD), a table of pixels, and HDU 2
+ * (SPECOBJ, SPALL), a table of one row. https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
+ */
+#ifndef SPD_CORE_SDSS_H
+#define SPD_CORE_SDSS_H
+
+#include <limits.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+enum {
+  SPD_SDSS_MAX_PIXELS = 16384, /* a coadd has up to 4700 */
+  SPD_SDSS_TEXT = 64,
+  SPD_SDSS_UNKNOWN = INT_MIN /* an integer that the file lacks; a real is NaN, a text is empty */
+};
+
+/* The pixels of all files are uniform in log10 wavelength by this step. */
+#define SPD_SDSS_STEP 1e-4
+
+/* HDU 2 */
+struct spd_sdss_object {
+  double z, z_err, sn_median; /* z is finite and above -1 */
+  int zwarning, plate, mjd, fiber;
+  char class_name[SPD_SDSS_TEXT], subclass[SPD_SDSS_TEXT], plate_quality[SPD_SDSS_TEXT], instrument[SPD_SDSS_TEXT];
+};
+
+/* HDU 1; the pixels as they are in the file */
+struct spd_sdss_pixels {
+  size_t n;
+  float flux[SPD_SDSS_MAX_PIXELS], ivar[SPD_SDSS_MAX_PIXELS], loglam[SPD_SDSS_MAX_PIXELS];
+  int32_t and_mask[SPD_SDSS_MAX_PIXELS];
+};
+
+/* The sentence on failure begins with the file's name, without its folder. Reentrant, one pair of structs per thread. */
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
+                         struct spd_error *error);
+
+/* The path without its folders; points into it. */
+const char *spd_sdss_file_name(const char *path);
+
+#endif
