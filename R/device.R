@@ -51,3 +51,6 @@ choose_device <- function(device) {
   }
   "cpu"
 }
+
+# For batch programs only (inst/scripts/train.R): SIGTERM interrupts, so that the fit of the epochs done is kept.
+interrupt_on_sigterm <- function() invisible(.Call(ffi_interrupt_on_sigterm))

@@ -15,8 +15,8 @@
 #' @export
 #' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
-#' fit <- spender(x, latents = 2, epochs = 2, threads = 1, progress = FALSE,
-#'                network = spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16))
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss"), threads = NULL, batch_size = 64, ...) {
@@ -88,8 +88,8 @@ encode <- function(fit, x, ...) {
 #' @export
 #' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
-#' fit <- spender(x, latents = 2, epochs = 2, threads = 1, progress = FALSE,
-#'                network = spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16))
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' s <- encode(fit, x[1:2])
 #' dim(decode(fit, s))
 #' dim(decode(fit, s, z = 0.1, instrument = instrument(seq(5000, 7000, by = 2))))

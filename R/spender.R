@@ -49,8 +49,9 @@
 #' @export
 #' @examples
 #' x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
-#' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, validation = 0.2, threads = 1, progress = FALSE,
-#'                network = spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = c(16, 32)))
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = c(16, 32))
+#' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, validation = 0.2, network = small,
+#'                threads = 1, progress = FALSE)
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, z_max = 0.5, wave_rest = NULL,
@@ -242,7 +243,13 @@ describe_grid <- function(wave) paste0(length(wave), " pixels, ", round(min(wave
 
 # Uniform in Angstrom, wide enough for every redshift up to z_max (paper, section 3.2); float32 values, as they are stored.
 restframe_grid <- function(instrument, superresolution, z_max, wave_rest) {
-  if (!is.null(wave_rest)) return(instrument(wave_rest, name = "restframe")$wave)
+  if (!is.null(wave_rest)) {
+    if (!is.numeric(wave_rest) || length(wave_rest) < 2 || any(!is.finite(wave_rest)) || any(wave_rest <= 0) ||
+        any(diff(as_float32(wave_rest)) <= 0)) {
+      abort("invalid", "`wave_rest` must be at least two positive, increasing wavelengths.")
+    }
+    return(as_float32(wave_rest))
+  }
   check_number(superresolution, "superresolution", 1, 100)
   check_number(z_max, "z_max", 0, 20)
   wave <- instrument$wave
@@ -333,7 +340,7 @@ summary.spender <- function(object, ...) {
   h <- object$history
   structure(list(
     fit = object,
-    parameters = data.frame(name = table$name, shape = vapply(table$shape, paste, "", collapse = " x "), count = table$count),
+    parameters = data.frame(name = table$name, shape = vapply(table$pytorch_shape, paste, "", collapse = " x "), count = table$count),
     best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
     seconds = if (nrow(h)) h$seconds[nrow(h)] else NA
   ), class = "summary.spender")

@@ -1,7 +1,10 @@
 #' spender: autoencode galaxy spectra
 #'
+#' Start with [spender()] and `vignette("spender")`.
+#'
+#' @name spender-package
 #' @keywords internal
 #' @useDynLib spender, .registration = TRUE
 #' @importFrom stats coef predict residuals update setNames
 #' @importFrom graphics plot
-"_PACKAGE"
+NULL

@@ -7,6 +7,7 @@
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_float32(SEXP x);
+SEXP ffi_interrupt_on_sigterm(void);
 SEXP ffi_network_export(SEXP architecture, SEXP weights);
 SEXP ffi_network_fill(SEXP architecture, SEXP seed);
 SEXP ffi_network_import(SEXP architecture, SEXP tensors);

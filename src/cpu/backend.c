@@ -9,13 +9,7 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-#ifdef SPD_HAVE_OPENMP
-#include <omp.h>
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#endif
-#endif
-
+#include "core/threads.h"
 #include "cpu/cpu.h"
 
 #ifdef SPD_HAVE_OPENBLAS
@@ -23,14 +17,9 @@ extern void openblas_set_num_threads(int);
 extern int openblas_get_num_threads(void);
 #endif
 
-static volatile int forked = 0;
-#if defined(SPD_HAVE_OPENMP) && (defined(__unix__) || defined(__APPLE__))
-static void after_fork_in_child(void) { forked = 1; }
-#endif
-
 int cpu_threads(const struct spd_backend *backend, size_t pieces) {
   const struct cpu_backend *cpu = (const struct cpu_backend *)backend;
-  int threads = forked ? 1 : cpu->threads;
+  int threads = spd_threads(cpu->threads);
   return pieces < (size_t)threads ? (int)(pieces ? pieces : 1) : threads;
 }
 
@@ -136,13 +125,6 @@ spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_
   *backend = NULL;
   if (threads < 1 || threads > 4096)
     return spd_fail(error, SPD_STATUS_INVALID, "the number of threads must be between 1 and 4096, not %d", threads);
-#if defined(SPD_HAVE_OPENMP) && (defined(__unix__) || defined(__APPLE__))
-  static int watching = 0; /* called from R's main thread only */
-  if (!watching) {
-    pthread_atfork(NULL, NULL, after_fork_in_child);
-    watching = 1;
-  }
-#endif
   struct cpu_backend *cpu = calloc(1, sizeof *cpu);
   if (!cpu) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the CPU backend");
   cpu->base.ops = &cpu_ops;

@@ -63,6 +63,13 @@ void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
 #define CPU_HOT
 #endif
 
+/* What a hot function calls must be compiled into it, for the same processor. */
+#if defined(__GNUC__)
+#define CPU_INLINE static inline __attribute__((always_inline))
+#else
+#define CPU_INLINE static inline
+#endif
+
 spd_status cpu_stem_forward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
 spd_status cpu_stem_backward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
 spd_status cpu_block_forward(struct spd_backend *, const struct spd_block *, size_t n, struct spd_error *);

@@ -49,8 +49,8 @@ static void statistics(double *mean, double *inverse_sd, const float *w, const d
 }
 
 /* taps and offset of a block of channels at one position: v = offset + sum_j taps_j x[l + j - pad] */
-static inline void convolve(float *restrict v, const float *scaled, const float *x, size_t l, size_t length, size_t kernel,
-                            size_t channels, size_t width) {
+CPU_INLINE void convolve(float *restrict v, const float *scaled, const float *x, size_t l, size_t length, size_t kernel,
+                         size_t channels, size_t width) {
   const size_t pad = kernel / 2;
   const float *offset = scaled + kernel * channels;
   CPU_SIMD
@@ -68,6 +68,34 @@ static inline void window(size_t *from, size_t *to, size_t t, size_t pool, size_
   *to = t * pool + pool / 2 + 1 < length ? t * pool + pool / 2 + 1 : length;
 }
 
+/* The published shape, kernel 5 and pool 5, away from the ends: the five positions of a window from nine pixels, in registers.
+ * x points at the first of the nine. */
+#define TAPS_OF_FIVE(scaled, channels)                                                                                     \
+  const float *const w0 = (scaled), *const w1 = w0 + (channels), *const w2 = w1 + (channels), *const w3 = w2 + (channels), \
+                     *const w4 = w3 + (channels), *const offset = w4 + (channels)
+#define CONVOLVE_FIVE(i) (offset[c] + w0[c] * x[i] + w1[c] * x[i + 1] + w2[c] * x[i + 2] + w3[c] * x[i + 3] + w4[c] * x[i + 4])
+
+static inline int inside(const struct spd_stem *s, size_t from, size_t to) {
+  return s->kernel == 5 && s->pool == 5 && from >= 2 && to + 2 <= s->length && to - from == 5;
+}
+
+static inline float larger(float a, float b) { return a > b ? a : b; }
+static inline float smaller(float a, float b) { return a < b ? a : b; }
+
+CPU_INLINE void forward_five(float *restrict y, const float *restrict x, const float *restrict scaled,
+                             const float *restrict slope, size_t channels, size_t width) {
+  TAPS_OF_FIVE(scaled, channels);
+  CPU_SIMD
+  for (size_t c = 0; c < width; c++) {
+    const float a = slope[c]; /* read here, so that no branch guards the read */
+    const float v0 = CONVOLVE_FIVE(0), v1 = CONVOLVE_FIVE(1), v2 = CONVOLVE_FIVE(2), v3 = CONVOLVE_FIVE(3),
+                v4 = CONVOLVE_FIVE(4);
+    const float largest = larger(larger(larger(v0, v1), larger(v2, v3)), v4);
+    const float smallest = smaller(smaller(smaller(v0, v1), smaller(v2, v3)), v4);
+    y[c] = larger(spd_prelu(largest, a), spd_prelu(smallest, a));
+  }
+}
+
 /* PReLU rises and falls when its slope is negative, so its maximum is at the largest or the smallest value. */
 CPU_HOT static void forward(float *y, const struct spd_stem *s, const float *x, const float *scaled) {
   const size_t channels = s->out.channels;
@@ -78,6 +106,10 @@ CPU_HOT static void forward(float *y, const struct spd_stem *s, const float *x, 
       float v[CHANNELS], largest[CHANNELS], smallest[CHANNELS];
       size_t from, to;
       window(&from, &to, t, s->pool, s->length);
+      if (inside(s, from, to)) {
+        forward_five(y + t * channels + c0, x + from - 2, scaled + c0, slope, channels, width);
+        continue;
+      }
       for (size_t l = from; l < to; l++) {
         convolve(v, scaled + c0, x, l, s->length, s->kernel, channels, width);
         if (l == from) {
@@ -119,17 +151,63 @@ spd_status cpu_stem_forward(struct spd_backend *backend, const struct spd_stem *
   return SPD_STATUS_OK;
 }
 
+/* What backward() sums for a block of channels */
+struct sums {
+  float d[CHANNELS], dv[CHANNELS], dslope[CHANNELS];
+  float *taps; /* (k, CHANNELS) */
+};
+
+#define COMPARE_FIVE(i)                                                                   \
+  {                                                                                       \
+    const float v = CONVOLVE_FIVE(i), activated = spd_prelu(v, a);                        \
+    const int wins = activated > best;                                                    \
+    best = wins ? activated : best, value = wins ? v : value, winner = wins ? i : winner; \
+  }
+#define GRADIENT_FIVE(j) taps[j * CHANNELS + c] += d0 * x[j] + d1 * x[j + 1] + d2 * x[j + 2] + d3 * x[j + 3] + d4 * x[j + 4]
+
+CPU_INLINE void backward_five(struct sums *restrict sums, const float *restrict dy, const float *restrict x,
+                              const float *restrict scaled, const float *restrict slope, size_t channels, size_t width) {
+  TAPS_OF_FIVE(scaled, channels);
+  float *restrict taps = sums->taps;
+  CPU_SIMD
+  for (size_t c = 0; c < width; c++) {
+    const float a = slope[c], g = dy[c], first = CONVOLVE_FIVE(0);
+    float best = spd_prelu(first, a), value = first;
+    int winner = 0;
+    COMPARE_FIVE(1)
+    COMPARE_FIVE(2)
+    COMPARE_FIVE(3)
+    COMPARE_FIVE(4)
+    const float negative = g * value, scaled_g = g * a, d = value > 0 ? g : scaled_g;
+    sums->dslope[c] += value > 0 ? 0.0f : negative;
+    sums->d[c] += d;
+    sums->dv[c] += d * value;
+    const float d0 = winner == 0 ? d : 0, d1 = winner == 1 ? d : 0, d2 = winner == 2 ? d : 0, d3 = winner == 3 ? d : 0,
+                d4 = winner == 4 ? d : 0;
+    GRADIENT_FIVE(0);
+    GRADIENT_FIVE(1);
+    GRADIENT_FIVE(2);
+    GRADIENT_FIVE(3);
+    GRADIENT_FIVE(4);
+  }
+}
+
 /* Of one spectrum, with d the gradient at the winners and v their normalised values: sums (k, C) of d x[l* + j], of d and of
  * d v, and the slope's gradient. The first of equal winners takes the gradient. */
-CPU_HOT static void backward(float *taps, float *sum_d, float *sum_dv, float *dslope, const float *dy, const struct spd_stem *s,
-                             const float *x, const float *scaled, size_t c0, size_t width) {
+CPU_HOT static void backward(struct sums *sums, const float *dy, const struct spd_stem *s, const float *x, const float *scaled,
+                             size_t c0, size_t width) {
   const size_t channels = s->out.channels, kernel = s->kernel, pad = kernel / 2;
   const float *slope = s->slope + c0;
   for (size_t t = 0; t < s->out.length; t++) {
     float v[CHANNELS], best[CHANNELS], value[CHANNELS], d[CHANNELS];
     int32_t winner[CHANNELS];
+    const float *gradient = dy + t * channels + c0;
     size_t from, to;
     window(&from, &to, t, s->pool, s->length);
+    if (inside(s, from, to)) {
+      backward_five(sums, gradient, x + from - 2, scaled + c0, slope, channels, width);
+      continue;
+    }
     for (size_t c = 0; c < width; c++) best[c] = -INFINITY, value[c] = 0, winner[c] = 0;
     for (size_t l = from; l < to; l++) {
       convolve(v, scaled + c0, x, l, s->length, kernel, channels, width);
@@ -144,11 +222,11 @@ CPU_HOT static void backward(float *taps, float *sum_d, float *sum_dv, float *ds
     }
     CPU_SIMD
     for (size_t c = 0; c < width; c++) {
-      float g = dy[t * channels + c0 + c];
-      dslope[c] += value[c] > 0 ? 0 : g * value[c];
+      float g = gradient[c];
+      sums->dslope[c] += value[c] > 0 ? 0 : g * value[c];
       d[c] = value[c] > 0 ? g : g * slope[c];
-      sum_d[c] += d[c];
-      sum_dv[c] += d[c] * value[c];
+      sums->d[c] += d[c];
+      sums->dv[c] += d[c] * value[c];
     }
     for (size_t l = from; l < to; l++) {
       float here[CHANNELS];
@@ -157,7 +235,7 @@ CPU_HOT static void backward(float *taps, float *sum_d, float *sum_dv, float *ds
       for (size_t j = 0; j < kernel; j++) {
         if (l + j < pad || l + j - pad >= s->length) continue;
         const float xj = x[l + j - pad];
-        float *tap = taps + j * CHANNELS;
+        float *tap = sums->taps + j * CHANNELS;
         CPU_SIMD
         for (size_t c = 0; c < width; c++) tap[c] += here[c] * xj;
       }
@@ -166,8 +244,8 @@ CPU_HOT static void backward(float *taps, float *sum_d, float *sum_dv, float *ds
 }
 
 /* Through the norm: dw_j = [sum d x_j - sum_d m_j / L - sum_dv (sum_k w_k R_kj - mean m_j) / (sd L)] / sd */
-static void weight_gradient(float *dw, const struct spd_stem *s, const double *m, const double *r, const float *taps,
-                            const float *sum_d, const float *sum_dv, size_t c0, size_t width) {
+static void weight_gradient(float *dw, const struct spd_stem *s, const double *m, const double *r, const struct sums *sums,
+                            size_t c0, size_t width) {
   const size_t channels = s->out.channels, kernel = s->kernel;
   const double length = (double)s->length;
   for (size_t c = 0; c < width; c++) {
@@ -176,8 +254,8 @@ static void weight_gradient(float *dw, const struct spd_stem *s, const double *m
     for (size_t j = 0; j < kernel; j++) {
       double product = -mean * m[j];
       for (size_t k = 0; k < kernel; k++) product += s->w[k * channels + c0 + c] * r[k * kernel + j];
-      dw[j * channels + c0 + c] =
-          (float)(inverse_sd * (taps[j * CHANNELS + c] - sum_d[c] * m[j] / length - sum_dv[c] * product * inverse_sd / length));
+      dw[j * channels + c0 + c] = (float)(inverse_sd * (sums->taps[j * CHANNELS + c] - sums->d[c] * m[j] / length -
+                                                        sums->dv[c] * product * inverse_sd / length));
     }
   }
 }
@@ -191,12 +269,13 @@ spd_status cpu_stem_backward(struct spd_backend *backend, const struct spd_stem 
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
     const double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
-    float sums[3][CHANNELS] = {{0}}, taps[kernel * CHANNELS];
+    float taps[kernel * CHANNELS];
+    struct sums sums = {.taps = taps};
     memset(taps, 0, sizeof taps);
-    backward(taps, sums[0], sums[1], sums[2], s->dy + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
+    backward(&sums, s->dy + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
              s->scaled + i * (kernel + 1) * channels, c0, width);
-    weight_gradient(s->partial + i * kernel * channels, s, m, r, taps, sums[0], sums[1], c0, width);
-    memcpy(dslope + i * channels + c0, sums[2], width * sizeof(float));
+    weight_gradient(s->partial + i * kernel * channels, s, m, r, &sums, c0, width);
+    memcpy(dslope + i * channels + c0, sums.dslope, width * sizeof(float));
   }
   if (s->dw) cpu_sum_rows(s->dw, s->partial, n, kernel * channels);
   if (s->dslope) cpu_sum_rows(s->dslope, dslope, n, channels);

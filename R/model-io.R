@@ -1,0 +1,401 @@
+# Models as safetensors files: PyTorch's tensor names and layouts; architecture, training and history as JSON in the metadata.
+
+model_format <- "spender"
+model_version <- 1L
+first_tensor <- "encoder.conv1.0.weight"
+grid_tensors <- c(wave_obs = "encoder.instrument.wave_obs", wave_rest = "decoder.wave_rest")
+# Buffers of the published code that say nothing about the network.
+known_buffers <- "encoder.instrument.skyline_mask"
+
+#' Write a model to a file, and read it back
+#'
+#' `write_model()` writes a fit as a [safetensors](https://github.com/huggingface/safetensors) file: every parameter under its
+#' PyTorch name and in its PyTorch layout, the wavelength grids as tensors, and architecture, training settings and loss
+#' history as JSON in the metadata. `read_model()` reads it back, with the same bits in weights and grids.
+#'
+#' `read_model()` also reads a plain export of PyTorch weights, such as the published models'; the script
+#' `system.file("scripts", "export-pytorch.py", package = "spender")` turns a `.pt` file into one. The architecture then
+#' follows from the tensors' shapes:
+#' - convolutions `encoder.conv1.0.weight` (out, in, kernel) to `encoder.conv3.0.weight`, and a weight encoder where there are
+#'   `encoder.conv1w.0.weight` to `encoder.conv3w.0.weight`;
+#' - linear layers `encoder.mlp.*` and `decoder.mlp.*` (out, in), in the order of their numbers, whatever these are;
+#' - redshift as an input of the encoder where its first linear layer has one input more than there are features;
+#' - Speculator activations in a decoder with `beta` and `gamma`, leaky ReLU in another;
+#' - a line spread function where there is `encoder.instrument.lsf.weight` (1, 1, pixels).
+#'
+#' Names may begin with `model.`, `weight.` or `module.`; float64, float16 and bfloat16 numbers are converted to float32.
+#'
+#' @param fit A fit from [spender()] or `read_model()`.
+#' @param path The file, by custom `*.safetensors`.
+#' @param overwrite Whether an existing file may be replaced. The old file stays whole until the new one is complete.
+#' @param wave_obs,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
+#'   grids; they take precedence over the file's, and are rounded to single precision. `wave_obs` may be an [instrument()].
+#' @param pools Sizes of the two max-pools, for a file without our metadata: shapes do not tell them. By default they equal the
+#'   kernels of the convolutions before them.
+#' @param decoder_offset What is added to the decoder's output (0 or 1), for a file without our metadata. By default 1 with
+#'   Speculator activations and 0 with leaky ReLU.
+#'
+#' @return `write_model()`: `path`, invisibly. `read_model()`: a fit of class `spender`; read from a file without our metadata,
+#'   its history has no rows and its training settings are empty.
+#'
+#' @section Errors:
+#' `spender_error_format` where the file is cut short, foreign, lacks a tensor, or has one of another shape than the
+#' architecture needs; `spender_error_io` where it cannot be opened or written, or exists already; `spender_error_invalid`
+#' where an argument is wrong. Messages name the file and the tensor. Tensors that are no part of the network, and weights that
+#' are not finite, are reported by a warning of class `spender_warning_format`.
+#'
+#' @examples
+#' \donttest{
+#' x <- simulate_spectra(20, seed = 1)
+#' fit <- spender(x, latents = 2, epochs = 1, progress = FALSE)
+#' file <- tempfile(fileext = ".safetensors")
+#' write_model(fit, file)
+#' again <- read_model(file)
+#' identical(again$weights, fit$weights)
+#' }
+#' @export
+write_model <- function(fit, path, overwrite = FALSE) {
+  check_fit(fit)
+  check_model_path(path)
+  check_flag(overwrite, "overwrite")
+  if (dir.exists(path)) abort("io", path, ": is a folder")
+  if (!overwrite && file.exists(path)) abort("io", path, ": exists already; overwrite = TRUE replaces it")
+
+  parameters <- lapply(.Call(ffi_network_export, fit$architecture, fit$weights), float32_tensor)
+  check_grid(fit$instrument$wave, fit$architecture$n_observed, "the fit's observed grid")
+  check_grid(fit$wave_rest, fit$architecture$n_rest, "the fit's restframe grid")
+  grids <- setNames(lapply(list(fit$instrument$wave, fit$wave_rest), grid_tensor), grid_tensors)
+  metadata <- c(
+    format = model_format,
+    version = as.character(model_version),
+    instrument = paste(fit$instrument$name, collapse = " "),
+    architecture = to_json(fit$architecture),
+    training = to_json(fit$training),
+    history = to_json(as.list(fit$history))
+  )
+  .Call(ffi_safetensors_write, path, c(grids, parameters), metadata, overwrite)
+  invisible(path)
+}
+
+#' @rdname write_model
+#' @export
+read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, decoder_offset = NULL) {
+  call <- match.call()
+  check_model_path(path)
+  instrument_name <- "custom"
+  if (inherits(wave_obs, "spender_instrument")) {
+    instrument_name <- wave_obs$name
+    wave_obs <- wave_obs$wave
+  }
+  if (!is.null(wave_obs)) wave_obs <- argument_grid(wave_obs, "`wave_obs`")
+  if (!is.null(wave_rest)) wave_rest <- argument_grid(wave_rest, "`wave_rest`")
+  check_hints(pools, decoder_offset)
+
+  file <- .Call(ffi_safetensors_read, path, character())
+  metadata <- as.list(file$metadata)
+  tensors <- network_tensors(file$tensors, path)
+  if (identical(metadata[["format"]], model_format)) {
+    if (!is.null(pools) || !is.null(decoder_offset))
+      abort("invalid", "`pools` and `decoder_offset` are for files without an architecture; ", path, " has one.")
+    check_version(metadata[["version"]], path)
+    architecture <- metadata_json(metadata, "architecture", path)
+    if (is.null(architecture)) abort("format", path, ": its metadata lacks the architecture")
+  } else {
+    architecture <- infer_architecture(tensors, wave_obs, pools, decoder_offset, path)
+  }
+  table <- tryCatch(.Call(ffi_network_table, architecture), spender_error_invalid = function(e) {
+    abort("format", path, ": not an architecture that can be built: ", conditionMessage(e))
+  })
+  check_tensors(tensors, table, path)
+
+  if (is.null(wave_obs) && !is.null(metadata[["instrument"]])) instrument_name <- metadata[["instrument"]]
+  wave_obs <- choose_grid(wave_obs, "wave_obs", architecture$n_observed, tensors, path)
+  wave_rest <- choose_grid(wave_rest, "wave_rest", architecture$n_rest, tensors, path)
+  training <- metadata_json(metadata, "training", path)
+  if (!is.null(training) && !is.list(training)) abort("format", path, ": its metadata 'training' is not a list")
+
+  structure(
+    list(
+      architecture = architecture,
+      weights = .Call(ffi_network_import, architecture, read_tensors(tensors[table$name], path)),
+      instrument = new_instrument(wave_obs, instrument_name),
+      wave_rest = wave_rest,
+      history = read_history(metadata, path),
+      training = if (is.null(training)) list() else training,
+      call = call
+    ),
+    class = "spender"
+  )
+}
+
+check_model_path <- function(path) {
+  if (!is.character(path) || length(path) != 1 || is.na(path) || !nzchar(path)) abort("invalid", "`path` must be one file name.")
+}
+
+check_hints <- function(pools, decoder_offset) {
+  if (!is.null(pools) && !(is.numeric(pools) && length(pools) %in% 2:3 && all(pools %in% seq(1, 1023, 2))))
+    abort("invalid", "`pools` must be the sizes of two max-pools, odd numbers.")
+  if (!is.null(decoder_offset) && !(length(decoder_offset) == 1 && decoder_offset %in% 0:1))
+    abort("invalid", "`decoder_offset` must be 0 or 1.")
+}
+
+check_version <- function(version, path) {
+  number <- suppressWarnings(as.integer(version))
+  if (length(number) != 1 || is.na(number)) abort("format", path, ": its metadata lacks a version")
+  if (number > model_version)
+    abort("unsupported", path, ": written by a newer spender (format ", number, ", this one reads up to ", model_version, ")")
+}
+
+argument_grid <- function(wave, what) {
+  check_grid(wave, length(wave), what)
+  wave <- as_float32(wave)
+  check_grid(wave, length(wave), paste(what, "in single precision"))
+  wave
+}
+
+check_grid <- function(wave, n, what, class = "invalid") {
+  if (!is.numeric(wave) || !all(is.finite(wave)) || any(wave <= 0) || any(diff(wave) <= 0))
+    abort(class, what, " must be positive, increasing numbers (Angstrom)")
+  if (length(wave) != n) abort(class, what, " has ", length(wave), " elements, the architecture needs ", n)
+}
+
+# ---- tensors ----
+
+# Files are row-major, R arrays column-major.
+float32_tensor <- function(array) {
+  shape <- if (is.null(dim(array))) length(array) else dim(array)
+  list(dtype = "F32", shape = shape, data = if (is.null(dim(array))) array else as.vector(aperm(array)))
+}
+
+# float32, as instrument() makes grids; float64 for one that would lose bits
+grid_tensor <- function(wave) {
+  wave <- as.double(wave)
+  list(dtype = if (identical(as_float32(wave), wave)) "F32" else "F64", shape = length(wave), data = wave)
+}
+
+# The file's tensors under the names that our table has; each remembers its name in the file.
+network_tensors <- function(tensors, path) {
+  tensors <- Map(function(tensor, name) c(tensor[c("dtype", "shape")], file_name = name), tensors, names(tensors))
+  prefixes <- "^((model|weight|module)\\.)*"
+  first <- names(tensors)[sub(prefixes, "", names(tensors)) == first_tensor]
+  if (length(first) == 0) abort("format", path, ": not a model: tensor '", first_tensor, "' is missing")
+  if (length(first) > 1) abort("format", path, ": holds more than one model: ", enumerate(first))
+
+  prefix <- substr(first, 1, nchar(first) - nchar(first_tensor))
+  ours <- startsWith(names(tensors), prefix)
+  name <- names(tensors)
+  name[ours] <- sub(".mlp.mlp.", ".mlp.", substring(name[ours], nchar(prefix) + 1), fixed = TRUE)
+  name[ours] <- number_layers(number_layers(name[ours], tensors[ours], "encoder"), tensors[ours], "decoder")
+  twice <- anyDuplicated(name)
+  if (twice)
+    abort("format", path, ": in one place stand the tensors ", enumerate(names(tensors)[name == name[twice]]))
+  setNames(tensors, name)
+}
+
+# Places in a published Sequential depend on whether it has dropout: the l-th linear layer goes to place 3 l, the parameters
+# of the activation behind it to 3 l + 1.
+number_layers <- function(names, tensors, part) {
+  pattern <- paste0("^", part, "\\.mlp\\.([0-9]{1,6})\\.(weight|bias|beta|gamma)$")
+  place <- rep(NA_integer_, length(names))
+  found <- grepl(pattern, names)
+  place[found] <- as.integer(sub(pattern, "\\1", names[found]))
+  what <- sub(pattern, "\\2", names)
+  rank <- lengths(lapply(tensors, `[[`, "shape"))
+  linear <- sort(unique(place[found & what == "weight" & rank == 2]))
+  layer <- findInterval(place, linear) - 1L
+  found <- found & layer >= 0
+  new_place <- 3L * layer + !place %in% linear
+  names[found] <- paste0(part, ".mlp.", new_place[found], ".", what[found])
+  names
+}
+
+tensor_shape <- function(tensors, name, rank, path) {
+  tensor <- tensors[[name]]
+  if (is.null(tensor)) abort("format", path, ": tensor '", name, "' is missing")
+  if (length(tensor$shape) != rank)
+    abort("format", path, ": tensor '", tensor$file_name, "' has ", length(tensor$shape), " dimensions where ", rank, " belong")
+  tensor$shape
+}
+
+infer_architecture <- function(tensors, wave_obs, pools, decoder_offset, path) {
+  conv <- lapply(1:3, function(i) tensor_shape(tensors, paste0("encoder.conv", i, ".0.weight"), 3, path))
+  filters <- vapply(conv, `[`, 0, 1)
+  kernels <- vapply(conv, `[`, 0, 3)
+  if (is.null(pools)) pools <- kernels[1:2]
+  if (length(pools) == 2) pools <- c(pools, 1)
+
+  linear <- function(part) {
+    name <- grep(paste0("^", part, "\\.mlp\\.[0-9]+\\.weight$"), names(tensors), value = TRUE)
+    name <- name[lengths(lapply(tensors[name], `[[`, "shape")) == 2]
+    if (length(name) == 0) abort("format", path, ": tensor '", part, ".mlp.0.weight' is missing")
+    name[order(as.integer(gsub("[^0-9]", "", name)))]
+  }
+  units <- function(names) vapply(names, function(name) tensors[[name]]$shape[1], 0, USE.NAMES = FALSE)
+  encoder <- linear("encoder")
+  decoder <- linear("decoder")
+  first <- tensors[[encoder[1]]]
+  extra <- first$shape[2] - filters[3] / 2
+  if (!extra %in% 0:1)
+    abort("format", path, ": tensor '", first$file_name, "' has ", first$shape[2], " inputs; the features are ", filters[3] / 2,
+          ", and the redshift may be one more")
+
+  speculator <- any(grepl("^decoder\\.mlp\\.[0-9]+\\.(beta|gamma)$", names(tensors)))
+  lsf <- "encoder.instrument.lsf.weight"
+  list(
+    n_observed = if (is.null(wave_obs)) tensor_length(tensors, "wave_obs", path) else length(wave_obs),
+    n_rest = units(decoder)[length(decoder)],
+    n_latent = units(encoder)[length(encoder)],
+    filters = filters,
+    kernels = kernels,
+    pools = as.double(pools),
+    encoder_hidden = units(encoder)[-length(encoder)],
+    decoder_hidden = units(decoder)[-length(decoder)],
+    redshift_input = extra == 1,
+    weight_attention = any(grepl("^encoder\\.conv[123]w\\.", names(tensors))),
+    decoder_activation = if (speculator) "speculator" else "leaky_relu",
+    decoder_offset = if (is.null(decoder_offset)) as.double(speculator) else decoder_offset,
+    lsf = if (lsf %in% names(tensors)) tensor_shape(tensors, lsf, 3, path)[3] else 0
+  )
+}
+
+tensor_length <- function(tensors, grid, path) {
+  if (is.null(tensors[[grid_tensors[[grid]]]]))
+    abort("format", path, ": holds no tensor '", grid_tensors[[grid]], "'; give `", grid, "`")
+  tensor_shape(tensors, grid_tensors[[grid]], 1, path)
+}
+
+check_tensors <- function(tensors, table, path) {
+  missing <- setdiff(table$name, names(tensors))
+  if (length(missing) == 1) abort("format", path, ": tensor '", missing, "' is missing")
+  if (length(missing) > 1) abort("format", path, ": tensors are missing: ", enumerate(missing))
+  show <- function(shape) paste0("(", paste(format(shape, scientific = FALSE, trim = TRUE), collapse = ", "), ")")
+  for (i in seq_along(table$name)) {
+    tensor <- tensors[[table$name[i]]]
+    if (!identical(tensor$shape, table$pytorch_shape[[i]]))
+      abort("format", path, ": tensor '", tensor$file_name, "' has the shape ", show(tensor$shape), ", the architecture needs ",
+            show(table$pytorch_shape[[i]]))
+    if (!tensor$dtype %in% c("F64", "F32", "F16", "BF16"))
+      abort("format", path, ": tensor '", tensor$file_name, "' holds ", tensor$dtype, " where floating-point numbers belong")
+  }
+  unknown <- setdiff(names(tensors), c(table$name, grid_tensors, known_buffers))
+  if (length(unknown))
+    warn("format", path, ": tensors that are no part of the network are ignored: ",
+         enumerate(vapply(tensors[unknown], `[[`, "", "file_name")))
+}
+
+# Values of the tensors, under the same names.
+read_tensors <- function(tensors, path) {
+  file_names <- vapply(tensors, `[[`, "", "file_name")
+  values <- lapply(.Call(ffi_safetensors_read, path, file_names)$tensors[file_names], `[[`, "data")
+  largest <- 3.4028234663852886e38 # of float32
+  broken <- !vapply(values, function(x) all(abs(x) <= largest), NA) %in% TRUE
+  if (any(broken)) warn("format", path, ": tensors with values that are not finite: ", enumerate(file_names[broken]))
+  setNames(values, names(tensors))
+}
+
+choose_grid <- function(given, grid, n, tensors, path) {
+  if (is.null(given)) {
+    tensor_length(tensors, grid, path)
+    name <- tensors[[grid_tensors[[grid]]]]$file_name
+    wave <- .Call(ffi_safetensors_read, path, name)$tensors[[name]]$data
+    check_grid(wave, n, paste0(path, ": tensor '", name, "'"), "format")
+    return(wave)
+  }
+  check_grid(given, n, paste0("`", grid, "`"))
+  given
+}
+
+# ---- metadata ----
+
+metadata_json <- function(metadata, key, path) {
+  text <- metadata[[key]]
+  if (is.null(text)) return(NULL)
+  refuse <- function(e) {
+    abort("format", path, ": its metadata '", key, "' is not what write_model() writes: ", sub("\n.*", "", conditionMessage(e)))
+  }
+  tryCatch(from_json(text), error = refuse, warning = refuse)
+}
+
+read_history <- function(metadata, path) {
+  columns <- metadata_json(metadata, "history", path)
+  if (is.null(columns)) return(empty_history())
+  if (length(columns) == 0) return(data.frame())
+  if (!is.list(columns) || is.null(names(columns)) || length(unique(lengths(columns))) != 1)
+    abort("format", path, ": its metadata 'history' is not a table")
+  structure(columns, class = "data.frame", row.names = .set_row_names(length(columns[[1]])))
+}
+
+# JSON that gives back the same object, to the bit, for vectors and named lists. What plain JSON would change (missing and
+# infinite numbers, empty vectors, names) is written as {"type": ..., "value": ...}. jsonlite writes 15 digits, so numbers are
+# written here.
+to_json <- function(x) {
+  if (is.null(x)) return("null")
+  if (!(is.list(x) || is.atomic(x)) || length(setdiff(names(attributes(x)), "names")))
+    abort("invalid", "a model file holds plain vectors and lists, not an object of class ", class(x)[1])
+  tags <- names(x)
+  if (is.list(x)) {
+    items <- vapply(x, to_json, "", USE.NAMES = FALSE)
+    plain <- length(x) && !is.null(tags) && all(nzchar(tags)) && !anyDuplicated(tags) && !all(c("type", "value") %in% tags)
+    if (plain) return(paste0("{", paste0(json_strings(tags), ":", items, collapse = ","), "}"))
+  } else {
+    items <- json_items(x)
+    plain <- length(x) && is.null(tags) && !anyNA(x) && (!is.double(x) || all(is.finite(x)))
+    if (plain) return(if (length(x) == 1) items else paste0("[", paste(items, collapse = ","), "]"))
+  }
+  paste0("{\"type\":\"", typeof(x), "\",\"value\":[", paste(items, collapse = ","), "]",
+         if (!is.null(tags)) paste0(",\"names\":[", paste(json_strings(tags), collapse = ","), "]"), "}")
+}
+
+json_strings <- function(x) {
+  vapply(enc2utf8(x), function(s) as.character(jsonlite::toJSON(s, auto_unbox = TRUE)), "", USE.NAMES = FALSE)
+}
+
+json_items <- function(x) {
+  missing <- is.na(x) & !is.nan(x)
+  text <- switch(typeof(x),
+    logical = tolower(as.character(x)),
+    integer = sprintf("%d", x),
+    double = json_numbers(x),
+    character = json_strings(replace(x, missing, "")),
+    abort("invalid", "a model file cannot hold a vector of type ", typeof(x))
+  )
+  replace(text, missing, "null")
+}
+
+# Digits enough for the parser to find the same double; a decimal mark or an exponent keeps it a double.
+json_numbers <- function(x) {
+  as_double <- function(text) paste0(text, ifelse(grepl("[.e]", text), "", ".0"))
+  text <- sprintf("\"%s\"", x) # "NaN", "Inf", "-Inf"
+  finite <- which(is.finite(x))
+  text[finite] <- as_double(sprintf("%.15g", x[finite]))
+  parsed <- vapply(jsonlite::parse_json(paste0("[", paste(text[finite], collapse = ","), "]")), as.double, 0)
+  longer <- finite[parsed != x[finite]]
+  text[longer] <- as_double(sprintf("%.17g", x[longer]))
+  text
+}
+
+from_json <- function(text) unpack_json(jsonlite::parse_json(text))
+
+unpack_json <- function(x) {
+  if (!is.list(x)) return(x)
+  if (!is.null(names(x))) {
+    if (all(c("type", "value") %in% names(x))) return(unpack_typed(x))
+    return(lapply(x, unpack_json))
+  }
+  if (all(vapply(x, function(item) is.atomic(item) && length(item) == 1, NA))) return(unlist(x))
+  lapply(x, unpack_json)
+}
+
+unpack_typed <- function(x) {
+  vector <- function(as, missing) vapply(x$value, function(item) if (is.null(item)) missing else as(item), missing)
+  value <- switch(x$type,
+    list = lapply(x$value, unpack_json),
+    logical = vector(as.logical, NA),
+    integer = vector(as.integer, NA_integer_),
+    double = vector(as.double, NA_real_),
+    character = vector(as.character, NA_character_),
+    stop("unknown type ", x$type)
+  )
+  if (!is.null(x$names)) names(value) <- unlist(x$names)
+  value
+}

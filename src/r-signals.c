@@ -1,0 +1,26 @@
+/* For batch programs: a scheduler's SIGTERM becomes an interrupt, which spender() answers with the fit of the epochs done. The
+ * package itself installs no signal handler; inst/scripts/train.R asks for this one. */
+#include <signal.h>
+#include <string.h>
+
+#include "r-entries.h"
+
+#ifdef SIGTERM
+static void interrupt(int signal) {
+  (void)signal;
+  raise(SIGINT); /* R's own handler sets a flag that is looked at where it is safe */
+}
+#endif
+
+SEXP ffi_interrupt_on_sigterm(void) {
+#if defined(_WIN32) || !defined(SIGTERM)
+  return Rf_ScalarLogical(0);
+#else
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = interrupt;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  return Rf_ScalarLogical(sigaction(SIGTERM, &action, NULL) == 0);
+#endif
+}

@@ -1,0 +1,155 @@
+#!/bin/sh
+# Builds and runs the tests of the core, without R, out of tree in build/core:
+#   sanitized   every tests/core/test-*.c under ASan (with leaks) and UBSan
+#   plain-gemm  the numerical ones without CBLAS, so that our own product is tested
+#   release     the numerical ones as configure builds them (-O2, loops for several processors)
+#   valgrind    the small ones
+#
+#   sh tests/core/run.sh [--quick]      --quick: sanitized only
+#
+# Prints what fails, one summary per program, and in the end the sum: "N passed, N failed, N skipped".
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+export LC_ALL=C
+quick=no
+[ "${1:-}" = --quick ] && quick=yes
+
+cc=${CC:-gcc}
+warnings='-std=gnu99 -Wall -Wextra -Werror -Werror=missing-field-initializers -fno-common'
+build=build/core
+passed=0 failed=0 skipped=0
+mkdir -p "$build" || exit 1
+
+fail() { failed=$((failed + 1)); echo "not ok $*"; }
+skip() { skipped=$((skipped + 1)); echo "skip $*"; }
+
+# probe FLAGS LIBS < program
+probe() {
+  cat > "$build/probe.c"
+  # shellcheck disable=SC2086
+  $cc $1 -o "$build/probe" "$build/probe.c" $2 > "$build/probe.log" 2>&1 && "$build/probe" >> "$build/probe.log" 2>&1
+}
+
+if ! command -v "$cc" > /dev/null 2>&1; then
+  fail "no C compiler called $cc"
+  echo "$passed passed, $failed failed, $skipped skipped"
+  exit 1
+fi
+
+common='-Isrc -Itests/core' libs='-lm'
+if probe -fopenmp -fopenmp <<'C'
+#include <omp.h>
+int main(void) { return omp_get_max_threads() < 1; }
+C
+then common="$common -fopenmp -DSPD_HAVE_OPENMP" libs="$libs -fopenmp"
+else skip "OpenMP: $cc has none, so one thread is all that is tested"
+fi
+fits_cflags=$(pkg-config --cflags cfitsio 2>/dev/null)
+fits_libs=$(pkg-config --libs cfitsio 2>/dev/null || echo -lcfitsio)
+if probe "$fits_cflags" "$fits_libs" <<'C'
+#include <fitsio.h>
+int main(void) { float v; return fits_get_version(&v) <= 0; }
+C
+then common="$common $fits_cflags -DSPD_HAVE_CFITSIO" libs="$fits_libs $libs"
+fi
+blas='' blas_libs=''
+if probe '' "${CBLAS_LIBS:--lopenblas}" <<'C'
+void cblas_sgemm(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
+void openblas_set_num_threads(int);
+int main(void) { float a[4] = {1, 2, 3, 4}, c[4]; openblas_set_num_threads(1);
+cblas_sgemm(101, 111, 111, 2, 2, 2, 1, a, 2, a, 2, 0, c, 2); return c[0] != 7; }
+C
+then blas='-DSPD_HAVE_CBLAS -DSPD_HAVE_OPENBLAS' blas_libs=${CBLAS_LIBS:--lopenblas}
+else skip "CBLAS: no OpenBLAS, so our own product is all that is tested"
+fi
+sanitizers='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
+if ! probe "$sanitizers" "$sanitizers" <<'C'
+int main(void) { return 0; }
+C
+then
+  skip "sanitizers: a program built with them does not run here ($(head -n 1 "$build/probe.log"))"
+  sanitizers='-O1 -g'
+fi
+
+# compile VARIANT FLAGS: all sources of the core, two at a time; a source that fails leaves its log
+compile() {
+  variant=$1 flags=$2
+  mkdir -p "$build/$variant"
+  rm -f "$build/$variant"/*
+  for source in src/core/*.c src/cpu/*.c; do
+    object=$(echo "${source#src/}" | tr / -)
+    # shellcheck disable=SC2086
+    printf '%s\n' "$cc $warnings $common $flags -c -o $build/$variant/${object%.c}.o $source 2> $build/$variant/${object%.c}.log || echo '$source' >> $build/$variant/broken"
+  done | xargs -P 2 -I{} sh -c '{}'
+  [ ! -f "$build/$variant/broken" ] && return 0
+  while read -r source; do
+    fail "$variant: $source does not compile"
+    object=$(echo "${source#src/}" | tr / -)
+    sed 's/^/    /' "$build/$variant/${object%.c}.log"
+  done < "$build/$variant/broken"
+  return 1
+}
+
+# run VARIANT TEST FLAGS LIBS [WRAPPER]: builds the test program, runs it, adds its numbers to the sums
+run() {
+  variant=$1 name=$2 flags=$3 links=$4 wrapper=${5:-}
+  log=$build/$variant/$name${wrapper:+-wrapped}.log
+  program=$build/$variant/test-$name
+  # shellcheck disable=SC2086
+  if [ ! -x "$program" ] &&
+     ! $cc $warnings -Wno-maybe-uninitialized $common $flags -o "$program" "tests/core/test-$name.c" "$build/$variant"/*.o $links > "$log" 2>&1; then
+    fail "$variant $name: does not build"
+    sed 's/^/    /' "$log"
+    return
+  fi
+  ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 $wrapper "$program" > "$log" 2>&1
+  status=$?
+  summary=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -n 1)
+  if [ -z "$summary" ]; then
+    fail "$variant $name: ended with status $status and no summary"
+    tail -n 40 "$log" | sed 's/^/    /'
+    return
+  fi
+  # shellcheck disable=SC2046
+  set -- $(echo "$summary" | tr -cd '0-9 ')
+  passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+  echo "$variant $name: $summary"
+  grep -E '^(not ok|skip) ' "$log" | head -n 40 | sed 's/^/    /'
+  if [ "$2" -eq 0 ] && [ $status -ne 0 ]; then # a leak, or an error that valgrind saw
+    fail "$variant $name: ended with status $status"
+    grep -vE '^(not ok|skip) ' "$log" | tail -n 40 | sed 's/^/    /'
+  fi
+}
+
+names=$(for file in tests/core/test-*.c; do basename "$file" .c | sed 's/^test-//'; done)
+among() { for candidate in $names; do [ "$candidate" = "$1" ] && return 0; done; return 1; }
+
+if compile sanitized "$sanitizers $blas"; then
+  for name in $names; do run sanitized "$name" "$sanitizers $blas" "$blas_libs $libs"; done
+fi
+if [ $quick = no ]; then
+  if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
+    for name in stages gradients; do run plain-gemm $name "$sanitizers" "$libs"; done
+  fi
+  clones=''
+  probe '' '' <<'C' && clones=-DSPD_HAVE_TARGET_CLONES
+__attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+void axpy(float *y, const float *x, int n) { for (int i = 0; i < n; i++) y[i] += 2 * x[i]; }
+int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; }
+C
+  if compile release "-O2 $blas $clones"; then
+    for name in stages gradients reference threads; do among $name && run release $name "-O2 $blas $clones" "$blas_libs $libs"; done
+  fi
+  if command -v valgrind > /dev/null 2>&1; then
+    if compile valgrind "-O1 -g $blas"; then
+      for name in stages safetensors prepare; do
+        among $name && run valgrind $name "-O1 -g $blas" "$blas_libs $libs" \
+          'valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
+      done
+    fi
+  else skip "valgrind: not installed"
+  fi
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]

@@ -1,0 +1,15 @@
+# Small spectra and networks that train in a second.
+
+small_instrument <- function() instrument(seq(4000, 8000, by = 16), name = "small")
+
+small_spectra <- function(n = 24, ...) simulate_spectra(n, instrument = small_instrument(), seed = 7, ...)
+
+small_network <- function(...) {
+  spender_network(filters = c(8, 12, 16), encoder_hidden = c(16, 8), decoder_hidden = c(8, 24), ...)
+}
+
+small_fit <- function(x = small_spectra(), ..., latents = 2, epochs = 3, batch_size = 8, validation = 0.2, threads = 1,
+                      progress = FALSE, network = small_network()) {
+  spender(x, latents = latents, epochs = epochs, batch_size = batch_size, validation = validation, threads = threads,
+          progress = progress, network = network, ...)
+}
