@@ -27,6 +27,12 @@ static struct workspace *new_spaces(int n, size_t n_observed) {
   return spaces;
 }
 
+/* No more threads than blocks of rows. */
+static int team_size(SEXP wanted, size_t n) {
+  size_t n_blocks = (n + BLOCK - 1) / BLOCK, threads = (size_t)r_threads(wanted);
+  return (int)(threads < n_blocks ? threads : n_blocks > 0 ? n_blocks : 1);
+}
+
 /* columns: (n, M) of R, rows: (count, M); row 0 is R's row `first`. */
 static void rows_to_columns(double *columns, const double *rows, size_t n, size_t n_observed, size_t first, size_t count) {
   for (size_t m = 0; m < n_observed; m++)
@@ -57,7 +63,7 @@ static struct spd_preparation preparation_from(SEXP recipe) {
 
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
   size_t n = (size_t)Rf_nrows(flux);
-  int threads = r_threads(r_list_get(recipe, "threads"));
+  int threads = team_size(r_list_get(recipe, "threads"), n);
   static const char *const names[] = {"flux", "ivar", "norm", "found", "negative"};
   SEXP result = PROTECT(r_list_new(5, names));
   struct spd_preparation preparation = preparation_from(recipe);
@@ -97,7 +103,7 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
 /* Per row: median of flux sqrt(ivar) over the valid pixels (NaN without one), and how many are valid. */
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
   size_t n = (size_t)Rf_nrows(flux), n_observed = (size_t)Rf_ncols(flux);
-  int threads = r_threads(threads_wanted);
+  int threads = team_size(threads_wanted, n);
   static const char *const names[] = {"sn", "valid"};
   SEXP result = PROTECT(r_list_new(2, names));
   SET_VECTOR_ELT(result, 0, Rf_allocVector(REALSXP, (R_xlen_t)n));
@@ -192,7 +198,7 @@ static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
 /* tick(done) is called on the main thread between chunks. All memory is R's, so an interrupt there leaks nothing. */
 SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
   size_t n = (size_t)Rf_xlength(paths);
-  int threads = r_threads(r_list_get(recipe, "threads"));
+  int threads = team_size(r_list_get(recipe, "threads"), n);
   const int n_names = 2 + N_REAL + N_INTEGER + N_TEXT;
   SEXP result = PROTECT(r_list_new(n_names, read_names));
   struct spd_preparation preparation = preparation_from(recipe);

@@ -96,8 +96,8 @@ static int ends_header(const char *block) {
   return 0;
 }
 
-/* Makes sure that the headers of HDU 0 to 2 are sound and their data in the file. CFITSIO 4.2 goes on after a header card that
- * it cannot read and allocates as many columns as an uninitialised variable says: gigabytes, for seconds. */
+/* Makes sure that the headers of HDU 0 to 2 are sound and their data in the file. CFITSIO 4.2 goes on after an NAXIS2 that it
+ * cannot read, and was seen to ask for petabytes of columns, or to fill what it got for 24 seconds. */
 static spd_status check_layout(const struct reader *reader, FILE *file, long long size) {
   static const char *const contents[] = {"primary header", "COADD", "SPECOBJ or SPALL"};
   char block[BLOCK];
@@ -110,11 +110,9 @@ static spd_status check_layout(const struct reader *reader, FILE *file, long lon
     do {
       if (fread(block, 1, BLOCK, file) != BLOCK || n_blocks == MAX_HEADER_BLOCKS)
         return fail(reader, SPD_STATUS_FORMAT, "is cut in the header of HDU %d (%s)", hdu, contents[hdu]);
-      if (n_blocks++ == 0 && !read_layout(&layout, block, hdu))
-        return fail(reader, SPD_STATUS_FORMAT,
-                    hdu == 0 ? "has a primary header that is damaged, or not an SDSS spectrum's"
-                             : "has no sound header of a binary table in HDU %d (%s)",
-                    hdu, contents[hdu]);
+      if (n_blocks++ > 0 || read_layout(&layout, block, hdu)) continue;
+      if (hdu == 0) return fail(reader, SPD_STATUS_FORMAT, "has a primary header that is damaged, or not an SDSS spectrum's");
+      return fail(reader, SPD_STATUS_FORMAT, "has no sound header of a binary table in HDU %d (%s)", hdu, contents[hdu]);
     } while (!ends_header(block));
     long long bytes = layout.row_bytes * layout.n_rows + layout.heap_bytes;
     at += (long long)n_blocks * BLOCK;

@@ -1,0 +1,83 @@
+#' The grid an instrument observes on
+#'
+#' A spectrum's pixels stand on a grid of wavelengths that its instrument sets. `instrument()` names a grid that the package
+#' knows, or makes one from wavelengths of your own.
+#'
+#' @param wave `"sdss"`, `"boss"`, an instrument (returned as it is), or a vector of wavelengths: Å, in vacuum, strictly
+#'   increasing, at least two. They are rounded to single precision, in which grids are stored and the network computes.
+#' @param name A name to print; by default that of the known grid, or `"custom"`.
+#' @return An object of class `spender_instrument`: a list of `wave` (Å, double precision holding single-precision values) and
+#'   `name`.
+#' @details
+#' - `"sdss"`: 3921 pixels, \eqn{\lambda_m = 10^{3.578 + 10^{-4} m}}{lambda_m = 10^(3.578 + 1e-4 m)}, 3784 to 9333 Å: the grid of Melchior
+#'   et al. (2023), which the coadds of SDSS-I and II fill up to some pixels at both ends.
+#' - `"boss"`: 4670 pixels, \eqn{\lambda_m = 10^{3.55 + 10^{-4} m}}{lambda_m = 10^(3.55 + 1e-4 m)}, 3548 to 10397 Å: the pixels that coadds of
+#'   BOSS and eBOSS can have. Each single coadd begins and ends a little further in.
+#'
+#' Both are uniform in log wavelength with SDSS's step of 1e-4, so [read_sdss()] puts either survey's files on either grid and
+#' crops what lies beyond its ends.
+#' @section Errors:
+#' `spender_error_instrument` for an unknown name, and for wavelengths that are not finite, not positive or not increasing.
+#' @examples
+#' instrument("sdss")
+#' instrument(seq(4000, 7000, by = 2), name = "my spectrograph")
+#' @export
+instrument <- function(wave = "sdss", name = NULL) {
+  if (inherits(wave, "spender_instrument")) {
+    if (!is.null(name)) wave$name <- check_name(name)
+    return(wave)
+  }
+  if (is.character(wave)) {
+    known <- known_instruments()
+    if (length(wave) != 1 || !wave %in% names(known)) {
+      abort("instrument", "`wave` must be a known instrument (", paste0('"', names(known), '"', collapse = ", "),
+            ") or a vector of wavelengths, not ", describe(wave), ".")
+    }
+    name <- if (is.null(name)) toupper(wave) else name
+    wave <- known[[wave]]
+  }
+  new_instrument(check_wave(wave), check_name(if (is.null(name)) "custom" else name))
+}
+
+new_instrument <- function(wave, name) structure(list(wave = wave, name = name), class = "spender_instrument")
+
+known_instruments <- function() {
+  list(sdss = 10^(3.578 + 1e-4 * 0:3920), boss = 10^(3.55 + 1e-4 * 0:4669))
+}
+
+check_name <- function(name) {
+  if (!is.character(name) || length(name) != 1 || is.na(name)) {
+    abort("instrument", "`name` must be one string, not ", describe(name), ".")
+  }
+  name
+}
+
+check_wave <- function(wave) {
+  if (!is.numeric(wave)) abort("instrument", "`wave` must be a numeric vector of wavelengths, not ", describe(wave), ".")
+  wave <- as.double(wave)
+  if (length(wave) < 2) abort("instrument", "A grid needs at least 2 wavelengths; `wave` has ", length(wave), ".")
+  bad <- which(!is.finite(wave))
+  if (length(bad)) abort("instrument", "`wave` must be finite; it is not at ", enumerate(bad), ".")
+  if (any(wave <= 0)) abort("instrument", "`wave` must be positive; it is not at ", enumerate(which(wave <= 0)), ".")
+  wave <- as_float32(wave)
+  bad <- which(!is.finite(wave) | c(FALSE, diff(wave) <= 0))
+  if (length(bad)) {
+    abort("instrument", "`wave` must increase strictly (in single precision, in which grids are stored); it does not at ",
+          enumerate(bad), ".")
+  }
+  wave
+}
+
+angstrom <- function() if (l10n_info()[["UTF-8"]]) "\u00c5" else "A"
+
+#' @export
+format.spender_instrument <- function(x, ...) {
+  wave <- unclass(x)$wave
+  paste0(x$name, ", ", length(wave), " pixels, ", sprintf("%.0f", wave[1]), "-", sprintf("%.0f", wave[length(wave)]), " ", angstrom())
+}
+
+#' @export
+print.spender_instrument <- function(x, ...) {
+  cat("<instrument> ", format(x), "\n", sep = "")
+  invisible(x)
+}

@@ -1,0 +1,109 @@
+#' Read SDSS and BOSS spectra
+#'
+#' Reads the files that the Sloan Digital Sky Survey serves one per object (`spec-PLATE-MJD-FIBER.fits`), from SDSS-I to eBOSS,
+#' several at a time, and prepares the spectra as [spectra()] does.
+#'
+#' @param files Names of files, or of folders: all `.fits` in them and below.
+#' @param instrument The grid to place the spectra on: an [instrument()] or its name. Its pixels must be SDSS's own, uniform by
+#'   1e-4 in log10 of wavelength: nothing is resampled.
+#' @param mask_sky,window As in [spectra()].
+#' @param threads How many files to read at once; `NULL`: as many as [devices()] says.
+#' @param progress Show a progress bar?
+#'
+#' @details
+#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`; a pixel with `and_mask` set has ivar 0. Each pixel goes to the nearest
+#' one of the grid; what lies beyond either end is cropped, what a file does not have is flux 0, ivar 0. HDU 2 gives the redshift
+#' and the catalogue: `file`, `plate`, `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
+#' `instrument` (`"SDSS"` or `"BOSS"`), each `NA` where the file has none. Ids are `plate-mjd-fiber` as in file names
+#' (`0266-51602-0013`).
+#'
+#' A file that is not what it should be does not stop the others: it has no row in the result but one in [problems()], with the
+#' reason, and a warning of class `spender_warning_files` counts them. Two files of one object both stay; the second gets a new
+#' id and a row in [problems()].
+#'
+#' One spectrum takes 63 kB of memory on the SDSS grid.
+#' @return [spectra()], in the order of `files`.
+#' @section Errors:
+#' `spender_error_unsupported` if the package was built without CFITSIO; `spender_error_files` for a folder without FITS files;
+#' `spender_error_grid` if the grid is not uniform by 1e-4 in log10 wavelength.
+#' @examples
+#' # a folder of spectra:   x <- read_sdss("~/spectra/"); plot(x)
+#' # what is no spectrum is reported, and stops nothing
+#' file <- tempfile(fileext = ".fits")
+#' writeLines("This is not a spectrum.", file)
+#' if (devices()$built[["cfitsio"]]) {
+#'   x <- suppressWarnings(read_sdss(file))
+#'   print(x)
+#'   problems(x)$reason
+#' }
+#' @seealso [select_galaxies()]
+#' @export
+read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL,
+                      progress = interactive()) {
+  files <- expand_folders(files)
+  instrument <- instrument(instrument)
+  first <- check_log_grid(instrument)
+  recipe <- preparation(instrument, mask_sky, window, TRUE, threads)
+  check_flag(progress, "progress")
+  tick <- NULL
+  if (progress && length(files)) {
+    bar <- cli::cli_progress_bar("Reading spectra", total = length(files))
+    tick <- function(done) cli::cli_progress_update(set = done, id = bar)
+  }
+  raw <- .Call(ffi_read_sdss, files, recipe, first, tick)
+
+  good <- is.na(raw$problem)
+  unread <- data.frame(id = rep(NA_character_, sum(!good)), file = files[!good], row = rep(NA_integer_, sum(!good)),
+                       reason = raw$problem[!good])
+  if (!all(good)) raw <- lapply(raw, function(e) if (is.matrix(e)) e[good, , drop = FALSE] else e[good])
+  files <- files[good]
+  named <- object_names(raw, files)
+  twice <- which(duplicated(named))
+  id <- make.unique(named)
+  repeated <- data.frame(id = id[twice], file = files[twice], row = twice,
+                         reason = rep_len("the id was taken: another file of the same object is in front of it", length(twice)))
+  problems <- rbind(norm_problems(raw$found, id, files, window), repeated)
+  problems <- rbind(problems[order(problems$row), ], unread)
+  row.names(problems) <- NULL
+  meta <- data.frame(file = files, raw[c("plate", "mjd", "fiber", "class", "subclass", "z_err", "zwarning", "sn_median",
+                                         "plate_quality", "instrument")])
+  if (!all(good)) {
+    warn("files", sum(!good), " of ", count(length(good), "file"), " could not be read; problems() says why. The first: ",
+         unread$reason[1], ".")
+  }
+  new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems)
+}
+
+expand_folders <- function(files) {
+  if (!is.character(files)) abort("invalid", "`files` must be names of files or folders, not ", describe(files), ".")
+  if (anyNA(files)) abort("invalid", "`files` must not be missing; it is at ", enumerate(which(is.na(files))), ".")
+  files <- path.expand(files)
+  expanded <- lapply(files, function(file) {
+    if (!dir.exists(file)) return(file)
+    found <- list.files(file, "\\.fits$", full.names = TRUE, recursive = TRUE, ignore.case = TRUE)
+    if (!length(found)) abort("files", "There are no FITS files in the folder ", file, ".")
+    found
+  })
+  as.character(unlist(expanded))
+}
+
+# log10 of the first wavelength, once it is sure that SDSS's pixels fall on the grid's: half a tenth of a pixel is what
+# single precision and other people's rounding may cost.
+check_log_grid <- function(instrument) {
+  position <- log10(instrument$wave) / 1e-4
+  steps <- position - position[1] - (seq_along(position) - 1)
+  if (max(abs(steps)) > 0.05 || abs(position[1] - round(position[1])) > 0.05) {
+    abort("grid", "SDSS spectra are uniform by 1e-4 in log10 of wavelength, and the grid ", format(instrument),
+          ", is not, or lies between their pixels. Use instrument(\"sdss\"), instrument(\"boss\") or a part of them.")
+  }
+  1e-4 * round(position[1])
+}
+
+# As in the names of the files; from there too where HDU 2 does not say.
+object_names <- function(raw, files) {
+  base <- sub("\\.fits$", "", basename(files), ignore.case = TRUE)
+  complete <- !is.na(raw$plate) & !is.na(raw$mjd) & !is.na(raw$fiber)
+  names <- sub("^spec-", "", base)
+  names[complete] <- sprintf("%04d-%05d-%04d", raw$plate, raw$mjd, raw$fiber)[complete]
+  names
+}

@@ -1,0 +1,4 @@
+library(testthat)
+library(spender)
+
+test_check("spender")

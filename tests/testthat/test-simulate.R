@@ -1,0 +1,160 @@
+test_that("a simulation has its shapes, ids and catalogue", {
+  x <- simulate_spectra(12, seed = 1)
+  expect_s3_class(x, "spectra")
+  expect_equal(dim(x$flux), c(12, 3921))
+  expect_equal(x$id[c(1, 12)], c("sim-000001", "sim-000012"))
+  expect_equal(names(x$meta), c("class", "subclass", "sn_median"))
+  expect_equal(dim(x$truth$flux), dim(x$flux))
+  expect_equal(dim(x$truth$rest), c(12, length(x$truth$shared$wave_rest)))
+  expect_equal(nrow(x$truth$parameters), 12)
+  expect_true(all(is.finite(x$flux)) && all(is.finite(x$ivar)) && all(x$ivar >= 0))
+  expect_true(all(x$z >= 0.01 & x$z <= 0.5))
+  expect_null(simulate_spectra(2, rest = FALSE, seed = 1)$truth$rest)
+})
+
+test_that("rows of the truth follow the spectra", {
+  x <- simulate_spectra(6, seed = 1)
+  y <- x[c(5, 2)]
+  expect_identical(y$truth$flux, x$truth$flux[c(5, 2), ])
+  expect_identical(y$truth$rest, x$truth$rest[c(5, 2), ])
+  expect_identical(y$truth$parameters$sn, x$truth$parameters$sn[c(5, 2)])
+  expect_identical(y$truth$shared, x$truth$shared)
+  both <- c(x, simulate_spectra(3, seed = 2))
+  expect_equal(dim(both$truth$rest), c(9, length(x$truth$shared$wave_rest)))
+})
+
+test_that("a seed repeats, and leaves the session's random numbers alone", {
+  old <- RNGkind()
+  on.exit(RNGkind(old[1], old[2], old[3]))
+  set.seed(10)
+  before <- .Random.seed
+  x <- simulate_spectra(3, seed = 5)
+  expect_identical(.Random.seed, before)
+  suppressWarnings(RNGkind("Wichmann-Hill", "Box-Muller", "Rounding"))
+  kind <- RNGkind()
+  expect_identical(simulate_spectra(3, seed = 5), x)
+  expect_identical(RNGkind(), kind)
+  rm(".Random.seed", envir = globalenv())
+  invisible(simulate_spectra(1, seed = 5))
+  expect_false(exists(".Random.seed", globalenv(), inherits = FALSE))
+  RNGkind(old[1], old[2], old[3])
+  set.seed(3)
+  a <- simulate_spectra(2)
+  set.seed(3)
+  expect_identical(simulate_spectra(2), a)
+  expect_false(identical(simulate_spectra(2)$flux, a$flux))
+})
+
+test_that("the inverse variance is that of the noise", {
+  x <- simulate_spectra(40, defects = FALSE, seed = 3)
+  scaled <- (x$flux - x$truth$flux) * sqrt(x$ivar)
+  expect_equal(mean(scaled^2), 1, tolerance = 0.02)
+  expect_equal(mean(scaled), 0, tolerance = 0.01)
+  by_pixel <- colMeans(scaled^2)
+  expect_true(mean(by_pixel[1:500]) > 0.97 && mean(by_pixel[1:500]) < 1.03)
+  expect_true(all(x$ivar > 0))
+})
+
+test_that("defects stay under masks but for a few cosmic rays", {
+  x <- simulate_spectra(60, seed = 3)
+  valid <- x$ivar > 0
+  expect_true(mean(valid) > 0.7 && mean(valid) < 0.92)
+  expect_true(all(!valid[, c(1:3921)[instrument("sdss")$wave > 9260]]))
+  scaled <- ((x$flux - x$truth$flux) * sqrt(x$ivar))[valid]
+  expect_equal(stats::mad(scaled), 1, tolerance = 0.02)
+  expect_lt(mean(abs(scaled) > 6), 1e-3)
+})
+
+test_that("without noise and defects the flux is the truth", {
+  x <- simulate_spectra(3, noise = FALSE, defects = FALSE, seed = 1)
+  expect_equal(x$flux, x$truth$flux, tolerance = 1e-12)
+  expect_true(all(x$ivar > 0))
+})
+
+test_that("the truth is the restframe spectrum, interpolated and convolved", {
+  kernel <- c(0.06, 0.24, 0.40, 0.22, 0.08)
+  x <- simulate_spectra(4, lsf = 2 * kernel, z = c(0, 0.05, 0.2, 0.4), seed = 8)
+  expect_equal(x$truth$shared$lsf, kernel)
+  wave <- x$instrument$wave
+  for (i in 1:4) {
+    at <- stats::approx(x$truth$shared$wave_rest, x$truth$rest[i, ], wave / (1 + x$z[i]))$y
+    m <- 3:(length(wave) - 2)
+    expected <- kernel[1] * at[m + 2] + kernel[2] * at[m + 1] + kernel[3] * at[m] + kernel[4] * at[m - 1] + kernel[5] * at[m - 2]
+    expect_equal(x$truth$flux[i, m], expected, tolerance = 1e-7)
+  }
+})
+
+test_that("emission lines have the ratios that the parameters say", {
+  x <- simulate_spectra(30, z = 0.05, noise = FALSE, defects = FALSE, seed = 4)
+  p <- x$truth$parameters
+  rest <- x$truth$rest
+  wave <- x$truth$shared$wave_rest
+  line_flux <- function(i, centre, width) { # a line's flux above a straight continuum
+    inside <- abs(wave - centre) < width
+    side <- range(which(inside))
+    base <- stats::approx(wave[side], rest[i, side], wave[inside])$y
+    sum((rest[i, inside] - base) * c(diff(wave[inside]), 0))
+  }
+  i <- which.max(ifelse(p$type == "star-forming", p$ew_halpha, 0))
+  lines <- setNames(spectral_lines()$wave, spectral_lines()$name)
+  o3 <- line_flux(i, lines[["OIII_5008"]], 14) / line_flux(i, lines[["OIII_4960"]], 14)
+  expect_equal(o3, 3, tolerance = 0.15)
+  expect_true(all(p$halpha_hbeta > 2.86))
+  expect_equal(p$old + p$intermediate + p$young, rep(1, 30))
+  expect_true(all(p$log_n2_halpha[p$type == "star-forming"] < 0))
+  expect_true(all(is.na(x$meta$subclass[p$ew_halpha < 1.5])))
+})
+
+test_that("the sample looks like the main galaxy sample", {
+  x <- simulate_spectra(400, rest = FALSE, seed = 9)
+  expect_equal(stats::median(x$z), 0.1, tolerance = 0.1)
+  expect_true(stats::median(x$meta$sn_median) > 10 && stats::median(x$meta$sn_median) < 16)
+  expect_false(anyNA(x$norm))
+  old <- x$truth$parameters$type == "quiescent"
+  rest_break <- vapply(seq_along(x$z), function(i) { # 4000 Å break, narrow definition
+    r <- x$instrument$wave / (1 + x$z[i])
+    mean(x$truth$flux[i, r > 4000 & r < 4100]) / mean(x$truth$flux[i, r > 3850 & r < 3950])
+  }, 0)
+  expect_gt(stats::median(rest_break[old]), stats::median(rest_break[!old]) + 0.2)
+  expect_true(stats::median(rest_break[old]) > 1.4 && stats::median(rest_break[old]) < 1.9)
+})
+
+test_that("signal-to-noise ratios are met", {
+  x <- simulate_spectra(3, sn = c(5, 15, 50), defects = FALSE, seed = 1)
+  snr <- apply(x$truth$flux * sqrt(x$ivar), 1, stats::median)
+  expect_equal(snr, c(5, 15, 50), tolerance = 1e-6)
+})
+
+test_that("other grids, redshifts and single spectra work", {
+  linear <- simulate_spectra(2, instrument = instrument(seq(4000, 8000, by = 16)), seed = 1)
+  expect_equal(ncol(linear$flux), 251)
+  expect_true(all(is.finite(linear$truth$flux)))
+  expect_equal(dim(simulate_spectra(1, "boss", z = 0.3, seed = 1)$flux), c(1, 4670))
+  expect_equal(simulate_spectra(3, z = c(-0.001, 0, 0.9), seed = 1)$z, c(-0.001, 0, 0.9))
+  far <- simulate_spectra(20, z_range = c(0.8, 0.9), rest = FALSE, seed = 1)
+  expect_true(all(far$z >= 0.8 & far$z <= 0.9))
+  expect_equal(simulate_spectra(2, z_range = c(0.2, 0.2), seed = 1)$z, c(0.2, 0.2))
+})
+
+test_that("bad arguments are named", {
+  expect_snapshot(error = TRUE, {
+    simulate_spectra(0)
+    simulate_spectra(2, z = c(0.1, 0.2, 0.3))
+    simulate_spectra(2, z = -2)
+    simulate_spectra(2, z_range = c(0.3, 0.1))
+    simulate_spectra(2, lsf = c(0.5, 0.5))
+    simulate_spectra(2, sn = 0)
+    simulate_spectra(2, seed = "x")
+    simulate_spectra(2, instrument = "hubble")
+    spectral_lines("continuum")
+  })
+})
+
+test_that("lines are in order, unique and in vacuum", {
+  lines <- spectral_lines()
+  expect_false(is.unsorted(lines$wave))
+  expect_false(anyDuplicated(lines$name) > 0)
+  expect_equal(lines$wave[lines$name == "Halpha"], 6564.61)
+  expect_equal(lines$label[lines$name %in% c("Hbeta", "OIII_5008")], c("H\u03b2", "[O III]"))
+  expect_true(all(spectral_lines("absorption")$kind == "absorption"))
+})
