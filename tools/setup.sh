@@ -1,0 +1,53 @@
+#!/bin/sh
+# Makes sure that what building, testing and the demo need is there. Installs with apt where that needs no password; otherwise
+# says what to install and ends with status 1. Quick when nothing is missing.
+#
+#   sh tools/setup.sh
+set -u
+
+packages=''
+need() { packages="$packages $1"; }
+
+command -v R > /dev/null 2>&1 || need r-base-dev
+command -v gcc > /dev/null 2>&1 || need gcc
+command -v make > /dev/null 2>&1 || need make
+command -v pkg-config > /dev/null 2>&1 || need pkg-config
+command -v pandoc > /dev/null 2>&1 || need pandoc
+command -v valgrind > /dev/null 2>&1 || need valgrind
+pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
+pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
+r_packages='cli jsonlite ggplot2 knitr rmarkdown testthat withr'
+if command -v R > /dev/null 2>&1; then
+  # shellcheck disable=SC2046
+  for missing in $(Rscript --vanilla -e 'p <- commandArgs(TRUE); cat(p[!p %in% rownames(installed.packages())])' $r_packages); do
+    need "r-cran-$missing"
+  done
+  # without its headers and compiler settings R cannot build packages
+  [ -f "$(R RHOME)/etc/Makeconf" ] && [ -f "$(R CMD config --cppflags 2> /dev/null | sed 's/^-I//; s/ .*//')/R.h" ] || need r-base-dev
+else
+  for name in $r_packages; do need "r-cran-$name"; done
+fi
+[ -z "$packages" ] && exit 0
+
+as_root=''
+if ! command -v apt-get > /dev/null 2>&1; then as_root=no
+elif [ "$(id -u)" -ne 0 ]; then
+  if command -v sudo > /dev/null 2>&1 && sudo -n true 2> /dev/null; then as_root='sudo -n'; else as_root=no; fi
+fi
+if [ "$as_root" = no ]; then
+  cat >&2 <<T
+Missing:$packages
+These are names of Debian and Ubuntu packages. As root:
+  apt-get update && apt-get install -y$packages
+Elsewhere: R (4.1 or newer) with a C compiler and make, the R packages $r_packages
+  (install.packages(c("$(echo $r_packages | sed 's/ /", "/g')"))), pandoc, pkg-config, OpenBLAS, CFITSIO and valgrind.
+T
+  exit 1
+fi
+echo "Installing:$packages"
+# shellcheck disable=SC2086
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q > /dev/null &&
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages > /dev/null || {
+  echo "apt-get could not install:$packages" >&2
+  exit 1
+}
