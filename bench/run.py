@@ -39,7 +39,7 @@ def build():
     for part in ("core", "cpu"):
         where = os.path.join(ROOT, "src", part)
         sources += sorted(os.path.join(where, name) for name in os.listdir(where) if name.endswith(".c") and name != "sdss.c")
-    flags = ["-std=gnu99", "-O2", "-fopenmp", "-I" + os.path.join(ROOT, "src"), "-DSPD_HAVE_OPENMP", "-DSPD_HAVE_CBLAS",
+    flags = ["-std=gnu99", "-O2", "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-I" + os.path.join(ROOT, "src"), "-DSPD_HAVE_OPENMP", "-DSPD_HAVE_CBLAS",
              "-DSPD_HAVE_OPENBLAS", "-DSPD_HAVE_TARGET_CLONES"]
     subprocess.run([os.environ.get("CC", "gcc"), *flags, "-o", program, *sources, "-lopenblas", "-lm"], check=True)
     return program

@@ -5,7 +5,7 @@
 #include "core/scalar.h"
 #include "cpu/cpu.h"
 
-enum { CHANNELS = 128 };
+enum { CHANNELS = 64 };
 
 struct span {
   size_t from, to;
@@ -18,26 +18,27 @@ static inline struct span window(size_t t, size_t pool, size_t length) {
 }
 
 /* Sums of u - first row, so that a large common level costs no digits. */
-CPU_HOT static void normalise(float *mean, float *inverse_sd, const float *u, size_t length, size_t stride, size_t width) {
-  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
-  for (size_t l = 0; l < length; l++) {
-    const float *row = u + l * stride;
-    CPU_SIMD
-    for (size_t c = 0; c < width; c++) {
-      float d = row[c] - u[c];
-      sum[c] += d;
-      squares[c] += d * d;
-    }
-  }
+CPU_INLINE void statistics(float *mean, float *inverse_sd, const float *first, const float *sum, const float *squares,
+                           size_t length, size_t width) {
   for (size_t c = 0; c < width; c++) {
     double m = (double)sum[c] / (double)length, variance = (double)squares[c] / (double)length - m * m;
-    mean[c] = u[c] + (float)m;
+    mean[c] = first[c] + (float)m;
     inverse_sd[c] = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + SPD_NORM_EPSILON));
   }
 }
 
-CPU_HOT static void activate(float *y, const float *u, const float *mean, const float *inverse_sd, const float *slope,
-                             size_t length, size_t stride, size_t width) {
+CPU_INLINE void add_row(float *sum, float *squares, const float *row, const float *first, size_t width) {
+  CPU_SIMD
+  for (size_t c = 0; c < width; c++) {
+    float d = row[c] - first[c];
+    sum[c] += d;
+    squares[c] += d * d;
+  }
+}
+
+/* y may be u */
+CPU_INLINE void activate(float *y, const float *u, const float *mean, const float *inverse_sd, const float *slope,
+                         size_t length, size_t stride, size_t width) {
   for (size_t l = 0; l < length; l++) {
     const float *row = u + l * stride;
     float *out = y + l * stride;
@@ -46,27 +47,78 @@ CPU_HOT static void activate(float *y, const float *u, const float *mean, const 
   }
 }
 
-/* The first of equal values wins, as in PyTorch. argmax may be NULL. */
-CPU_HOT static void activate_and_pool(float *y, uint16_t *argmax, const float *u, const float *mean, const float *inverse_sd,
-                                      const float *slope, const struct spd_block *s, size_t width) {
-  const size_t stride = s->out.channels;
-  for (size_t t = 0; t < s->out.length; t++) {
-    const struct span span = window(t, s->pool, s->conv.length);
+/* Without a pool. */
+CPU_HOT static void normalise(float *y, float *mean, float *inverse_sd, const float *u, const float *slope, size_t length,
+                              size_t stride, size_t width) {
+  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
+  for (size_t l = 0; l < length; l++) add_row(sum, squares, u + l * stride, u, width);
+  statistics(mean, inverse_sd, u, sum, squares, length, width);
+  activate(y, u, mean, inverse_sd, slope, length, stride, width);
+}
+
+/* One window's winners: the value that `candidate` makes of row[c], and its place. The first of equal values wins, as in
+ * PyTorch. */
+#define POOL_WINDOW(best, place, u, span, stride, width, candidate)                            \
+  do {                                                                                         \
+    for (size_t c = 0; c < (width); c++) best[c] = -INFINITY, place[c] = (int32_t)(span).from; \
+    for (size_t l = (span).from; l < (span).to; l++) {                                         \
+      const float *row = (u) + l * (stride);                                                   \
+      const int32_t here = (int32_t)l;                                                         \
+      CPU_SIMD                                                                                 \
+      for (size_t c = 0; c < (width); c++) {                                                   \
+        const float value = (candidate);                                                       \
+        const int wins = value > best[c];                                                      \
+        best[c] = wins ? value : best[c];                                                      \
+        place[c] = wins ? here : place[c];                                                     \
+      }                                                                                        \
+    }                                                                                          \
+  } while (0)
+
+static inline void keep_places(uint16_t *argmax, const int32_t *place, size_t width) {
+  for (size_t c = 0; argmax && c < width; c++) argmax[c] = (uint16_t)place[c];
+}
+
+/* With a pool, and no falling slope: norm and PReLU keep the order of values, so one pass finds the statistics and the winners,
+ * and only these are activated. */
+CPU_HOT static void normalise_and_pool(float *y, uint16_t *argmax, float *mean, float *inverse_sd, const float *u,
+                                       const float *slope, const struct spd_block *s, size_t width) {
+  const size_t stride = s->out.channels, length = s->conv.length, pooled = s->out.length;
+  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
+  for (size_t t = 0; t < pooled; t++) {
+    const struct span span = window(t, s->pool, length);
     float best[CHANNELS];
-    uint16_t place[CHANNELS];
-    for (size_t c = 0; c < width; c++) best[c] = -INFINITY, place[c] = (uint16_t)span.from;
-    for (size_t l = span.from; l < span.to; l++) {
-      const float *row = u + l * stride;
-      CPU_SIMD
-      for (size_t c = 0; c < width; c++) {
-        float v = spd_prelu((row[c] - mean[c]) * inverse_sd[c], slope[c]);
-        place[c] = v > best[c] ? (uint16_t)l : place[c];
-        best[c] = v > best[c] ? v : best[c];
-      }
-    }
+    int32_t place[CHANNELS];
+    const size_t end = t + 1 == pooled ? length : span.to; /* rows that the pool's floor leaves out count in the norm */
+    for (size_t l = span.from; l < end; l++) add_row(sum, squares, u + l * stride, u, width);
+    POOL_WINDOW(best, place, u, span, stride, width, row[c]);
     memcpy(y + t * stride, best, width * sizeof *best);
-    if (argmax) memcpy(argmax + t * stride, place, width * sizeof *place);
+    keep_places(argmax ? argmax + t * stride : NULL, place, width);
   }
+  statistics(mean, inverse_sd, u, sum, squares, length, width);
+  activate(y, y, mean, inverse_sd, slope, pooled, stride, width);
+}
+
+/* Under a falling slope the smallest value may win: every value is activated before it competes. */
+CPU_HOT static void normalise_and_pool_falling(float *y, uint16_t *argmax, float *mean, float *inverse_sd, const float *u,
+                                               const float *slope, const struct spd_block *s, size_t width) {
+  const size_t stride = s->out.channels, length = s->conv.length;
+  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
+  for (size_t l = 0; l < length; l++) add_row(sum, squares, u + l * stride, u, width);
+  statistics(mean, inverse_sd, u, sum, squares, length, width);
+  for (size_t t = 0; t < s->out.length; t++) {
+    const struct span span = window(t, s->pool, length);
+    float best[CHANNELS];
+    int32_t place[CHANNELS];
+    POOL_WINDOW(best, place, u, span, stride, width, spd_prelu((row[c] - mean[c]) * inverse_sd[c], slope[c]));
+    memcpy(y + t * stride, best, width * sizeof *best);
+    keep_places(argmax ? argmax + t * stride : NULL, place, width);
+  }
+}
+
+static int any_falling(const float *slope, size_t width) {
+  for (size_t c = 0; c < width; c++)
+    if (slope[c] < 0) return 1;
+  return 0;
 }
 
 spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
@@ -80,12 +132,15 @@ spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block
     const float *u = s->u + (i * s->conv.stride + s->conv.lead) * channels + c0;
     float *mean = s->mean + i * channels + c0, *inverse_sd = s->inverse_sd + i * channels + c0;
     float *y = s->y + (i * s->out.stride + s->out.lead) * channels + c0;
-    normalise(mean, inverse_sd, u, s->conv.length, channels, width);
-    if (s->pool == 1)
-      activate(y, u, mean, inverse_sd, s->slope + c0, s->conv.length, channels, width);
-    else
-      activate_and_pool(y, s->argmax ? s->argmax + i * s->out.length * channels + c0 : NULL, u, mean, inverse_sd, s->slope + c0,
-                        s, width);
+    if (s->pool == 1) {
+      normalise(y, mean, inverse_sd, u, s->slope + c0, s->conv.length, channels, width);
+    } else {
+      uint16_t *argmax = s->argmax ? s->argmax + i * s->out.length * channels + c0 : NULL;
+      if (any_falling(s->slope + c0, width))
+        normalise_and_pool_falling(y, argmax, mean, inverse_sd, u, s->slope + c0, s, width);
+      else
+        normalise_and_pool(y, argmax, mean, inverse_sd, u, s->slope + c0, s, width);
+    }
   }
   return SPD_STATUS_OK;
 }

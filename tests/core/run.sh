@@ -129,7 +129,7 @@ if compile sanitized "$sanitizers $blas"; then
 fi
 if [ $quick = no ]; then
   if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
-    for name in stages gradients; do run plain-gemm $name "$sanitizers" "$libs"; done
+    for name in stages gradients fourier; do run plain-gemm $name "$sanitizers" "$libs"; done
   fi
   clones=''
   probe '' '' <<'C' && clones=-DSPD_HAVE_TARGET_CLONES
@@ -137,12 +137,13 @@ __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 void axpy(float *y, const float *x, int n) { for (int i = 0; i < n; i++) y[i] += 2 * x[i]; }
 int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; }
 C
-  if compile release "-O2 $blas $clones"; then
-    for name in stages gradients reference threads; do among $name && run release $name "-O2 $blas $clones" "$blas_libs $libs"; done
+  release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
+  if compile release "$release"; then
+    for name in stages gradients reference threads fourier; do among $name && run release $name "$release" "$blas_libs $libs"; done
   fi
   if command -v valgrind > /dev/null 2>&1; then
     if compile valgrind "-O1 -g $blas"; then
-      for name in stages safetensors prepare; do
+      for name in stages safetensors; do
         among $name && run valgrind $name "-O1 -g $blas" "$blas_libs $libs" \
           'valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
       done

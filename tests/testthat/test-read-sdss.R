@@ -233,6 +233,7 @@ test_that("bad arguments are refused", {
   })
   expect_error(read_sdss(dir), class = "spender_error_files")
   expect_error(read_sdss("x.fits", instrument = 4000:5000), class = "spender_error_grid")
+  expect_error(read_sdss("x.fits", instrument = 10^(3.58 + 2e-4 * 0:100)), class = "spender_error_grid")
 })
 
 test_that("progress shows and does not change the result", {
