@@ -10,7 +10,8 @@
 #' @section Errors: `spender_error_missing_package` without ggplot2, `spender_error_invalid` for anything else than a fit or a history.
 #' @export
 #' @examplesIf requireNamespace("ggplot2", quietly = TRUE)
-#' history <- data.frame(epoch = 1:20, train_loss = 0.4 + exp(-(1:20) / 4), validation_loss = 0.42 + exp(-(1:20) / 4))
+#' history <- data.frame(epoch = 1:20, train_loss = 0.4 + exp(-(1:20) / 4),
+#'                       validation_loss = 0.42 + exp(-(1:20) / 4))
 #' plot_history(history, flat = 1.3)
 plot_history <- function(x, flat = NULL, log = TRUE, ...) {
   need_ggplot()

@@ -22,7 +22,8 @@
 #' @examplesIf requireNamespace("ggplot2", quietly = TRUE)
 #' x <- simulate_spectra(32, seed = 1)
 #' fit <- spender(x, latents = 2, epochs = 2, threads = 1, progress = FALSE,
-#'                network = spender_network(filters = c(4, 8, 8), encoder_hidden = 16, decoder_hidden = 32))
+#'                network = spender_network(filters = c(4, 8, 8), encoder_hidden = 16,
+#'                                          decoder_hidden = 32))
 #' p <- plot_reconstruction(fit, x, i = 3)
 #' p
 #' p$panels$Halpha

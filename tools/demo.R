@@ -42,13 +42,15 @@ print(x)
 
 # ---- training, as long as the time allows ----
 
+# So few spectra make few steps: small batches and a high learning rate get further than the defaults, which are for surveys.
 batch_size <- min(16, ceiling(length(x) / 8))
-message("\nTiming one epoch ...")
-timed <- system.time(spender(x, latents = 6, epochs = 1, batch_size = batch_size, seed = 1, progress = FALSE))[["elapsed"]]
+message("\nTiming an epoch ...")
+# the first epoch also pays for the memory
+timed <- min(diff(spender(x, latents = 6, epochs = 3, batch_size = batch_size, seed = 1, progress = FALSE)$history$seconds))
 epochs <- max(3, min(400, floor(seconds / timed)))
 message(sprintf("%.1f s an epoch of %d spectra: %d epochs in about %.0f s on %d thread(s).", timed, length(x), epochs, epochs * timed,
                 devices()$threads))
-fit <- spender(x, latents = 6, epochs = epochs, batch_size = batch_size, learning_rate = 1e-3, validation = 0.15, seed = 1,
+fit <- spender(x, latents = 6, epochs = epochs, batch_size = batch_size, learning_rate = 2e-3, validation = 0.15, seed = 1,
                progress = FALSE, callback = function(history) {
   n <- nrow(history)
   if (n %in% round(seq(1, epochs, length.out = 12))) {
@@ -84,20 +86,20 @@ picture <- function(name, width, height, draw) {
   draw()
   path
 }
-pictures <- picture("history.png", 900, 600, function() plot(fit))
+pictures <- character()
 if (requireNamespace("ggplot2", quietly = TRUE)) {
-  # the spectra of highest signal-to-noise in five slices of redshift
+  pictures <- picture("history.png", 900, 600, function() print(plot(fit)))
+  # five slices of the redshift range, and of each a spectrum of good signal-to-noise
   sn <- vapply(seq_along(x$id), function(i) {
     valid <- x$ivar[i, ] > 0
     stats::median(x$flux[i, valid] * sqrt(x$ivar[i, valid]))
   }, 0)
-  slices <- cut(rank(x$z, ties.method = "first"), 5, labels = FALSE)
-  chosen <- vapply(split(seq_along(slices), slices), function(rows) rows[order(-sn[rows])[ceiling(length(rows) / 4)]], 0)
+  chosen <- vapply(split(seq_along(sn), cut(x$z, 5), drop = TRUE), function(rows) rows[order(-sn[rows])[ceiling(length(rows) / 4)]], 0)
   for (i in chosen) {
     name <- sprintf("reconstruction-z%.3f-%s.png", x$z[i], gsub("[^A-Za-z0-9.-]", "_", x$id[i]))
     pictures <- c(pictures, picture(name, 1400, 1000, function() print(plot_reconstruction(fit, x, i))))
   }
-} else message("No pictures of reconstructions: ggplot2 is not installed.")
+} else message("No pictures: ggplot2 is not installed.")
 
-message("\nWritten to ", output, "/: model.safetensors, latents.csv, ", paste(basename(pictures), collapse = ", "))
+message("\nWritten to ", output, "/: model.safetensors, latents.csv, ", length(pictures), " pictures")
 message(sprintf("%.0f s in all.", proc.time()[["elapsed"]] - started))

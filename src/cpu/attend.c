@@ -1,5 +1,6 @@
 /* Attention over the segments (paper eq. 2): a = softmax over positions of the keys, e = sum over positions of values * a. */
 #include <math.h>
+#include <string.h>
 
 #include "core/scalar.h"
 #include "cpu/cpu.h"
@@ -11,14 +12,15 @@ CPU_HOT static void forward(float *a, float *e, const float *v, const float *gat
   float largest[CHANNELS], sum[CHANNELS] = {0}, weighted[CHANNELS] = {0};
   for (size_t c = 0; c < width; c++) largest[c] = -INFINITY;
   for (size_t l = 0; l < length; l++) {
-    const float *key = v + l * 2 * channels + channels, *g = gate ? gate + l * channels : NULL;
+    const float *key = v + l * 2 * channels + channels;
     float *out = a + l * channels;
-    CPU_SIMD
-    for (size_t c = 0; c < width; c++) {
-      float k = g ? key[c] * g[c] : key[c];
-      out[c] = k;
-      largest[c] = k > largest[c] ? k : largest[c];
+    memcpy(out, key, width * sizeof *out);
+    if (gate) {
+      CPU_SIMD
+      for (size_t c = 0; c < width; c++) out[c] *= gate[l * channels + c];
     }
+    CPU_SIMD
+    for (size_t c = 0; c < width; c++) largest[c] = out[c] > largest[c] ? out[c] : largest[c];
   }
   for (size_t l = 0; l < length; l++) {
     const float *value = v + l * 2 * channels;
