@@ -107,7 +107,7 @@ decode <- function(fit, s, z = NULL, instrument = NULL, threads = NULL, batch_si
     abort("invalid", "`z` must be one redshift or one for each of the ", nrow(s), " rows of `s`, finite and above -1.")
   }
   if (is.null(instrument)) instrument <- fit$instrument
-  if (!inherits(instrument, "spender_instrument")) instrument <- get("instrument", mode = "function")(instrument)
+  if (!inherits(instrument, "spender_instrument")) instrument <- instrument(instrument)
   out <- run_network(fit, if (rest) "rest" else "observed", threads, batch_size, z = rep_len(z, nrow(s)), latent = s,
                      instrument = if (rest) fit$instrument else instrument)
   rownames(out) <- rownames(s)
