@@ -14,6 +14,10 @@ command -v make > /dev/null 2>&1 || need make
 command -v pkg-config > /dev/null 2>&1 || need pkg-config
 command -v pandoc > /dev/null 2>&1 || need pandoc
 command -v valgrind > /dev/null 2>&1 || need valgrind
+# R CMD check --as-cran complains where these are missing
+command -v tidy > /dev/null 2>&1 || need tidy
+command -v qpdf > /dev/null 2>&1 || need qpdf
+command -v checkbashisms > /dev/null 2>&1 || need devscripts
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
 r_packages='cli jsonlite ggplot2 knitr rmarkdown testthat withr'
@@ -40,7 +44,8 @@ Missing:$packages
 These are names of Debian and Ubuntu packages. As root:
   apt-get update && apt-get install -y$packages
 Elsewhere: R (4.1 or newer) with a C compiler and make, the R packages $r_packages
-  (install.packages(c("$(echo $r_packages | sed 's/ /", "/g')"))), pandoc, pkg-config, OpenBLAS, CFITSIO and valgrind.
+  (install.packages(c("$(echo $r_packages | sed 's/ /", "/g')"))), pandoc, pkg-config, OpenBLAS, CFITSIO,
+  valgrind, tidy, qpdf and checkbashisms.
 T
   exit 1
 fi
