@@ -48,10 +48,11 @@ found=$(grep -rnE -e '-ffast-math|-march=native|omp_set_num_threads|openmp.*omp_
 if [ -z "$found" ]; then pass "no flag or call that changes arithmetic or the process"; else fail "ruled-out flags or calls:"; echo "$found"; fi
 # a path of somebody's machine: a home, or wherever this checkout stands
 sources=$(git ls-files --cached --others --exclude-standard 2> /dev/null || find . -type f -not -path './build/*' -not -path './.git/*')
+homes="/home/[a-z]|/Users/[A-Za-z]|${HOME:-/home}/"
 parent=$(dirname "$root")
-[ "$parent" = / ] && parent=/root
+[ "$parent" = / ] || homes="$homes|$parent/[a-z]"
 found=$(printf '%s\n' "$sources" | grep -vE '\.(png|fits|rds|safetensors|gz)$' | tr '\n' '\0' |
-        xargs -0 grep -nIE "(^|[^A-Za-z0-9_./~-])(/home/[a-z]|/Users/[A-Za-z]|/root/|$parent/[a-z])" 2> /dev/null |
+        xargs -0 grep -nIE "(^|[^A-Za-z0-9_./~-])($homes)" 2> /dev/null |
         grep -vE '^(\./)?tools/test\.sh:')
 if [ -z "$found" ]; then pass "no absolute path"; else fail "absolute paths:"; echo "$found"; fi
 

@@ -122,10 +122,10 @@ static int any_falling(const float *slope, size_t width) {
 }
 
 spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
-  (void)error;
   const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
-  if (!cpu_fourier_forward(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n))
-    cpu_conv(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n);
+  int done;
+  SPD_TRY(cpu_fourier_forward(&done, backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n, error));
+  if (!done) cpu_conv(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n);
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
@@ -210,7 +210,6 @@ static void flip(const struct spd_backend *backend, float *flipped, const float 
 }
 
 spd_status cpu_block_backward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
-  (void)error;
   const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
@@ -222,7 +221,9 @@ spd_status cpu_block_backward(struct spd_backend *backend, const struct spd_bloc
     for (size_t l = s->conv.length; l < s->conv.stride; l++) memset(u + l * channels, 0, width * sizeof *u);
   }
   if (s->dslope) cpu_sum_rows(s->dslope, s->partial, n, channels);
-  if (cpu_fourier_backward(backend, s->dx, s->dw, s->u, s->x, s->w, &s->in, s->kernel, channels, n)) return SPD_STATUS_OK;
+  int done;
+  SPD_TRY(cpu_fourier_backward(&done, backend, s->dx, s->dw, s->u, s->x, s->w, &s->in, s->kernel, channels, n, error));
+  if (done) return SPD_STATUS_OK;
   if (s->dw) cpu_conv_weight_gradient(backend, s->dw, s->x, s->u, &s->in, s->kernel, channels, n);
   if (s->dx) {
     flip(backend, s->flipped, s->w, s->kernel, s->in.channels, channels);

@@ -33,12 +33,14 @@ void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const
 void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
 
-/* The same two, and the input gradient, in the frequency domain (fourier.c). They return 0, having done nothing, where plain
- * products are cheaper or there is no memory for the planes. dx and dw may be NULL. */
-int cpu_fourier_forward(struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
-                        size_t kernel, size_t channels_out, size_t n);
-int cpu_fourier_backward(struct spd_backend *backend, float *dx, float *dw, const float *dy, const float *x, const float *w,
-                         const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
+/* The same two, and the input gradient, in the frequency domain (fourier.c). *done is 0, and nothing has happened, where plain
+ * products are cheaper: that depends on the shape alone. dx and dw may be NULL. */
+spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, float *y, const float *x, const float *w,
+                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+                               struct spd_error *error);
+spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, float *dx, float *dw, const float *dy, const float *x,
+                                const float *w, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+                                struct spd_error *error);
 void cpu_fourier_free(struct cpu_backend *cpu);
 
 /* out (count) = sum over n rows of partial (n, count), in row order and in double. */

@@ -106,17 +106,19 @@ void cpu_fourier_free(struct cpu_backend *cpu) {
   free(cpu->arena);
 }
 
-/* The plan for a convolution, made at its first use; NULL where plain products are cheaper or memory is short. */
-static struct cpu_fourier *plan(struct spd_backend *backend, size_t length, size_t kernel, size_t in, size_t out) {
+/* The plan for a convolution, made at its first use; NULL where plain products are cheaper. */
+static spd_status plan(struct cpu_fourier **out, struct spd_backend *backend, size_t length, size_t kernel, size_t in,
+                       size_t out_channels, struct spd_error *error) {
   struct cpu_backend *cpu = (struct cpu_backend *)backend;
-  for (struct cpu_fourier *f = cpu->plans; f; f = f->next)
-    if (f->length == length && f->kernel == kernel && f->in == in && f->out == out) return f;
+  for (*out = cpu->plans; *out; *out = (*out)->next)
+    if ((*out)->length == length && (*out)->kernel == kernel && (*out)->in == in && (*out)->out == out_channels)
+      return SPD_STATUS_OK;
   size_t tile, step;
-  choose_tile(&tile, &step, length, kernel, in, out, cpu->always_fourier);
-  if (tile == 0) return NULL;
+  choose_tile(&tile, &step, length, kernel, in, out_channels, cpu->always_fourier);
+  if (tile == 0) return SPD_STATUS_OK;
   struct cpu_fourier *f = calloc(1, sizeof *f);
-  if (!f) return NULL;
-  f->length = length, f->kernel = kernel, f->in = in, f->out = out;
+  if (!f) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the plan of a convolution");
+  f->length = length, f->kernel = kernel, f->in = in, f->out = out_channels;
   f->tile = tile, f->step = step;
   f->tiles = (length + step - 1) / step;
   f->planes = planes_of(tile);
@@ -127,27 +129,27 @@ static struct cpu_fourier *plan(struct spd_backend *backend, size_t length, size
   f->untaps = malloc(kernel * f->planes * sizeof(float));
   if (!f->analyse || !f->synthesise || !f->transpose || !f->taps || !f->untaps) {
     free_plan(f);
-    return NULL;
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the plan of a convolution");
   }
   fill_matrices(f);
   f->next = cpu->plans;
-  cpu->plans = f;
-  return f;
+  *out = cpu->plans = f;
+  return SPD_STATUS_OK;
 }
 
 /* ---- memory: one arena, grown to what the largest convolution needs ---- */
 
-static float *arena(struct spd_backend *backend, size_t floats) {
+static spd_status arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error) {
   struct cpu_backend *cpu = (struct cpu_backend *)backend;
   if (cpu->arena_size < floats) {
-    void *memory = NULL;
-    struct spd_error ignored;
+    void *larger = NULL;
     free(cpu->arena);
     cpu->arena = NULL, cpu->arena_size = 0;
-    if (backend->ops->alloc(backend, &memory, floats * sizeof(float), &ignored) != SPD_STATUS_OK) return NULL;
-    cpu->arena = memory, cpu->arena_size = floats;
+    SPD_TRY(backend->ops->alloc(backend, &larger, floats * sizeof(float), error));
+    cpu->arena = larger, cpu->arena_size = floats;
   }
-  return cpu->arena;
+  *memory = cpu->arena;
+  return SPD_STATUS_OK;
 }
 
 /* Spectra that are worked on together, and the sizes of a plane of rows and of a plane of weights. */
@@ -200,13 +202,16 @@ static size_t partner(const struct cpu_fourier *f, size_t p) {
   return p % 3 == 1 ? p + 1 : p - 1;
 }
 
-int cpu_fourier_forward(struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
-                        size_t kernel, size_t channels_out, size_t n) {
-  const struct cpu_fourier *f = plan(backend, in->length, kernel, in->channels, channels_out);
-  if (!f) return 0;
+spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, float *y, const float *x, const float *w,
+                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+                               struct spd_error *error) {
+  struct cpu_fourier *f;
+  float *weights;
+  SPD_TRY(plan(&f, backend, in->length, kernel, in->channels, channels_out, error));
+  *done = f != NULL;
+  if (!f) return SPD_STATUS_OK;
   const struct layout l = layout_of(f, n);
-  float *weights = arena(backend, f->planes * (l.pair_plane + l.in_plane + l.out_plane));
-  if (!weights) return 0;
+  SPD_TRY(arena(&weights, backend, f->planes * (l.pair_plane + l.in_plane + l.out_plane), error));
   float *xs = weights + f->planes * l.pair_plane, *ys = xs + f->planes * l.in_plane;
   transform_weights(backend, weights, w, f, l.pair_plane);
   for (size_t first = 0; first < n; first += l.group) {
@@ -223,16 +228,19 @@ int cpu_fourier_forward(struct spd_backend *backend, float *y, const float *x, c
                y + ((first + piece / f->tiles) * in->stride + in->lead + t) * f->out, f->out);
     }
   }
-  return 1;
+  return SPD_STATUS_OK;
 }
 
-int cpu_fourier_backward(struct spd_backend *backend, float *dx, float *dw, const float *dy, const float *x, const float *w,
-                         const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n) {
-  const struct cpu_fourier *f = plan(backend, in->length, kernel, in->channels, channels_out);
-  if (!f) return 0;
+spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, float *dx, float *dw, const float *dy, const float *x,
+                                const float *w, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+                                struct spd_error *error) {
+  struct cpu_fourier *f;
+  float *weights;
+  SPD_TRY(plan(&f, backend, in->length, kernel, in->channels, channels_out, error));
+  *done = f != NULL;
+  if (!f) return SPD_STATUS_OK;
   const struct layout l = layout_of(f, n);
-  float *weights = arena(backend, f->planes * (2 * l.pair_plane + l.in_plane + l.out_plane));
-  if (!weights) return 0;
+  SPD_TRY(arena(&weights, backend, f->planes * (2 * l.pair_plane + l.in_plane + l.out_plane), error));
   float *products = weights + f->planes * l.pair_plane, *xs = products + f->planes * l.pair_plane,
         *gs = xs + f->planes * l.in_plane;
   const size_t pairs = f->in * f->out;
@@ -264,12 +272,12 @@ int cpu_fourier_backward(struct spd_backend *backend, float *dx, float *dw, cons
       }
     }
   }
-  if (!dw) return 1;
+  if (!dw) return SPD_STATUS_OK;
   const size_t pieces = (pairs + PAIRS_PER_PIECE - 1) / PAIRS_PER_PIECE;
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
     const size_t from = piece * PAIRS_PER_PIECE, width = pairs - from < PAIRS_PER_PIECE ? pairs - from : PAIRS_PER_PIECE;
     cpu_gemm(0, 0, f->kernel, width, f->planes, f->untaps, f->planes, products + from, l.pair_plane, 0, dw + from, pairs);
   }
-  return 1;
+  return SPD_STATUS_OK;
 }

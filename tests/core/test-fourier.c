@@ -53,8 +53,9 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
   cpu_conv(backend, y[0], x, w, &in, s->kernel, s->out, s->n);
   cpu_conv(backend, dx[0], dy, flipped, &out, s->kernel, s->in, s->n);
   cpu_conv_weight_gradient(backend, dw[0], x, dy, &in, s->kernel, s->out, s->n);
-  const int forward = cpu_fourier_forward(backend, y[1], x, w, &in, s->kernel, s->out, s->n);
-  const int backward = cpu_fourier_backward(backend, dx[1], dw[1], dy, x, w, &in, s->kernel, s->out, s->n);
+  int forward, backward, ignored;
+  MUST(cpu_fourier_forward(&forward, backend, y[1], x, w, &in, s->kernel, s->out, s->n, error));
+  MUST(cpu_fourier_backward(&backward, backend, dx[1], dw[1], dy, x, w, &in, s->kernel, s->out, s->n, error));
   CHECK(forward && backward, "no plan for length %zu, kernel %zu, %zu to %zu", s->length, s->kernel, s->in, s->out);
   const struct spd_rows weights = {s->kernel, s->in * s->out, 0, s->kernel};
   const double ey = difference(y[1], y[0], &out, s->n), ex = difference(dx[1], dx[0], &in, s->n),
@@ -64,9 +65,9 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
 
   /* each gradient alone is the same as both together */
   float *alone = check_alloc(x_size * sizeof *alone);
-  cpu_fourier_backward(backend, alone, NULL, dy, x, w, &in, s->kernel, s->out, s->n);
+  MUST(cpu_fourier_backward(&ignored, backend, alone, NULL, dy, x, w, &in, s->kernel, s->out, s->n, error));
   CHECK(difference(alone, dx[1], &in, s->n) == 0, "the input gradient depends on whether the weight gradient is wanted");
-  cpu_fourier_backward(backend, NULL, dw[0], dy, x, w, &in, s->kernel, s->out, s->n);
+  MUST(cpu_fourier_backward(&ignored, backend, NULL, dw[0], dy, x, w, &in, s->kernel, s->out, s->n, error));
   CHECK(memcmp(dw[0], dw[1], w_size * sizeof *w) == 0, "the weight gradient depends on whether the input gradient is wanted");
   for (int i = 0; i < 2; i++) free(y[i]), free(dx[i]), free(dw[i]);
   free(x), free(dy), free(w), free(flipped), free(alone);
