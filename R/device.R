@@ -1,7 +1,11 @@
 #' What this build and this machine can compute on
 #'
 #' @return A list of class `spender_devices`: `built` (what was compiled in: OpenMP, CBLAS, CFITSIO, CUDA), `cores`, `threads`
-#'   (those a fit uses by default) and `devices`, a data frame with one row per device that can be used now.
+#'   (those a fit uses by default), `instructions` (the instruction set that convolutions use here: `"avx512"`, `"avx2"` or
+#'   `"baseline"`, chosen when the package runs, whatever machine it was built on) and `devices`, a data frame with one row per
+#'   device that can be used now.
+#' @details The same data, seed and build give the same result to the last bit for any number of threads, on processors with the
+#'   same instruction set; between instruction sets results differ in the last digits.
 #' @export
 #' @examples
 #' devices()
@@ -11,6 +15,7 @@ devices <- function() {
     built = unlist(info[c("openmp", "cblas", "cfitsio", "cuda")]),
     cores = info$cores,
     threads = default_threads(),
+    instructions = info$instructions,
     devices = data.frame(device = "cpu", name = paste(info$cores, ngettext(info$cores, "core", "cores")))
   ), class = "spender_devices")
 }
@@ -20,6 +25,7 @@ print.spender_devices <- function(x, ...) {
   cat("built with  ", paste(names(x$built), ifelse(x$built, "yes", "no"), collapse = "   "), "\n", sep = "")
   cat("devices     ", paste0(x$devices$device, " (", x$devices$name, ")", collapse = ", "), "\n", sep = "")
   cat("threads     ", x$threads, "\n", sep = "")
+  cat("vectors     ", x$instructions, "\n", sep = "")
   invisible(x)
 }
 

@@ -79,8 +79,8 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
 /* ---- entries ---- */
 
 SEXP ffi_build_info(void) {
-  static const char *const names[] = {"openmp", "cblas", "cfitsio", "cuda", "cores"};
-  SEXP list = PROTECT(r_list_new(5, names));
+  static const char *const names[] = {"openmp", "cblas", "cfitsio", "cuda", "cores", "instructions"};
+  SEXP list = PROTECT(r_list_new(6, names));
   int openmp = FALSE, cblas = FALSE, cfitsio = FALSE, cores = 1;
 #ifdef SPD_HAVE_OPENMP
   openmp = TRUE;
@@ -97,6 +97,7 @@ SEXP ffi_build_info(void) {
   SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(cfitsio));
   SET_VECTOR_ELT(list, 3, Rf_ScalarLogical(FALSE));
   SET_VECTOR_ELT(list, 4, Rf_ScalarInteger(cores));
+  SET_VECTOR_ELT(list, 5, Rf_mkString(spd_cpu_instructions()));
   UNPROTECT(1);
   return list;
 }

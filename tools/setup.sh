@@ -18,6 +18,11 @@ command -v valgrind > /dev/null 2>&1 || need valgrind
 command -v tidy > /dev/null 2>&1 || need tidy
 command -v qpdf > /dev/null 2>&1 || need qpdf
 command -v checkbashisms > /dev/null 2>&1 || need devscripts
+# the core's tests for arm64; on other machines they skip
+if [ "$(uname -m)" = x86_64 ]; then
+  command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+  command -v qemu-aarch64 > /dev/null 2>&1 || need qemu-user
+fi
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
 r_packages='cli jsonlite ggplot2 knitr rmarkdown testthat withr'

@@ -51,13 +51,13 @@ struct spd_block {
   const float *w, *slope; /* (k, C_in, C_out), (C_out) */
   float *dw, *dslope;
   const float *x; /* rows in */
-  float *u;       /* rows conv: the convolution (gap rows hold anything); backward turns it into its gradient, in place */
+  uint64_t version; /* of w, for backends that keep what they make of it; 0: w changes all the time */
+  float *u;         /* rows conv: the convolution (gap rows hold anything); NULL where no backward follows, which may destroy it */
   float *mean, *inverse_sd; /* (N, C_out) */
   uint16_t *argmax; /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
   float *y;         /* rows out */
   const float *dy;  /* rows out */
   float *dx;        /* rows in; its gap rows hold anything */
-  float *flipped;   /* (k, C_out, C_in) workspace of backward */
   float *partial;   /* (N, C_out) workspace of backward */
 };
 
@@ -178,5 +178,7 @@ struct spd_backend {
 };
 
 spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_error *error);
+/* Name of the instruction set that convolutions use on this processor. */
+const char *spd_cpu_instructions(void);
 
 #endif

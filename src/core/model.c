@@ -105,15 +105,14 @@ static spd_status build_trunk(struct spd_model *model, struct trunk *trunk, cons
     block->pool = a->pools[i];
     block->w = w.value, block->dw = w.gradient, block->slope = s.value, block->dslope = s.gradient;
     block->x = x;
-    SPD_TRY(take_floats(model, &block->u, spd_rows_size(&block->conv, capacity), error));
     SPD_TRY(take_floats(model, &block->mean, capacity * channels, error));
     SPD_TRY(take_floats(model, &block->inverse_sd, capacity * channels, error));
     SPD_TRY(take_floats(model, &block->y, spd_rows_size(&block->out, capacity), error));
     if (backward) {
+      SPD_TRY(take_floats(model, &block->u, spd_rows_size(&block->conv, capacity), error));
       if (block->pool > 1)
         SPD_TRY(take(model, &block->argmax, capacity * block->out.length * channels * sizeof(uint16_t), error));
       SPD_TRY(take_floats(model, &block->dx, spd_rows_size(&block->in, capacity), error));
-      SPD_TRY(take_floats(model, &block->flipped, block->kernel * in.channels * channels, error));
       SPD_TRY(take_floats(model, &block->partial, capacity * channels, error));
     }
     in = block->out;
@@ -313,7 +312,16 @@ static spd_status need(const struct spd_model *model, spd_model_purpose purpose,
   return SPD_STATUS_OK;
 }
 
+/* Weights that stay until they are set again may be kept in another form. */
+static void renew_version(struct trunk *trunk) {
+  for (size_t i = 0; i + 1 < SPD_BLOCKS; i++) trunk->blocks[i].version++;
+}
+
 spd_status spd_model_set_parameters(struct spd_model *model, const float *weights, struct spd_error *error) {
+  if (model->purpose == SPD_MODEL_FORWARD) {
+    renew_version(&model->spectrum);
+    renew_version(&model->weights);
+  }
   return upload(model, model->parameters, weights, model->network.size * sizeof(float), error);
 }
 

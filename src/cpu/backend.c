@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#ifdef SPD_HAVE_OPENMP
+#include <omp.h>
+#endif
 #include "core/threads.h"
 #include "cpu/cpu.h"
 
@@ -31,8 +34,30 @@ void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count) {
   }
 }
 
+int cpu_thread(void) {
+#ifdef SPD_HAVE_OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error) {
+  struct cpu_backend *cpu = (struct cpu_backend *)backend;
+  if (cpu->arena_size < floats) {
+    void *larger = NULL;
+    free(cpu->arena);
+    cpu->arena = NULL, cpu->arena_size = 0;
+    SPD_TRY(backend->ops->alloc(backend, &larger, floats * sizeof(float), error));
+    cpu->arena = larger, cpu->arena_size = floats;
+  }
+  *memory = cpu->arena;
+  return SPD_STATUS_OK;
+}
+
 static void cpu_destroy(struct spd_backend *backend) {
-  cpu_fourier_free((struct cpu_backend *)backend);
+  cpu_fourier_free(backend);
+  free(((struct cpu_backend *)backend)->arena);
   free(backend);
 }
 
@@ -121,6 +146,8 @@ static const struct spd_backend_ops cpu_ops = {
     /* .adam = */ cpu_adam,
 };
 
+const char *spd_cpu_instructions(void) { return cpu_kernels_available(0)->name; }
+
 spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_error *error) {
   *backend = NULL;
   if (threads < 1 || threads > 4096)
@@ -130,6 +157,7 @@ spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_
   cpu->base.ops = &cpu_ops;
   cpu->threads = threads;
   cpu->blas_threads = 1;
+  cpu->kernels = cpu_kernels_available(0);
   *backend = &cpu->base;
   return SPD_STATUS_OK;
 }

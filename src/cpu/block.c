@@ -1,198 +1,68 @@
-/* Convolution, instance norm, PReLU and max-pool. Channels are the fast axis, so every inner loop runs over them. */
-#include <math.h>
+/* Convolution, instance norm, PReLU and max-pool. The norm takes the convolution's rows while they are in the cache. */
 #include <string.h>
 
-#include "core/scalar.h"
 #include "cpu/cpu.h"
 
-enum { CHANNELS = 64 };
+enum { CHANNELS = CPU_CHANNELS, GROUP = 8 /* spectra that wait together for their norm, where nobody keeps the map */ };
 
-struct span {
-  size_t from, to;
+struct pass {
+  const struct spd_block *s;
+  const struct cpu_kernels *kernels;
 };
 
-static inline struct span window(size_t t, size_t pool, size_t length) {
-  struct span s = {t * pool < pool / 2 ? 0 : t * pool - pool / 2, t * pool + pool / 2 + 1};
-  if (s.to > length) s.to = length;
-  return s;
+/* The convolution's rows of one spectrum, as they come */
+static void finish(void *context, const float *u, size_t u_stride, size_t i, size_t c, size_t width) {
+  const struct pass *pass = context;
+  const struct spd_block *s = pass->s;
+  const size_t channels = s->out.channels, channel = i * channels + c;
+  pass->kernels->normalise(s->y + (i * s->out.stride + s->out.lead) * channels + c, channels,
+                           s->argmax ? s->argmax + i * s->out.length * channels + c : NULL, s->mean + channel,
+                           s->inverse_sd + channel, u, u_stride, s->slope + c, s->conv.length, s->pool, s->out.length, width);
 }
 
-/* Sums of u - first row, so that a large common level costs no digits. */
-CPU_INLINE void statistics(float *mean, float *inverse_sd, const float *first, const float *sum, const float *squares,
-                           size_t length, size_t width) {
-  for (size_t c = 0; c < width; c++) {
-    double m = (double)sum[c] / (double)length, variance = (double)squares[c] / (double)length - m * m;
-    mean[c] = first[c] + (float)m;
-    inverse_sd[c] = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + SPD_NORM_EPSILON));
-  }
+/* The gradient at the convolution's rows of one spectrum; du may be u */
+static void gradient(void *context, float *du, size_t du_stride, size_t i, size_t c, size_t width) {
+  const struct pass *pass = context;
+  const struct spd_block *s = pass->s;
+  const size_t channels = s->out.channels, channel = i * channels + c;
+  pass->kernels->normalise_backward(du, du_stride, s->partial + channel,
+                                    s->u + (i * s->conv.stride + s->conv.lead) * channels + c, channels,
+                                    s->dy + (i * s->out.stride + s->out.lead) * channels + c, channels,
+                                    s->pool == 1 ? NULL : s->argmax + i * s->out.length * channels + c, s->mean + channel,
+                                    s->inverse_sd + channel, s->slope + c, s->conv.length, s->pool, s->out.length, width);
 }
 
-CPU_INLINE void add_row(float *sum, float *squares, const float *row, const float *first, size_t width) {
-  CPU_SIMD
-  for (size_t c = 0; c < width; c++) {
-    float d = row[c] - first[c];
-    sum[c] += d;
-    squares[c] += d * d;
-  }
+static struct cpu_convolution convolution(const struct pass *pass) {
+  const struct spd_block *s = pass->s;
+  const struct cpu_convolution c = {&s->in, s->kernel, s->out.channels, s->x,   s->w,     s->version,  s->u,
+                                    NULL,   s->dx,     s->dw,           finish, gradient, (void *)pass};
+  return c;
 }
 
-/* y may be u */
-CPU_INLINE void activate(float *y, const float *u, const float *mean, const float *inverse_sd, const float *slope,
-                         size_t length, size_t stride, size_t width) {
-  for (size_t l = 0; l < length; l++) {
-    const float *row = u + l * stride;
-    float *out = y + l * stride;
-    CPU_SIMD
-    for (size_t c = 0; c < width; c++) out[c] = spd_prelu((row[c] - mean[c]) * inverse_sd[c], slope[c]);
-  }
-}
-
-/* Without a pool. */
-CPU_HOT static void normalise(float *y, float *mean, float *inverse_sd, const float *u, const float *slope, size_t length,
-                              size_t stride, size_t width) {
-  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
-  for (size_t l = 0; l < length; l++) add_row(sum, squares, u + l * stride, u, width);
-  statistics(mean, inverse_sd, u, sum, squares, length, width);
-  activate(y, u, mean, inverse_sd, slope, length, stride, width);
-}
-
-/* One window's winners: the value that `candidate` makes of row[c], and its place. The first of equal values wins, as in
- * PyTorch. */
-#define POOL_WINDOW(best, place, u, span, stride, width, candidate)                            \
-  do {                                                                                         \
-    for (size_t c = 0; c < (width); c++) best[c] = -INFINITY, place[c] = (int32_t)(span).from; \
-    for (size_t l = (span).from; l < (span).to; l++) {                                         \
-      const float *row = (u) + l * (stride);                                                   \
-      const int32_t here = (int32_t)l;                                                         \
-      CPU_SIMD                                                                                 \
-      for (size_t c = 0; c < (width); c++) {                                                   \
-        const float value = (candidate);                                                       \
-        const int wins = value > best[c];                                                      \
-        best[c] = wins ? value : best[c];                                                      \
-        place[c] = wins ? here : place[c];                                                     \
-      }                                                                                        \
-    }                                                                                          \
-  } while (0)
-
-static inline void keep_places(uint16_t *argmax, const int32_t *place, size_t width) {
-  for (size_t c = 0; argmax && c < width; c++) argmax[c] = (uint16_t)place[c];
-}
-
-/* With a pool, and no falling slope: norm and PReLU keep the order of values, so one pass finds the statistics and the winners,
- * and only these are activated. */
-CPU_HOT static void normalise_and_pool(float *y, uint16_t *argmax, float *mean, float *inverse_sd, const float *u,
-                                       const float *slope, const struct spd_block *s, size_t width) {
-  const size_t stride = s->out.channels, length = s->conv.length, pooled = s->out.length;
-  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
-  for (size_t t = 0; t < pooled; t++) {
-    const struct span span = window(t, s->pool, length);
-    float best[CHANNELS];
-    int32_t place[CHANNELS];
-    const size_t end = t + 1 == pooled ? length : span.to; /* rows that the pool's floor leaves out count in the norm */
-    for (size_t l = span.from; l < end; l++) add_row(sum, squares, u + l * stride, u, width);
-    POOL_WINDOW(best, place, u, span, stride, width, row[c]);
-    memcpy(y + t * stride, best, width * sizeof *best);
-    keep_places(argmax ? argmax + t * stride : NULL, place, width);
-  }
-  statistics(mean, inverse_sd, u, sum, squares, length, width);
-  activate(y, y, mean, inverse_sd, slope, pooled, stride, width);
-}
-
-/* Under a falling slope the smallest value may win: every value is activated before it competes. */
-CPU_HOT static void normalise_and_pool_falling(float *y, uint16_t *argmax, float *mean, float *inverse_sd, const float *u,
-                                               const float *slope, const struct spd_block *s, size_t width) {
-  const size_t stride = s->out.channels, length = s->conv.length;
-  float sum[CHANNELS] = {0}, squares[CHANNELS] = {0};
-  for (size_t l = 0; l < length; l++) add_row(sum, squares, u + l * stride, u, width);
-  statistics(mean, inverse_sd, u, sum, squares, length, width);
-  for (size_t t = 0; t < s->out.length; t++) {
-    const struct span span = window(t, s->pool, length);
-    float best[CHANNELS];
-    int32_t place[CHANNELS];
-    POOL_WINDOW(best, place, u, span, stride, width, spd_prelu((row[c] - mean[c]) * inverse_sd[c], slope[c]));
-    memcpy(y + t * stride, best, width * sizeof *best);
-    keep_places(argmax ? argmax + t * stride : NULL, place, width);
-  }
-}
-
-static int any_falling(const float *slope, size_t width) {
-  for (size_t c = 0; c < width; c++)
-    if (slope[c] < 0) return 1;
-  return 0;
-}
-
-spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
-  const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
-  int done;
-  SPD_TRY(cpu_fourier_forward(&done, backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n, error));
-  if (!done) cpu_conv(backend, s->u, s->x, s->w, &s->in, s->kernel, channels, n);
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
-    const float *u = s->u + (i * s->conv.stride + s->conv.lead) * channels + c0;
-    float *mean = s->mean + i * channels + c0, *inverse_sd = s->inverse_sd + i * channels + c0;
-    float *y = s->y + (i * s->out.stride + s->out.lead) * channels + c0;
-    if (s->pool == 1) {
-      normalise(y, mean, inverse_sd, u, s->slope + c0, s->conv.length, channels, width);
-    } else {
-      uint16_t *argmax = s->argmax ? s->argmax + i * s->out.length * channels + c0 : NULL;
-      if (any_falling(s->slope + c0, width))
-        normalise_and_pool_falling(y, argmax, mean, inverse_sd, u, s->slope + c0, s, width);
-      else
-        normalise_and_pool(y, argmax, mean, inverse_sd, u, s->slope + c0, s, width);
+/* Where plain products are cheaper */
+static spd_status plain_forward(struct spd_backend *backend, struct pass *pass, size_t n, struct spd_error *error) {
+  const struct spd_block *s = pass->s;
+  const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, group = s->u ? n : GROUP;
+  float *u = s->u;
+  if (!u) SPD_TRY(cpu_arena(&u, backend, spd_rows_size(&s->conv, group), error));
+  for (size_t first = 0; first < n; first += group) {
+    const size_t count = n - first < group ? n - first : group, pieces = count * blocks;
+    cpu_conv(backend, u, s->x + first * s->in.stride * s->in.channels, s->w, &s->in, s->kernel, channels, count);
+    CPU_PARALLEL(backend, pieces)
+    for (size_t piece = 0; piece < pieces; piece++) {
+      const size_t i = piece / blocks, c = piece % blocks * CHANNELS, width = channels - c < CHANNELS ? channels - c : CHANNELS;
+      finish(pass, u + (i * s->conv.stride + s->conv.lead) * channels + c, channels, first + i, c, width);
     }
   }
   return SPD_STATUS_OK;
 }
 
-/* With v the normalised convolution and d the gradient at v (zero but at the winners):
- * du = (d - sum d / L - v sum(d v) / L) / sd. */
-CPU_HOT static void backward(float *u, float *dslope, const float *dy, const uint16_t *argmax, const float *mean,
-                             const float *inverse_sd, const float *slope, const struct spd_block *s, size_t width) {
-  const size_t stride = s->out.channels, length = s->conv.length;
-  float sum_d[CHANNELS] = {0}, sum_dv[CHANNELS] = {0};
-  memset(dslope, 0, width * sizeof *dslope);
-  for (size_t t = 0; t < s->out.length; t++) {
-    const float *gradient = dy + t * stride;
-    CPU_SIMD
-    for (size_t c = 0; c < width; c++) {
-      size_t l = argmax ? argmax[t * stride + c] : t;
-      float v = (u[l * stride + c] - mean[c]) * inverse_sd[c], g = gradient[c];
-      float d = v > 0 ? g : g * slope[c];
-      dslope[c] += v > 0 ? 0 : g * v;
-      sum_d[c] += d;
-      sum_dv[c] += d * v;
-    }
-  }
-  for (size_t c = 0; c < width; c++) sum_d[c] /= (float)length, sum_dv[c] /= (float)length;
-  for (size_t l = 0; l < length; l++) {
-    float *row = u + l * stride;
-    const size_t t =
-        (l + s->pool / 2) / s->pool; /* the window that l belongs to; the last may be cut off by the pool's floor */
-    const int in_window = t < s->out.length;
-    const float *gradient = dy + (in_window ? t : 0) * stride;
-    const uint16_t *place = argmax ? argmax + (in_window ? t : 0) * stride : NULL;
-    if (!in_window) {
-      CPU_SIMD
-      for (size_t c = 0; c < width; c++) {
-        float v = (row[c] - mean[c]) * inverse_sd[c];
-        row[c] = -inverse_sd[c] * (sum_d[c] + v * sum_dv[c]);
-      }
-    } else if (place) {
-      CPU_SIMD
-      for (size_t c = 0; c < width; c++) {
-        float v = (row[c] - mean[c]) * inverse_sd[c];
-        float d = place[c] == (uint16_t)l ? gradient[c] * (v > 0 ? 1.0f : slope[c]) : 0.0f;
-        row[c] = inverse_sd[c] * (d - sum_d[c] - v * sum_dv[c]);
-      }
-    } else {
-      CPU_SIMD
-      for (size_t c = 0; c < width; c++) {
-        float v = (row[c] - mean[c]) * inverse_sd[c], d = gradient[c] * (v > 0 ? 1.0f : slope[c]);
-        row[c] = inverse_sd[c] * (d - sum_d[c] - v * sum_dv[c]);
-      }
-    }
-  }
+spd_status cpu_block_forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
+  struct pass pass = {s, ((struct cpu_backend *)backend)->kernels};
+  const struct cpu_convolution c = convolution(&pass);
+  int done;
+  SPD_TRY(cpu_fourier_forward(&done, backend, &c, n, error));
+  return done ? SPD_STATUS_OK : plain_forward(backend, &pass, n, error);
 }
 
 /* (k, C_in, C_out) -> taps in reverse order, (k, C_out, C_in): the input gradient is a convolution with these */
@@ -209,25 +79,32 @@ static void flip(const struct spd_backend *backend, float *flipped, const float 
   }
 }
 
-spd_status cpu_block_backward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
+/* Where plain products are cheaper */
+static spd_status plain_backward(struct spd_backend *backend, struct pass *pass, size_t n, struct spd_error *error) {
+  const struct spd_block *s = pass->s;
   const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
-    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
-    float *u = s->u + (i * s->conv.stride + s->conv.lead) * channels + c0;
-    backward(u, s->partial + i * channels + c0, s->dy + (i * s->out.stride + s->out.lead) * channels + c0,
-             s->pool == 1 ? NULL : s->argmax + i * s->out.length * channels + c0, s->mean + i * channels + c0,
-             s->inverse_sd + i * channels + c0, s->slope + c0, s, width);
+    const size_t i = piece / blocks, c = piece % blocks * CHANNELS, width = channels - c < CHANNELS ? channels - c : CHANNELS;
+    float *u = s->u + (i * s->conv.stride + s->conv.lead) * channels + c;
+    gradient(pass, u, channels, i, c, width);
     for (size_t l = s->conv.length; l < s->conv.stride; l++) memset(u + l * channels, 0, width * sizeof *u);
   }
-  if (s->dslope) cpu_sum_rows(s->dslope, s->partial, n, channels);
-  int done;
-  SPD_TRY(cpu_fourier_backward(&done, backend, s->dx, s->dw, s->u, s->x, s->w, &s->in, s->kernel, channels, n, error));
-  if (done) return SPD_STATUS_OK;
   if (s->dw) cpu_conv_weight_gradient(backend, s->dw, s->x, s->u, &s->in, s->kernel, channels, n);
-  if (s->dx) {
-    flip(backend, s->flipped, s->w, s->kernel, s->in.channels, channels);
-    cpu_conv(backend, s->dx, s->u, s->flipped, &s->conv, s->kernel, s->in.channels, n);
-  }
+  if (!s->dx) return SPD_STATUS_OK;
+  float *flipped;
+  SPD_TRY(cpu_arena(&flipped, backend, s->kernel * s->in.channels * channels, error));
+  flip(backend, flipped, s->w, s->kernel, s->in.channels, channels);
+  cpu_conv(backend, s->dx, s->u, flipped, &s->conv, s->kernel, s->in.channels, n);
+  return SPD_STATUS_OK;
+}
+
+spd_status cpu_block_backward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
+  struct pass pass = {s, ((struct cpu_backend *)backend)->kernels};
+  const struct cpu_convolution c = convolution(&pass);
+  int done;
+  SPD_TRY(cpu_fourier_backward(&done, backend, &c, n, error));
+  if (!done) SPD_TRY(plain_backward(backend, &pass, n, error));
+  if (s->dslope) cpu_sum_rows(s->dslope, s->partial, n, s->out.channels);
   return SPD_STATUS_OK;
 }

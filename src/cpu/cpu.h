@@ -3,14 +3,17 @@
 #define SPD_CPU_H
 
 #include "core/backend.h"
+#include "cpu/kernels.h"
 
 struct cpu_fourier;
+enum { CPU_CHANNELS = 64 }; /* channels that are worked on together, so that what a position needs stays in the cache */
 
 struct cpu_backend {
   struct spd_backend base;
   int threads;
-  int blas_threads;   /* what enter() found and leave() puts back */
-  int always_fourier; /* for tests: also where plain products are cheaper */
+  int blas_threads; /* what enter() found and leave() puts back */
+  const struct cpu_kernels *kernels;
+  int always_fourier; /* for tests: 1 also where plain products are cheaper, -1 never */
   struct cpu_fourier *plans;
   float *arena; /* workspace of the convolutions, as large as the largest has needed */
   size_t arena_size;
@@ -20,6 +23,12 @@ struct cpu_backend {
  * what they leave is added in a fixed order: so the bits are the same for any number of threads. One thread after a fork(),
  * where the OpenMP runtime's threads no longer exist. */
 int cpu_threads(const struct spd_backend *backend, size_t pieces);
+
+/* The calling thread's number within a parallel region, from 0. */
+int cpu_thread(void);
+
+/* The arena, grown to at least this many floats; what it held before is lost. */
+spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error);
 
 /* C (m, n) = A (m, k) B (k, n) + beta C, row-major, on the calling thread. transpose_a: A is stored (k, m); transpose_b:
  * B is stored (n, k). */
@@ -33,15 +42,31 @@ void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const
 void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
 
-/* The same two, and the input gradient, in the frequency domain (fourier.c). *done is 0, and nothing has happened, where plain
- * products are cheaper: that depends on the shape alone. dx and dw may be NULL. */
-spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, float *y, const float *x, const float *w,
-                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+/* Rows of one spectrum and a few channels, `length` rows that stand row_stride apart, on the thread that has them. */
+typedef void cpu_rows_take(void *context, const float *rows, size_t row_stride, size_t spectrum, size_t channel, size_t width);
+typedef void cpu_rows_give(void *context, float *rows, size_t row_stride, size_t spectrum, size_t channel, size_t width);
+
+/* A convolution over gap-padded rows: y and dy have the rows of x with C_out channels. */
+struct cpu_convolution {
+  const struct spd_rows *in;
+  size_t kernel, out;  /* out: C_out */
+  const float *x, *w;  /* rows in; (k, C_in, C_out) */
+  uint64_t version;    /* of w; 0: w changes all the time */
+  float *y;            /* forward; NULL where take is enough */
+  const float *dy;     /* backward; NULL where give fills it */
+  float *dx, *dw;      /* may be NULL */
+  cpu_rows_take *take; /* gets the rows of y while they are in the cache; may be NULL */
+  cpu_rows_give *give; /* makes the rows of dy just in time; may be NULL */
+  void *context;       /* of both */
+};
+
+/* The convolution and its gradients in the frequency domain (fourier.c). *done is 0, and nothing has happened, where plain
+ * products are cheaper: that depends on the shape alone. A spectrum's bits do not depend on which others are in the batch. */
+spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
                                struct spd_error *error);
-spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, float *dx, float *dw, const float *dy, const float *x,
-                                const float *w, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
                                 struct spd_error *error);
-void cpu_fourier_free(struct cpu_backend *cpu);
+void cpu_fourier_free(struct spd_backend *backend);
 
 /* out (count) = sum over n rows of partial (n, count), in row order and in double. */
 void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
@@ -49,10 +74,14 @@ void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
 #define SPD_PRAGMA(x) _Pragma(#x)
 #ifdef SPD_HAVE_OPENMP
 #define CPU_PARALLEL(backend, pieces) SPD_PRAGMA(omp parallel for schedule(dynamic) num_threads(cpu_threads(backend, pieces)))
+/* The same where pieces take equally long and a thread's next piece should be its neighbour */
+#define CPU_PARALLEL_IN_RUNS(backend, pieces) \
+  SPD_PRAGMA(omp parallel for schedule(static) num_threads(cpu_threads(backend, pieces)))
 #define CPU_SIMD SPD_PRAGMA(omp simd)
 #define CPU_SIMD_SUM(variable) SPD_PRAGMA(omp simd reduction(+ : variable))
 #else
 #define CPU_PARALLEL(backend, pieces)
+#define CPU_PARALLEL_IN_RUNS(backend, pieces)
 #define CPU_SIMD
 #define CPU_SIMD_SUM(variable)
 #endif

@@ -4,6 +4,7 @@
 #   plain-gemm  the numerical ones without CBLAS, so that our own product is tested
 #   release     the numerical ones as configure builds them (-O2, loops for several processors)
 #   valgrind    the small ones
+#   arm64       the numerical ones, cross-compiled and run by qemu-aarch64
 #
 #   sh tests/core/run.sh [--quick]      --quick: sanitized only
 #
@@ -36,12 +37,12 @@ if ! command -v "$cc" > /dev/null 2>&1; then
   exit 1
 fi
 
-common='-Isrc -Itests/core' libs='-lm'
+common='-Isrc -Itests/core' libs='-lm' openmp=''
 if probe -fopenmp -fopenmp <<'C'
 #include <omp.h>
 int main(void) { return omp_get_max_threads() < 1; }
 C
-then common="$common -fopenmp -DSPD_HAVE_OPENMP" libs="$libs -fopenmp"
+then openmp=' -fopenmp' common="$common -fopenmp -DSPD_HAVE_OPENMP" libs="$libs -fopenmp"
 else skip "OpenMP: $cc has none, so one thread is all that is tested"
 fi
 fits_cflags=$(pkg-config --cflags cfitsio 2>/dev/null)
@@ -149,6 +150,16 @@ C
       done
     fi
   else skip "valgrind: not installed"
+  fi
+  if command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 && command -v qemu-aarch64 > /dev/null 2>&1; then
+    cc=aarch64-linux-gnu-gcc
+    common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||")
+    if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
+      for name in stages gradients fourier threads; do
+        among $name && run arm64 $name "-O2" "-static -lm$openmp" qemu-aarch64
+      done
+    fi
+  else skip "arm64: no aarch64-linux-gnu-gcc or no qemu-aarch64"
   fi
 fi
 

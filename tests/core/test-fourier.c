@@ -54,8 +54,9 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
   cpu_conv(backend, dx[0], dy, flipped, &out, s->kernel, s->in, s->n);
   cpu_conv_weight_gradient(backend, dw[0], x, dy, &in, s->kernel, s->out, s->n);
   int forward, backward, ignored;
-  MUST(cpu_fourier_forward(&forward, backend, y[1], x, w, &in, s->kernel, s->out, s->n, error));
-  MUST(cpu_fourier_backward(&backward, backend, dx[1], dw[1], dy, x, w, &in, s->kernel, s->out, s->n, error));
+  struct cpu_convolution c = {&in, s->kernel, s->out, x, w, 0, y[1], dy, dx[1], dw[1], NULL, NULL, NULL};
+  MUST(cpu_fourier_forward(&forward, backend, &c, s->n, error));
+  MUST(cpu_fourier_backward(&backward, backend, &c, s->n, error));
   CHECK(forward && backward, "no plan for length %zu, kernel %zu, %zu to %zu", s->length, s->kernel, s->in, s->out);
   const struct spd_rows weights = {s->kernel, s->in * s->out, 0, s->kernel};
   const double ey = difference(y[1], y[0], &out, s->n), ex = difference(dx[1], dx[0], &in, s->n),
@@ -65,28 +66,137 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
 
   /* each gradient alone is the same as both together */
   float *alone = check_alloc(x_size * sizeof *alone);
-  MUST(cpu_fourier_backward(&ignored, backend, alone, NULL, dy, x, w, &in, s->kernel, s->out, s->n, error));
+  c.dx = alone, c.dw = NULL;
+  MUST(cpu_fourier_backward(&ignored, backend, &c, s->n, error));
   CHECK(difference(alone, dx[1], &in, s->n) == 0, "the input gradient depends on whether the weight gradient is wanted");
-  MUST(cpu_fourier_backward(&ignored, backend, NULL, dw[0], dy, x, w, &in, s->kernel, s->out, s->n, error));
+  c.dx = NULL, c.dw = dw[0];
+  MUST(cpu_fourier_backward(&ignored, backend, &c, s->n, error));
   CHECK(memcmp(dw[0], dw[1], w_size * sizeof *w) == 0, "the weight gradient depends on whether the input gradient is wanted");
   for (int i = 0; i < 2; i++) free(y[i]), free(dx[i]), free(dw[i]);
   free(x), free(dy), free(w), free(flipped), free(alone);
 }
 
-int main(void) {
+/* Taps whose planes are kept give the same bits as fresh ones, also after they have changed; and so does a spectrum alone. */
+static void test_kept(struct spd_backend *backend, const struct shape *s) {
+  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel),
+                        out = spd_rows_for_kernel(s->length, s->out, s->kernel);
+  const size_t x_size = spd_rows_size(&in, s->n), y_size = spd_rows_size(&out, s->n), w_size = s->kernel * s->in * s->out;
+  float *x = check_alloc(x_size * sizeof *x), *w = check_alloc(w_size * sizeof *w), *y[3];
+  for (int i = 0; i < 3; i++) y[i] = check_alloc(y_size * sizeof *y[i]);
+  fill_rows(x, &in, s->n);
+  for (uint64_t version = 1; version <= 2; version++) {
+    int done;
+    for (size_t i = 0; i < w_size; i++) w[i] = noise();
+    struct cpu_convolution c = {.in = &in, .kernel = s->kernel, .out = s->out, .x = x, .w = w, .y = y[0]};
+    MUST(cpu_fourier_forward(&done, backend, &c, s->n, error));
+    c.version = version, c.y = y[1];
+    MUST(cpu_fourier_forward(&done, backend, &c, s->n, error));
+    for (size_t i = 0; i < s->n; i++) { /* the last first */
+      c.x = x + (s->n - 1 - i) * in.stride * s->in, c.y = y[2] + (s->n - 1 - i) * out.stride * s->out;
+      c.version = i % 2 ? 0 : version;
+      MUST(cpu_fourier_forward(&done, backend, &c, 1, error));
+    }
+    for (int i = 1; i < 3; i++)
+      CHECK(difference(y[i], y[0], &out, s->n) == 0, "length %zu, kernel %zu, %zu to %zu, %zu spectra: %s", s->length,
+            s->kernel, s->in, s->out, s->n, i == 1 ? "kept taps give other bits" : "a spectrum alone has other bits");
+  }
+  for (int i = 0; i < 3; i++) free(y[i]);
+  free(x), free(w);
+}
+
+static size_t different(const float *a, const float *b, size_t count, double tolerance) {
+  double square = 0;
+  size_t found = 0;
+  for (size_t i = 0; i < count; i++) square += (double)a[i] * a[i];
+  for (size_t i = 0; i < count; i++) found += !(fabs((double)a[i] - b[i]) <= tolerance * sqrt(square / (double)count + 1e-30));
+  return found;
+}
+
+/* A whole block both ways: the rows that norm and pool take and give while they are in the cache are the right ones. */
+static void test_block(struct spd_backend *fast, struct spd_backend *plain, const struct shape *s, size_t pool) {
+  const size_t pooled = (s->length + 2 * (pool / 2) - pool) / pool + 1;
+  struct spd_block b = {.kernel = s->kernel, .pool = pool};
+  b.in = spd_rows_for_kernel(s->length, s->in, s->kernel);
+  b.conv = spd_rows_for_kernel(s->length, s->out, s->kernel);
+  b.out = spd_rows_for_kernel(pooled, s->out, 3);
+  const size_t x_size = spd_rows_size(&b.in, s->n), u_size = spd_rows_size(&b.conv, s->n), y_size = spd_rows_size(&b.out, s->n),
+               w_size = s->kernel * s->in * s->out, channels = s->n * s->out;
+  float *x = check_alloc(x_size * sizeof *x), *w = check_alloc(w_size * sizeof *w),
+        *slope = check_alloc(s->out * sizeof *slope), *dy = check_alloc(y_size * sizeof *dy), *results[2][5];
+  fill_rows(x, &b.in, s->n);
+  fill_rows(dy, &b.out, s->n);
+  for (size_t i = 0; i < w_size; i++) w[i] = noise();
+  for (size_t i = 0; i < s->out; i++) slope[i] = 0.5f * noise(); /* rising and falling */
+  b.x = x, b.w = w, b.slope = slope, b.dy = dy;
+  b.u = check_alloc(u_size * sizeof *b.u);
+  b.mean = check_alloc(channels * sizeof *b.mean), b.inverse_sd = check_alloc(channels * sizeof *b.inverse_sd);
+  b.partial = check_alloc(channels * sizeof *b.partial);
+  b.argmax = check_alloc(channels * pooled * sizeof *b.argmax);
+  float *u = b.u;
+  for (int i = 0; i < 2; i++) {
+    struct spd_backend *backend = i ? fast : plain;
+    const size_t sizes[] = {y_size, y_size, w_size, s->out, x_size};
+    for (int j = 0; j < 5; j++) results[i][j] = check_alloc(sizes[j] * sizeof(float));
+    b.y = results[i][0], b.dw = results[i][2], b.dslope = results[i][3], b.dx = results[i][4];
+    MUST(backend->ops->block_forward(backend, &b, s->n, error));
+    MUST(backend->ops->block_backward(backend, &b, s->n, error));
+    b.y = results[i][1], b.u = NULL; /* and where no backward follows */
+    MUST(backend->ops->block_forward(backend, &b, s->n, error));
+    b.u = u;
+    for (size_t k = 0; k < s->n; k++) { /* gap rows of dx hold anything */
+      memset(b.dx + k * b.in.stride * s->in, 0, b.in.lead * s->in * sizeof(float));
+      memset(b.dx + (k * b.in.stride + b.in.lead + s->length) * s->in, 0,
+             (b.in.stride - b.in.lead - s->length) * s->in * sizeof(float));
+    }
+    memset(b.dx + s->n * b.in.stride * s->in, 0, 2 * b.in.lead * s->in * sizeof(float));
+  }
+  CHECK(memcmp(results[1][0], results[1][1], y_size * sizeof(float)) == 0, "y depends on whether the map is kept");
+  const char *const names[] = {"y", "y without a map", "dw", "dslope", "dx"};
+  const size_t sizes[] = {y_size, y_size, w_size, s->out, x_size};
+  for (int j = 0; j < 5; j++) {
+    const size_t found = different(results[0][j], results[1][j], sizes[j], 2e-5);
+    CHECK(found == 0, "length %zu, kernel %zu, pool %zu, %zu to %zu, %zu spectra: %zu of %zu values of %s differ", s->length,
+          s->kernel, pool, s->in, s->out, s->n, found, sizes[j], names[j]);
+  }
+  for (int i = 0; i < 2; i++)
+    for (int j = 0; j < 5; j++) free(results[i][j]);
+  free(x), free(w), free(slope), free(dy), free(u), free(b.mean), free(b.inverse_sd), free(b.partial);
+  free(b.argmax);
+}
+
+static struct spd_backend *backend_with(const struct cpu_kernels *kernels, int always_fourier) {
   struct spd_backend *backend = NULL;
   MUST(spd_cpu_create(&backend, 2, error));
+  ((struct cpu_backend *)backend)->kernels = kernels;
+  ((struct cpu_backend *)backend)->always_fourier = always_fourier;
   backend->ops->enter(backend);
-  const struct shape own[] = {{785, 11, 32, 48, 3}, {72, 21, 32, 64, 5}, {1, 3, 1, 1, 1}, {2, 21, 3, 1, 2}, {157, 11, 1, 5, 1}};
-  for (int always = 0; always < 2; always++) { /* the network's shapes by the cost rule, all by force */
-    ((struct cpu_backend *)backend)->always_fourier = always;
-    for (size_t i = 0; i < (always ? sizeof own / sizeof *own : 2); i++) test_shape(backend, &own[i]);
-  }
-  for (int i = 0; i < 60; i++) {
-    const struct shape s = {pick(1, 200), 2 * pick(1, 12) + 1, pick(1, 20), pick(1, 20), pick(1, 7)};
-    test_shape(backend, &s);
-  }
+  return backend;
+}
+
+static void close_backend(struct spd_backend *backend) {
   backend->ops->leave(backend);
   backend->ops->destroy(backend);
+}
+
+int main(void) {
+  const struct shape own[] = {{785, 11, 128, 256, 2}, {72, 21, 256, 512, 3}, {785, 11, 32, 48, 9}, {72, 21, 32, 64, 5},
+                              {1, 3, 1, 1, 1},        {2, 21, 3, 1, 2},      {157, 11, 1, 5, 1}};
+  for (size_t k = 0; cpu_kernels_available(k); k++) {
+    printf("kernels: %s\n", cpu_kernels_available(k)->name);
+    struct spd_backend *by_cost = backend_with(cpu_kernels_available(k), 0), *fast = backend_with(cpu_kernels_available(k), 1),
+                       *plain = backend_with(cpu_kernels_available(k), -1);
+    for (size_t i = 0; i < 2; i++) test_shape(by_cost, &own[i]); /* the network's shapes are worth it */
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+      if (i > 1) test_shape(fast, &own[i]);
+      if (i > 1) test_kept(fast, &own[i]);
+    }
+    for (int i = 0; i < 60; i++) {
+      const struct shape s = {pick(1, 200), 2 * pick(1, 12) + 1, pick(1, 20), pick(1, 20), pick(1, 7)};
+      test_shape(fast, &s);
+      if (i % 4 == 0) test_kept(fast, &s);
+      if (i % 3 == 0 && s.length > 30) test_block(fast, plain, &s, i % 2 ? 1 : 2 * pick(1, 5) + 1);
+    }
+    close_backend(by_cost), close_backend(fast), close_backend(plain);
+  }
   return check_end();
 }

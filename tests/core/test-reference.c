@@ -6,6 +6,7 @@
 #include "core/model.h"
 #include "core/rng.h"
 #include "core/safetensors.h"
+#include "cpu/cpu.h"
 #include "small-network.h"
 #include "tolerances.h"
 
@@ -243,7 +244,25 @@ static void fill_by_rule(float *values, const struct spd_parameter *p, size_t nu
   }
 }
 
-static void test_paper(void) {
+/* What the fast paths of the full-size network promise: latents, which are of order 1, within 1e-6 of float64, and each gradient
+ * within 1e-5 of its norm. */
+static void check_accuracy(const char *kernels, struct spd_model *model, size_t n, double worst_gradient) {
+  const size_t count = n * spd_model_tensor_size(model, SPD_TENSOR_LATENT);
+  float *latent = check_alloc(count * sizeof *latent), *want = floats_of("output.latent");
+  double worst = 0;
+  MUST(spd_model_read(latent, model, SPD_TENSOR_LATENT, error));
+  for (size_t i = 0; i < count; i++) {
+    const double d = fabs((double)latent[i] - (double)want[i]);
+    if (!(d <= worst)) worst = d;
+  }
+  printf("full-size network, %s kernels: latents within %.2g (%.2g of their norm), gradients within %.2g of theirs\n", kernels,
+         worst, relative_error(latent, want, count), worst_gradient);
+  CHECK(worst <= tolerance_for("full-size latent")->atol, "%s kernels: a latent is %.3g off", kernels, worst);
+  CHECK(worst_gradient <= tolerance_for("full-size gradient")->rtol, "%s kernels: a gradient is %.3g off", kernels, worst_gradient);
+  free(latent), free(want);
+}
+
+static void test_paper_with(const struct cpu_kernels *kernels) {
   const size_t n = count_of("input.z");
   struct spd_architecture a = paper_architecture();
   struct spd_network net;
@@ -252,6 +271,7 @@ static void test_paper(void) {
   double losses[16];
   MUST(spd_network_init(&net, &a, error));
   MUST(spd_cpu_create(&backend, 2, error));
+  ((struct cpu_backend *)backend)->kernels = kernels;
   const char *at = spd_safetensors_metadata(file, "parameter_order"), *seed = spd_safetensors_metadata(file, "seed");
   if (!at || !seed) {
     check_fail(__FILE__, __LINE__, "no parameter_order or seed in the metadata");
@@ -290,6 +310,7 @@ static void test_paper(void) {
   float *gradient = check_alloc(net.size * sizeof *gradient);
   MUST(spd_model_backward(model, error));
   MUST(spd_model_get_gradient(gradient, model, error));
+  double worst = 0;
   for (size_t t = 0; t < net.n_parameters; t++) {
     const struct spd_parameter *p = &net.parameters[t];
     if (p->role == SPD_PARAMETER_CONV_BIAS) continue;
@@ -306,14 +327,20 @@ static void test_paper(void) {
     spd_parameter_export(values, g, p);
     double found = relative_error(values, head, count_of(name));
     CHECK(found <= rtol, "%s: relative error %.3g", name, found);
+    if (found > worst) worst = found;
     free(head);
   }
+  check_accuracy(kernels->name, model, n, worst);
   check_special_gradients(model, n, wave_rest);
   check_adam(model, weights, n);
 
   spd_model_destroy(model);
   backend->ops->destroy(backend);
   free(flux), free(ivar), free(z), free(wave_observed), free(wave_rest), free(weights), free(values), free(gradient);
+}
+
+static void test_paper(void) {
+  for (size_t i = 0; cpu_kernels_available(i); i++) test_paper_with(cpu_kernels_available(i));
 }
 
 int main(void) {

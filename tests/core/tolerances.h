@@ -31,6 +31,8 @@ static const struct check_tolerance check_tolerances[] = {
     {"reference", 2e-5, 1e-4},
     {"reference gradient norm", 0, 1e-3},
     {"reference adam loss", 0, 1e-4},
+    {"full-size latent", 1e-6, 0},
+    {"full-size gradient", 0, 1e-5},
 };
 
 CHECK_UNUSED static const struct check_tolerance *tolerance_for(const char *name) {

@@ -203,7 +203,9 @@ test_that("devices() says what is here", {
   d <- devices()
   expect_true(all(c("openmp", "cblas", "cfitsio", "cuda") %in% names(d$built)))
   expect_gte(d$cores, 1)
+  expect_true(d$instructions %in% c("avx512", "avx2", "baseline"))
   expect_output(print(d), "built with")
+  expect_output(print(d), paste0("vectors +", d$instructions))
 })
 
 test_that("a fit survives saveRDS", {

@@ -1,0 +1,258 @@
+/* The kernels of one instruction set. The including file has chosen the processor and defines
+ *   LANES    floats in a vector
+ *   VECTORS  vectors side by side in a tile of the product; a panel is VECTORS * LANES columns
+ *   KERNELS  name of the table, and KERNELS_NAME the same as a string */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core/scalar.h"
+#include "cpu/kernels.h"
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+/* as it lies in memory: anywhere */
+typedef float vec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#include "cpu/hartley.h"
+
+enum {
+  PANEL = VECTORS * LANES,
+  LARGEST_TILE = 84,
+  ROWS = 6 /* of a tile of the product: with VECTORS, what the registers hold */
+};
+
+/* Keeps the compiler from computing the addresses of all planes in advance, which takes more registers than there are. */
+INLINE const float *opaque(const float *pointer) {
+  __asm__("" : "+r"(pointer));
+  return pointer;
+}
+
+INLINE vec load(const float *from) { return *(const vec_in_memory *)from; }
+INLINE void store(float *to, vec value) { *(vec_in_memory *)to = value; }
+
+INLINE vec load_part(const float *from, size_t width) {
+  vec value = {0};
+  if (width >= LANES) return load(from);
+  memcpy(&value, from, width * sizeof *from);
+  return value;
+}
+
+INLINE void store_part(float *to, vec value, size_t width) {
+  if (width >= LANES)
+    store(to, value);
+  else
+    memcpy(to, &value, width * sizeof *to);
+}
+
+#include "cpu/norm.h"
+
+/* ---- matrix product ---- */
+
+INLINE void product_tile(float *c, size_t c_row, int add, const int rows, size_t depth, const float *a, size_t a_row,
+                         size_t a_depth, const float *b, size_t b_depth) {
+  vec sum[ROWS][VECTORS];
+  UNROLL
+  for (int i = 0; i < rows; i++) {
+    UNROLL
+    for (int j = 0; j < VECTORS; j++) sum[i][j] = add ? load(c + i * c_row + j * LANES) : (vec){0};
+  }
+  for (size_t k = 0; k < depth; k++, a += a_depth, b += b_depth) {
+    vec right[VECTORS];
+    UNROLL
+    for (int j = 0; j < VECTORS; j++) right[j] = load(b + j * LANES);
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+      UNROLL
+      for (int j = 0; j < VECTORS; j++) sum[i][j] += a[i * a_row] * right[j];
+    }
+  }
+  UNROLL
+  for (int i = 0; i < rows; i++) {
+    UNROLL
+    for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sum[i][j]);
+  }
+}
+
+/* The n-th of `parts` parts of what stands in ahead */
+INLINE void fetch(const struct cpu_ahead *ahead, size_t n, size_t parts) {
+  for (; ahead->floats; ahead++) {
+    const size_t size = ahead->floats / parts + 16;
+    for (size_t i = n * size; i < (n + 1) * size && i < ahead->floats; i += 16) __builtin_prefetch(ahead->at + i, 0, 2);
+  }
+}
+
+static void product(float *c, size_t c_row, int add, size_t rows, size_t columns, size_t depth, const float *a, size_t a_row,
+                    size_t a_depth, const float *b, size_t b_panel, size_t b_depth, const struct cpu_ahead *ahead) {
+  const size_t tiles = columns / PANEL * ((rows + ROWS - 1) / ROWS);
+  size_t done = 0;
+  for (size_t panel = 0; panel < columns / PANEL; panel++, b += b_panel, c += PANEL) {
+    size_t i = 0;
+    for (; i + ROWS <= rows; i += ROWS) {
+      fetch(ahead, done++, tiles);
+      product_tile(c + i * c_row, c_row, add, ROWS, depth, a + i * a_row, a_row, a_depth, b, b_depth);
+    }
+    if (i < rows) fetch(ahead, done++, tiles);
+#define LAST_ROWS(n)                                                                              \
+  case n:                                                                                         \
+    product_tile(c + i * c_row, c_row, add, n, depth, a + i * a_row, a_row, a_depth, b, b_depth); \
+    break
+    switch (rows - i) {
+      LAST_ROWS(1);
+      LAST_ROWS(2);
+      LAST_ROWS(3);
+      LAST_ROWS(4);
+      LAST_ROWS(5);
+    }
+  }
+}
+
+/* ---- rows to planes and back ---- */
+
+INLINE void analyse(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count,
+                    size_t width, const int tile) {
+  for (size_t c = 0; c < padded; c += LANES, planes += LANES) {
+    const size_t here = width > c ? width - c : 0;
+    vec x[LARGEST_TILE], h[LARGEST_TILE];
+    for (size_t t = 0; t < count; t++) x[t] = load_part(rows + t * row_stride + c, here);
+    for (int t = (int)count; t < tile; t++) x[t] = (vec){0};
+    hartley(h, x, tile);
+    float *out = planes;
+    UNROLL
+    for (int f = 1; f < tile / 2; f++, out = (float *)opaque(out + 3 * stride)) {
+      store(out, h[tile - f]);
+      store(out + stride, h[tile - f] + h[f]);
+      store(out + 2 * stride, h[tile - f] - h[f]);
+    }
+    store(out, h[0]);
+    store(out + stride, h[tile / 2]);
+  }
+}
+
+INLINE void synthesise(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride,
+                       size_t width, const int tile) {
+  for (size_t c = 0; c < width; c += LANES, planes += LANES) {
+    const size_t here = width - c;
+    vec h[LARGEST_TILE], y[LARGEST_TILE];
+    const float *in = planes;
+    UNROLL
+    for (int f = 1; f < tile / 2; f++, in = opaque(in + 3 * stride)) {
+      const vec first = load(in), second = load(in + stride), third = load(in + 2 * stride);
+      h[f] = second - third;
+      h[tile - f] = first - second - third;
+    }
+    h[0] = load(in);
+    h[tile / 2] = load(in + stride);
+    hartley(y, h, tile);
+    float *out = rows + c;
+    for (size_t t = 0; t < count && t < overlap; t++)
+      store_part(out + t * row_stride, load_part(out + t * row_stride, here) + y[t], here);
+    for (size_t t = overlap; t < count; t++) store_part(out + t * row_stride, y[t], here);
+  }
+}
+
+/* ---- taps to packed planes and back ---- */
+
+/* x (tile): taps, further ones zero. Parts 2 and 3 change places when the taps run backwards. */
+INLINE void pack_taps(float *out, size_t stride, const vec *x, int reversed, const int tile) {
+  const float scale = 1.0f / (float)tile, half = 0.5f / (float)tile;
+  const size_t minus = reversed ? 2 * stride : stride, plus = 3 * stride - minus;
+  vec h[LARGEST_TILE];
+  hartley(h, x, tile);
+  UNROLL
+  for (int f = 1; f < tile / 2; f++, out = (float *)opaque(out + 3 * stride)) {
+    store(out, scale * (h[tile - f] + h[f]));
+    store(out + minus, half * h[tile - f]);
+    store(out + plus, half * h[f]);
+  }
+  store(out, scale * h[0]);
+  store(out + stride, scale * h[tile / 2]);
+}
+
+INLINE void pack(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,
+                 size_t column, size_t columns, size_t i, size_t n, const int tile) {
+  vec x[LARGEST_TILE];
+  for (int t = (int)kernel; t < tile; t++) x[t] = (vec){0};
+  for (const size_t end = i + n; i < end; i++, packed += PANEL)
+    for (size_t c = 0; c < columns; c += LANES) {
+      const size_t o = column + c, here = n_out > o ? n_out - o : 0;
+      for (size_t t = 0; t < kernel; t++) x[t] = load_part(w + (t * n_in + i) * n_out + o, here);
+      pack_taps(packed + c / PANEL * depth * PANEL + c % PANEL, stride, x, 0, tile);
+    }
+}
+
+/* Blocks of (LANES input, LANES output channels) change rows and columns on the way. */
+INLINE void pack_transposed(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in,
+                            size_t n_out, size_t column, size_t columns, size_t i, size_t n, const int tile) {
+  vec x[LARGEST_TILE];
+  for (int t = (int)kernel; t < tile; t++) x[t] = (vec){0};
+  for (const size_t end = i + n; i < end; i += LANES, packed += LANES * PANEL) {
+    const size_t rows = end - i < LANES ? end - i : LANES;
+    for (size_t c = 0; c < columns; c += LANES) {
+      const size_t first = column + c, here = n_in > first ? (n_in - first < LANES ? n_in - first : LANES) : 0;
+      float block[LANES][kernel][LANES]; /* [output][tap][input] */
+      if (here < LANES) memset(block, 0, sizeof block);
+      for (size_t t = 0; t < kernel; t++)
+        for (size_t q = 0; q < here; q++) {
+          const float *from = w + (t * n_in + first + q) * n_out + i;
+          for (size_t row = 0; row < rows; row++) block[row][t][q] = from[row];
+        }
+      for (size_t row = 0; row < rows; row++) {
+        for (size_t t = 0; t < kernel; t++) x[t] = load(block[row][t]);
+        pack_taps(packed + c / PANEL * depth * PANEL + row * PANEL + c % PANEL, stride, x, 1, tile);
+      }
+    }
+  }
+}
+
+INLINE void unpack(float *dw, const float *sums, size_t stride, size_t wide, size_t kernel, size_t n_in, size_t n_out,
+                   size_t width, size_t i, size_t n, const int tile) {
+  const float scale = 1.0f / (float)tile, half = 0.5f / (float)tile;
+  for (const size_t end = i + n; i < end; i++, sums += wide)
+    for (size_t c = 0; c < width; c += LANES) {
+      vec h[LARGEST_TILE], y[LARGEST_TILE];
+      const float *in = sums + c;
+      UNROLL
+      for (int f = 1; f < tile / 2; f++, in = opaque(in + 3 * stride)) {
+        const vec first = scale * load(in);
+        h[f] = first - half * load(in + 2 * stride);
+        h[tile - f] = first - half * load(in + stride);
+      }
+      h[0] = scale * load(in);
+      h[tile / 2] = scale * load(in + stride);
+      hartley(y, h, tile);
+      for (size_t t = 0; t < kernel; t++) store_part(dw + (t * n_in + i) * n_out + c, y[t], width - c);
+    }
+}
+
+#define CODELET(T)                                                                                                             \
+  static void analyse_##T(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count,     \
+                          size_t width) {                                                                                      \
+    analyse(planes, stride, padded, rows, row_stride, count, width, T);                                                        \
+  }                                                                                                                            \
+  static void synthesise_##T(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride, \
+                             size_t width) {                                                                                   \
+    synthesise(rows, row_stride, count, overlap, planes, stride, width, T);                                                    \
+  }                                                                                                                            \
+  static void pack_##T(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,   \
+                       size_t column, size_t columns, size_t i, size_t n) {                                                    \
+    pack(packed, stride, depth, w, kernel, n_in, n_out, column, columns, i, n, T);                                             \
+  }                                                                                                                            \
+  static void pack_transposed_##T(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in,      \
+                                  size_t n_out, size_t column, size_t columns, size_t i, size_t n) {                           \
+    pack_transposed(packed, stride, depth, w, kernel, n_in, n_out, column, columns, i, n, T);                                  \
+  }                                                                                                                            \
+  static void unpack_##T(float *dw, const float *sums, size_t stride, size_t wide, size_t kernel, size_t n_in, size_t n_out,   \
+                         size_t width, size_t i, size_t n) {                                                                   \
+    unpack(dw, sums, stride, wide, kernel, n_in, n_out, width, i, n, T);                                                       \
+  }
+CODELET(16)
+CODELET(32)
+CODELET(64)
+CODELET(84)
+
+#define ENTRY(T) \
+  { T, analyse_##T, synthesise_##T, pack_##T, pack_transposed_##T, unpack_##T }
+static const struct cpu_codelet codelets[] = {ENTRY(16), ENTRY(32), ENTRY(64), ENTRY(84), {0, NULL, NULL, NULL, NULL, NULL}};
+
+const struct cpu_kernels KERNELS = {KERNELS_NAME, PANEL, product, codelets, normalise, normalise_backward};
