@@ -1,8 +1,12 @@
 /* Our side of the comparison: the full-size network, no R. A worker that waits for a line on stdin, computes, and answers.
  *
- *   bench MODE THREADS BATCH       MODE: train (steps with Adam) or encode
- *   stdin  "N"     do N steps; answers their seconds, one line
- *          end     answers "peak MB" and ends
+ *   bench MODE THREADS BATCH [sr]   MODE: train (steps with Adam), encode, or reconstruct (encode, decode, observed frame);
+ *                                   sr: a restframe grid twice as fine and an LSF of 5 pixels
+ *   stdin  "N"          does N steps; answers their seconds, one line
+ *          "stages N"   the same; answers "stage seconds" for each stage, one line
+ *          end          answers "peak MB" and ends
+ *   bench peak THREADS             GFLOP/s of OpenBLAS, each thread with a matrix product of its own
+ *   bench kernels                  the instruction set that was chosen
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,14 +16,15 @@
 
 #include "core/rng.h"
 #include "core/train.h"
+#include "cpu/cpu.h"
 
-#define TRY(expr)                                                          \
-  do {                                                                     \
-    struct spd_error failure = {""}, *error = &failure;                    \
-    if ((expr) != SPD_STATUS_OK) {                                         \
-      fprintf(stderr, "bench: %s\n", failure.message);                     \
-      exit(1);                                                             \
-    }                                                                      \
+#define TRY(expr)                                       \
+  do {                                                  \
+    struct spd_error failure = {""}, *error = &failure; \
+    if ((expr) != SPD_STATUS_OK) {                      \
+      fprintf(stderr, "bench: %s\n", failure.message);  \
+      exit(1);                                          \
+    }                                                   \
   } while (0)
 
 static double now(void) {
@@ -34,15 +39,120 @@ static float *floats(size_t count) {
   return p;
 }
 
+/* ---- stages: the backend's table with a clock around each entry ---- */
+
+static const struct spd_backend_ops *plain;
+static double spent[32];
+static const char *const stage_names[] = {"stem forward",   "stem backward",   "block2 forward",   "block2 backward",
+                                          "block3 forward", "block3 backward", "attend forward",   "attend backward",
+                                          "dense forward",  "dense backward",  "resample forward", "resample backward",
+                                          "lsf forward",    "lsf backward",    "loss forward",     "loss backward"};
+#define TIMED(index, stage, type)                                                                                   \
+  static spd_status timed_##stage(struct spd_backend *b, const struct type *s, size_t n, struct spd_error *error) { \
+    const double start = now();                                                                                     \
+    const spd_status status = plain->stage(b, s, n, error);                                                         \
+    spent[index] += now() - start;                                                                                  \
+    return status;                                                                                                  \
+  }
+TIMED(0, stem_forward, spd_stem)
+TIMED(1, stem_backward, spd_stem)
+TIMED(2 + 2 * (s->pool == 1), block_forward, spd_block)
+TIMED(3 + 2 * (s->pool == 1), block_backward, spd_block)
+TIMED(6, attend_forward, spd_attend)
+TIMED(7, attend_backward, spd_attend)
+TIMED(8, dense_forward, spd_dense)
+TIMED(9, dense_backward, spd_dense)
+TIMED(10, resample_forward, spd_resample)
+TIMED(11, resample_backward, spd_resample)
+TIMED(12, lsf_forward, spd_lsf)
+TIMED(13, lsf_backward, spd_lsf)
+TIMED(14, loss_forward, spd_loss)
+TIMED(15, loss_backward, spd_loss)
+enum { ADAM = 16 };
+static spd_status timed_adam(struct spd_backend *b, float *parameters, float *m, float *v, const float *gradient, size_t count,
+                             const struct spd_adam *adam, struct spd_error *error) {
+  const double start = now();
+  const spd_status status = plain->adam(b, parameters, m, v, gradient, count, adam, error);
+  spent[ADAM] += now() - start;
+  return status;
+}
+
+static struct spd_backend_ops with_clocks(const struct spd_backend_ops *ops) {
+  struct spd_backend_ops timed = *ops;
+  timed.stem_forward = timed_stem_forward, timed.stem_backward = timed_stem_backward;
+  timed.block_forward = timed_block_forward, timed.block_backward = timed_block_backward;
+  timed.attend_forward = timed_attend_forward, timed.attend_backward = timed_attend_backward;
+  timed.dense_forward = timed_dense_forward, timed.dense_backward = timed_dense_backward;
+  timed.resample_forward = timed_resample_forward, timed.resample_backward = timed_resample_backward;
+  timed.lsf_forward = timed_lsf_forward, timed.lsf_backward = timed_lsf_backward;
+  timed.loss_forward = timed_loss_forward, timed.loss_backward = timed_loss_backward;
+  timed.adam = timed_adam;
+  return timed;
+}
+
+static void print_stages(double total) {
+  double others = total - spent[ADAM];
+  for (int i = 0; i < ADAM; i++) {
+    others -= spent[i];
+    if (spent[i] > 0) printf("%s %.6f, ", stage_names[i], spent[i]);
+  }
+  if (spent[ADAM] > 0) printf("adam %.6f, ", spent[ADAM]);
+  printf("the rest %.6f\n", others);
+}
+
+/* ---- the worker ---- */
+
+static void print_peak(int threads) {
+  const size_t n = 1024;
+  double best = 0;
+  struct spd_backend *backend;
+  TRY(spd_cpu_create(&backend, threads, error));
+  backend->ops->enter(backend);
+  float *m = floats((size_t)threads * 3 * n * n);
+  for (int round = 0; round < 12; round++) {
+    const double start = now();
+    CPU_PARALLEL(backend, (size_t)threads)
+    for (int i = 0; i < threads; i++) {
+      float *a = m + (size_t)i * 3 * n * n;
+      cpu_gemm(0, 0, n, n, n, a, n, a + n * n, n, 0, a + 2 * n * n, n);
+    }
+    const double speed = 2e-9 * (double)threads * (double)(n * n * n) / (now() - start);
+    if (speed > best) best = speed;
+  }
+  printf("%.1f\n", best);
+  free(m);
+  backend->ops->leave(backend);
+  backend->ops->destroy(backend);
+}
+
+typedef enum { ENCODE, RECONSTRUCT, TRAIN } mode;
+
+static void infer(struct spd_model *model, mode what, const float *flux, const float *z, size_t batch, float *out) {
+  TRY(spd_model_load(model, flux, NULL, z, batch, error));
+  TRY(spd_model_encode(model, error));
+  if (what == ENCODE) {
+    TRY(spd_model_read(out, model, SPD_TENSOR_LATENT, error));
+    return;
+  }
+  TRY(spd_model_decode(model, error));
+  TRY(spd_model_observe(model, error));
+  TRY(spd_model_read(out, model, SPD_TENSOR_OBSERVED, error));
+}
+
 int main(int argc, char **argv) {
-  if (argc != 4) {
-    fprintf(stderr, "usage: bench train|encode THREADS BATCH\n");
+  if (argc == 3 && strcmp(argv[1], "peak") == 0) return print_peak(atoi(argv[2])), 0;
+  if (argc == 2 && strcmp(argv[1], "kernels") == 0) return puts(cpu_kernels_available(0)->name) < 0;
+  const char *const modes[] = {"encode", "reconstruct", "train"};
+  int what = 0;
+  while (argc > 1 && what < 3 && strcmp(argv[1], modes[what]) != 0) what++;
+  const int sr = argc == 5 && strcmp(argv[4], "sr") == 0;
+  if (argc != 4 + sr || what == 3) {
+    fprintf(stderr, "usage: bench train|encode|reconstruct THREADS BATCH [sr]\n");
     return 2;
   }
-  const int training = strcmp(argv[1], "train") == 0;
   const size_t batch = (size_t)strtoul(argv[3], NULL, 10), rows = 4 * batch;
   const struct spd_architecture a = {.n_observed = 3921,
-                                     .n_rest = 5881,
+                                     .n_rest = sr ? 11762 : 5881,
                                      .n_latent = 6,
                                      .filters = {128, 256, 512},
                                      .kernels = {5, 11, 21},
@@ -53,12 +163,13 @@ int main(int argc, char **argv) {
                                      .decoder_hidden = {64, 256, 1024},
                                      .redshift_input = 1,
                                      .decoder_activation = SPD_ACTIVATION_SPECULATOR,
-                                     .decoder_offset = 1};
+                                     .decoder_offset = 1,
+                                     .lsf = sr ? 5 : 0};
   struct spd_network net;
   TRY(spd_network_init(&net, &a, error));
   const size_t m = a.n_observed;
-  float *wave_observed = floats(m), *wave_rest = floats(a.n_rest), *flux = floats(rows * m), *ivar = floats(rows * m), *z = floats(rows),
-        *weights = floats(net.size), *latents = floats(batch * a.n_latent);
+  float *wave_observed = floats(m), *wave_rest = floats(a.n_rest), *flux = floats(rows * m), *ivar = floats(rows * m),
+        *z = floats(rows), *weights = floats(net.size), *out = floats(batch * m);
   unsigned char *is_training = malloc(rows);
   if (!is_training) return 1;
   memset(is_training, 1, rows);
@@ -67,7 +178,8 @@ int main(int argc, char **argv) {
   double wave = wave_observed[0];
   for (size_t i = 1; i < m; i++) wave_observed[i] = (float)(wave *= ratio);
   for (size_t i = 0; i < a.n_rest; i++)
-    wave_rest[i] = (float)(wave_observed[0] / 1.5 + (wave_observed[m - 1] - wave_observed[0] / 1.5) * (double)i / (double)(a.n_rest - 1));
+    wave_rest[i] =
+        (float)(wave_observed[0] / 1.5 + (wave_observed[m - 1] - wave_observed[0] / 1.5) * (double)i / (double)(a.n_rest - 1));
   for (size_t i = 0; i < rows * m; i++) {
     flux[i] = 0.5f + spd_uniform(1, 1, i);
     ivar[i] = 10 * spd_uniform(1, 2, i);
@@ -79,28 +191,33 @@ int main(int argc, char **argv) {
   struct spd_model *model;
   struct spd_training *session = NULL;
   TRY(spd_cpu_create(&backend, atoi(argv[2]), error));
-  TRY(spd_model_create(&model, &net, backend, wave_observed, wave_rest, batch, training ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
+  plain = backend->ops;
+  const struct spd_backend_ops timed = with_clocks(plain);
+  TRY(spd_model_create(&model, &net, backend, wave_observed, wave_rest, batch,
+                       what == TRAIN ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
   TRY(spd_model_set_parameters(model, weights, error));
   const struct spd_source source = {flux, ivar, z, rows, is_training};
   const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0}};
-  if (training) TRY(spd_training_create(&session, model, &source, &options, error));
+  if (what == TRAIN) TRY(spd_training_create(&session, model, &source, &options, error));
 
   char line[64];
   while (fgets(line, sizeof line, stdin) && strncmp(line, "end", 3) != 0) {
-    const int steps = atoi(line);
+    const int stages = strncmp(line, "stages ", 7) == 0, steps = atoi(line + (stages ? 7 : 0));
+    memset(spent, 0, sizeof spent);
+    backend->ops = stages ? &timed : plain;
     const double start = now();
     for (int i = 0; i < steps; i++) {
-      if (training) {
-        struct spd_progress progress;
+      struct spd_progress progress;
+      if (what == TRAIN)
         TRY(spd_training_advance(session, 0, &progress, error));
-      } else {
-        const size_t from = (size_t)i % 4 * batch;
-        TRY(spd_model_load(model, flux + from * m, NULL, z + from, batch, error));
-        TRY(spd_model_encode(model, error));
-        TRY(spd_model_read(latents, model, SPD_TENSOR_LATENT, error));
-      }
+      else
+        infer(model, (mode)what, flux + (size_t)i % 4 * batch * m, z + (size_t)i % 4 * batch, batch, out);
     }
-    printf("%.6f\n", now() - start);
+    backend->ops = plain;
+    if (stages)
+      print_stages(now() - start);
+    else
+      printf("%.6f\n", now() - start);
     fflush(stdout);
   }
   struct rusage usage;
@@ -109,6 +226,6 @@ int main(int argc, char **argv) {
   spd_training_destroy(session);
   spd_model_destroy(model);
   backend->ops->destroy(backend);
-  free(wave_observed), free(wave_rest), free(flux), free(ivar), free(z), free(weights), free(latents), free(is_training);
+  free(wave_observed), free(wave_rest), free(flux), free(ivar), free(z), free(weights), free(out), free(is_training);
   return 0;
 }

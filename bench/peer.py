@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The same network in PyTorch, written from the equations: the peer of the comparison, and a check that it is the same network.
 
-    peer.py worker train|encode THREADS BATCH    as bench.c: a number of steps on stdin, their seconds on stdout
+    peer.py worker train|encode|reconstruct THREADS BATCH [sr]   as bench.c: a number of steps on stdin, their seconds on stdout
     peer.py verify FOLDER                        against FOLDER/tiny.safetensors (float64); prints the largest differences
 """
 import json
@@ -94,36 +94,71 @@ class Autoencoder(nn.Module):
         return (torch.where(covered, ivar, torch.zeros_like(ivar)) * (flux - y) ** 2).sum(1) / (2 * flux.shape[1])
 
 
-def sdss_grids():
+def sdss_grids(n_rest):
     wave_obs = (10 ** (3.578 + 1e-4 * np.arange(3921))).astype(np.float32)
-    wave_rest = np.linspace(float(wave_obs[0]) / 1.5, float(wave_obs[-1]), 5881).astype(np.float32)
+    wave_rest = np.linspace(float(wave_obs[0]) / 1.5, float(wave_obs[-1]), n_rest).astype(np.float32)
     return torch.from_numpy(wave_obs), torch.from_numpy(wave_rest)
 
 
-def worker(mode, threads, batch):
+class StageClock:
+    """Seconds by stage: forward from hooks around the modules, backward from hooks on the gradients that pass between them."""
+
+    def __init__(self, model):
+        self.seconds, self.started, self.mark = {}, {}, None
+        encoder = model.encoder
+        for name, module in (("stem", encoder.conv1), ("block2", encoder.conv2), ("block3", encoder.conv3), ("dense", encoder.mlp),
+                             ("dense", model.decoder.mlp)):
+            module.register_forward_pre_hook(lambda m, x, name=name: self.started.__setitem__(name, time.perf_counter()))
+            module.register_forward_hook(lambda m, x, y, name=name: self.add(name + " forward", time.perf_counter() - self.started[name]))
+            module.register_full_backward_pre_hook(lambda m, g, name=name: self.started.__setitem__(name, time.perf_counter()))
+            if name == "stem":  # its input needs no gradient, so the hook would fire early: it lasts until the step's end
+                continue
+            module.register_full_backward_hook(lambda m, gi, go, name=name: self.add(name + " backward",
+                                                                                     time.perf_counter() - self.started[name]))
+
+    def add(self, name, seconds):
+        self.seconds[name] = self.seconds.get(name, 0) + seconds
+
+
+def worker(mode, threads, batch, sr):
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    model = Autoencoder(*sdss_grids())
+    model = Autoencoder(*sdss_grids(11762 if sr else 5881), lsf=5 if sr else 0)
     flux, ivar = 0.5 + torch.rand(4 * batch, 3921), 10 * torch.rand(4 * batch, 3921)
     z = 0.45 * torch.rand(4 * batch)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def step(rows):
-        if mode == "encode":
-            with torch.no_grad():
-                model.encoder(flux[rows], z[rows])
+        if mode != "train":
+            with torch.inference_mode():
+                latents = model.encoder(flux[rows], z[rows])
+                if mode == "reconstruct":
+                    model.observe(model.decoder(latents), z[rows])
             return
         optimiser.zero_grad(set_to_none=True)
         model.losses(flux[rows], ivar[rows], z[rows]).mean().backward()
+        if clock and "stem" in clock.started:
+            clock.add("stem backward", time.perf_counter() - clock.started["stem"])
+        before = time.perf_counter()
         optimiser.step()
+        if clock:
+            clock.add("adam", time.perf_counter() - before)
 
+    clock = None
     for line in sys.stdin:
         if line.startswith("end"):
             break
+        stages = line.startswith("stages ")
+        if stages and not clock:
+            clock = StageClock(model)
         start = time.perf_counter()
-        for i in range(int(line)):
+        for i in range(int(line.split()[-1])):
             step(slice(i % 4 * batch, (i % 4 + 1) * batch))
-        print("%.6f" % (time.perf_counter() - start), flush=True)
+        if stages:
+            print(", ".join(f"{name} {seconds:.6f}" for name, seconds in clock.seconds.items()), flush=True)
+            clock.seconds.clear()
+        else:
+            print("%.6f" % (time.perf_counter() - start), flush=True)
     print("%.1f" % (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), flush=True)
 
 
@@ -172,8 +207,8 @@ def verify(folder):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["worker"] and len(sys.argv) == 5:
-        worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    if sys.argv[1:2] == ["worker"] and (len(sys.argv) == 5 or sys.argv[5:] == ["sr"]):
+        worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), len(sys.argv) == 6)
     elif sys.argv[1:2] == ["verify"] and len(sys.argv) == 3:
         verify(sys.argv[2])
     else:

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Measures training steps and encoding of the full-size network, ours against PyTorch's, in alternation in one run.
+"""Measures the full-size network on a CPU, ours against PyTorch's, in alternation in one run.
 
-    python3 bench/run.py [--python /usr/bin/python3] [--batch 64] [--threads 2] [--rounds 9] [--no-record] [--label TEXT]
+    python3 bench/run.py [--python /usr/bin/python3] [--quick] [--rounds 7] [--no-record] [--label TEXT]
 
 Three variants, each a process of its own that stays up and waits while the others work: ours (bench.c on the core, no R), PyTorch as
-shipped, and PyTorch tuned (AVX-512 dispatch on where there is such, malloc kept from returning pages). Medians over the rounds. Prints spectra per
-second, ratios and peak memory; writes bench/results/DATE-CPU.json and .md. Only the standard library is needed here; --python names
-an interpreter that has torch.
+shipped, and PyTorch tuned (AVX-512 dispatch on where there is such, malloc kept from returning pages). Training steps with Adam, encoding,
+and reconstruction (encoding, decoding, observed frame); batches of 16, 64 and 256; one and two threads; the paper's restframe grid (LR), and
+one twice as fine with an LSF of 5 pixels (SR); --quick: batch 64, two threads and LR only. Medians over the rounds. Then the stages of a
+training step, and the share of the processor's matrix-product peak that they reach. Prints spectra per second, ratios to the faster PyTorch
+and peak memory; writes bench/results/DATE-CPU.json and .md. Only the standard library is needed here; --python names an interpreter that has
+torch.
 """
 import argparse
 import datetime
@@ -20,7 +23,9 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
-STEPS = {"train": 2, "encode": 4}
+MODES = {"train": "training step", "encode": "encode", "reconstruct": "reconstruct"}
+# Multiply-adds of a convolution for one spectrum, computed directly: length * kernel * in * out. Backward is twice that.
+DIRECT = {"block2": 785 * 11 * 128 * 256, "block3": 72 * 21 * 256 * 512}
 
 
 def output_of(command):
@@ -50,13 +55,16 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         env={**os.environ, **environment})
 
-    def ask(self, line):
+    def line(self, line):
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
             sys.exit(f"bench: a worker ended with status {self.process.wait()}")
-        return float(answer)
+        return answer
+
+    def ask(self, line):
+        return float(self.line(line))
 
     def end(self):
         peak = self.ask("end")
@@ -91,56 +99,103 @@ def versions(python):
             "compiler": output_of([os.environ.get("CC", "gcc"), "--version"]).split("\n")[0], "kernel": platform.release()}
 
 
+def configurations(quick):
+    """(mode, threads, batch, sr)"""
+    if quick:
+        return [(mode, 2, 64, False) for mode in MODES]
+    return ([(mode, threads, batch, False) for mode in MODES for threads in (2, 1) for batch in (64, 16, 256)] +
+            [(mode, 2, 64, True) for mode in MODES])
+
+
+def measure(variants, configuration, rounds):
+    mode, threads, batch, sr = configuration
+    workers = {name: Worker([*command, mode, str(threads), str(batch), *(["sr"] if sr else [])],
+                            {"OMP_NUM_THREADS": str(threads), **environment}) for name, (command, environment) in variants.items()}
+    steps = {name: max(1, (256 if name == "ours" else 64) // batch * (1 if mode == "train" else 2)) for name in workers}
+    for worker in workers.values():  # warm up: code paths, arenas, clocks
+        worker.ask("2")
+    seconds = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker.ask(str(steps[name])) / steps[name])
+    return {name: {"spectra_per_second": batch / statistics.median(seconds[name]), "seconds_per_step": seconds[name],
+                   "peak_mb": workers[name].end()} for name in workers}
+
+
+def measure_stages(variants, rounds):
+    """Median seconds of each stage of a training step, batch 64, two threads."""
+    batch, result = 64, {}
+    workers = {name: Worker([*command, "train", "2", str(batch)], {"OMP_NUM_THREADS": "2", **environment})
+               for name, (command, environment) in variants.items()}
+    samples = {name: {} for name in workers}
+    for worker in workers.values():
+        worker.ask("2")
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            for stage, value in re.findall(r"([a-z0-9 ]+) ([0-9.]+)", worker.line("stages 1")):
+                samples[name].setdefault(stage.strip(), []).append(float(value))
+    for name, worker in workers.items():
+        worker.end()
+        result[name] = {stage: statistics.median(values) for stage, values in samples[name].items()}
+    return result
+
+
+def ratio(result):
+    return result["ours"]["spectra_per_second"] / max(value["spectra_per_second"] for name, value in result.items() if name != "ours")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default="/usr/bin/python3")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--label", default="")
     parser.add_argument("--no-record", action="store_true")
     o = parser.parse_args()
-    if o.rounds < 1 or o.batch < 1 or o.threads < 1:
-        parser.error("rounds, batch and threads must be at least 1")
+    if o.rounds < 1:
+        parser.error("rounds must be at least 1")
 
     found = versions(o.python)
     program = build()
     peer = [o.python, os.path.join(ROOT, "bench", "peer.py"), "worker"]
-    threads = {"OMP_NUM_THREADS": str(o.threads)}
-    variants = {"ours": (lambda mode: [program, mode, str(o.threads), str(o.batch)], {}),
-                "PyTorch": (lambda mode: [*peer, mode, str(o.threads), str(o.batch)], threads),
-                "PyTorch tuned": (lambda mode: [*peer, mode, str(o.threads), str(o.batch)], {**threads, **tuned_environment()})}
-    results = {}
-    for mode, steps in STEPS.items():
-        workers = {name: Worker(command(mode), environment) for name, (command, environment) in variants.items()}
-        for worker in workers.values():  # warm up: code paths, arenas, clocks
-            worker.ask("2")
-        seconds = {name: [] for name in workers}
-        for _ in range(o.rounds):
-            for name, worker in workers.items():
-                seconds[name].append(worker.ask(str(steps)) / steps)
-        results[mode] = {name: {"spectra_per_second": o.batch / statistics.median(seconds[name]), "seconds_per_step": seconds[name],
-                                "peak_mb": workers[name].end()} for name in workers}
-
-    lines = [f"{datetime.date.today()}, {cpu_name()}, {o.threads} threads, batch {o.batch}, medians of {o.rounds} rounds in alternation"
-             + (f" ({o.label})" if o.label else ""), "",
-             f"commit {found['commit']}, {found['compiler']}, OpenBLAS {found['openblas']}; PyTorch {found['torch']}, "
-             f"Python {found['python']}", "",
-             "| spectra/s (peak MB) | " + " | ".join(variants) + " | ours / faster PyTorch |", "|---" * (len(variants) + 2) + "|"]
-    for mode, result in results.items():
-        best = max(result[name]["spectra_per_second"] for name in variants if name != "ours")
+    variants = {"ours": ([program], {}), "PyTorch": (peer, {}), "PyTorch tuned": (peer, tuned_environment())}
+    peak = float(output_of([program, "peak", "2"]) or "nan")
+    lines = [f"{datetime.date.today()}, {cpu_name()}, medians of {o.rounds} rounds in alternation" + (f" ({o.label})" if o.label else ""), "",
+             f"commit {found['commit']}, {found['compiler']}, OpenBLAS {found['openblas']}, kernels {output_of([program, 'kernels'])}; "
+             f"PyTorch {found['torch']}, Python {found['python']}", "",
+             "| spectra/s (peak MB) | threads | batch | " + " | ".join(variants) + " | ours / faster PyTorch |",
+             "|---" * (len(variants) + 4) + "|"]
+    results = []
+    print("\n".join(lines), flush=True)
+    for configuration in configurations(o.quick):
+        mode, threads, batch, sr = configuration
+        result = measure(variants, configuration, o.rounds)
+        results.append({"mode": mode, "threads": threads, "batch": batch, "sr": sr, "results": result})
         cells = [f"{result[name]['spectra_per_second']:.1f} ({result[name]['peak_mb']:.0f})" for name in variants]
-        lines.append(f"| {'training step' if mode == 'train' else 'encode'} | " + " | ".join(cells) +
-                     f" | {result['ours']['spectra_per_second'] / best:.2f} |")
-    print("\n".join(lines))
+        lines.append(f"| {MODES[mode]}{', SR' if sr else ''} | {threads} | {batch} | " + " | ".join(cells) + f" | {ratio(result):.2f} |")
+        print(lines[-1], flush=True)
+
+    stages = measure_stages(variants, o.rounds)
+    more = ["", f"Stages of a training step, batch 64, 2 threads. Matrix products of OpenBLAS reach {peak:.0f} GFLOP/s; a convolution's share of "
+            "that counts the operations of its direct form, of which ours does a sixth to a twelfth.", "",
+            "| ms (share of the peak) | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
+    for stage in stages["ours"]:
+        cells = []
+        for name in variants:
+            value = stages[name].get(stage)
+            part, way = (stage.split() + [""])[:2]
+            share = (2 if way == "backward" else 1) * 64 * 2e-9 * DIRECT[part] / value / peak if value and part in DIRECT else None
+            cells.append("" if value is None else f"{1e3 * value:.1f}" + (f" ({100 * share:.0f} %)" if share else ""))
+        more.append(f"| {stage} | " + " | ".join(cells) + " |")
+    print("\n".join(more))
     if not o.no_record:
         slug = re.sub(r"[^A-Za-z0-9]+", "-", cpu_name()).strip("-").lower()
         path = os.path.join(ROOT, "bench", "results", f"{datetime.date.today()}-{slug}")
         with open(path + ".json", "w") as f:
-            json.dump({"date": str(datetime.date.today()), "cpu": cpu_name(), "cores": os.cpu_count(), "threads": o.threads, "batch": o.batch,
-                       "rounds": o.rounds, "label": o.label, "versions": found, "tuned": tuned_environment(), "results": results}, f, indent=1)
+            json.dump({"date": str(datetime.date.today()), "cpu": cpu_name(), "cores": os.cpu_count(), "rounds": o.rounds, "label": o.label,
+                       "versions": found, "tuned": tuned_environment(), "peak_gflops": peak, "results": results, "stages": stages}, f, indent=1)
         with open(path + ".md", "w") as f:
-            f.write("\n".join(lines) + "\n")
+            f.write("\n".join(lines + more) + "\n")
         print(f"\nrecorded in {os.path.relpath(path, ROOT)}.json and .md")
 
 
