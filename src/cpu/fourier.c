@@ -15,16 +15,17 @@
  *   weight gradient   q = (X1'G1,  X2'G3,  X3'G2);     dw+ = (q1 - q3/2)/T, dw- = (q1 - q2/2)/T
  * with G the planes of dy. f = 0 and T/2 are one product each: P = 3 (T/2 - 1) + 2 planes in all, the same in all directions.
  *
- * What limits the speed is the cache, so the work is cut to fit it.
+ * What limits the speed is the memory, so the work is cut to what a core keeps in its own caches, and cores exchange little:
+ * they need not share a cache.
  *
- * Several groups of spectra (block 2 of the published network: many rows, few taps). All taps are packed once. A group's rows
- * become planes; then each thread takes a few spectra and COLUMNS channels through all planes, and its products are rows again
- * before they leave its own cache.
+ * Many tiles a spectrum (block 2 of the published network: many rows, few taps): all taps are packed once; then a piece is a
+ * few spectra, which one thread takes from rows to planes, through the products, and back to rows.
  *
- * One group (block 3: few rows, many taps). The planes of the taps would be many times the cache, so they are made in slices of
- * (SLICE, COLUMNS) channels, used and forgotten; a thread takes one plane after another.
+ * One tile a spectrum (block 3: few rows, many taps): the batch's rows become planes; then a piece is COLUMNS channels, for
+ * which one thread packs the taps in slices, uses them and forgets them.
  *
- * Either way an element is one sum in one order: its bits depend neither on the threads nor on what else is in the batch. */
+ * Only the weight gradient of the first kind sums over spectra of different threads: there a thread takes some of the planes.
+ * An element is always one sum in one order: its bits depend neither on the threads nor on what else is in the batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,12 +34,11 @@
 
 enum {
   PAD = 16,                /* floats: a cache line */
-  ROWS_OF_TILES = 120,     /* rows of a group's planes, where a spectrum is many tiles */
-  ROWS_OF_SPECTRA = 256,   /* and where it is one */
-  FLOATS_OF_PART = 200000, /* products that a thread takes through all planes: they should stay in its second-level cache */
+  SPECTRA = 2,             /* of a piece, where a spectrum is many tiles */
+  FLOATS_OF_PART = 200000, /* products of one block of columns; they should stay in the second-level cache */
   COLUMNS = CPU_CHANNELS,  /* channels that are worked on together; a multiple of every panel */
-  SLICE = 64,              /* channels of a slice of taps */
-  PACKED_ROWS = 16         /* and of the piece of it that a thread makes */
+  ROWS = 128,              /* at most, of a piece where a spectrum is one tile */
+  SLICE = 64               /* channels of a slice of taps */
 };
 
 struct cpu_fourier {
@@ -129,213 +129,264 @@ struct work {
   const struct cpu_kernels *kernels;
   struct cpu_fourier *f;
   const struct cpu_convolution *c;
-  size_t n, group, first, count; /* spectra in the batch, in a full group, before and in the present one */
-  int only_group;                /* the whole batch */
-  size_t part;                   /* spectra that a thread takes through all planes, where there are several groups */
-  struct planes in, out;         /* x; dy */
-  struct planes products;        /* of one thread's part, or of the only group: COLUMNS wide */
-  float *scratch;                /* for each thread its part of products, and (length, COLUMNS) rows */
-  size_t scratch_size;           /* floats, of one thread */
+  size_t n, threads;
+  struct planes in, out;  /* of rows: x; dy */
+  struct planes products; /* of a piece, COLUMNS wide */
+  struct planes packed;   /* taps; or a slice of them, (SLICE, COLUMNS), or as many sums for dw */
+  float *scratch;         /* what each thread has for itself */
+  size_t scratch_size;    /* floats, of one thread */
 };
 
 /* One of the products with taps: forward, or the input gradient. */
 struct direction {
   int transposed;
-  const struct planes *from;
   size_t depth, channels; /* summed over, resulting */
   void (*emit)(const struct work *w, const float *products, size_t spectrum, size_t channel, size_t width);
-  const float *kept; /* all taps, packed */
-  float *packed;     /* or room for them: packed_size() */
+  const float *packed; /* all taps; NULL where they are made in slices */
+  size_t packed_stride;
 };
 
 /* Strides of a power of two would make rows, or planes, collide in the cache. */
-static void shape(struct planes *planes, size_t rows, size_t wide) {
-  planes->wide = wide;
-  planes->pitch = wide % 128 ? wide : wide + PAD;
-  planes->stride = rows * planes->pitch + PAD;
+static struct planes shape(size_t rows, size_t wide) {
+  struct planes planes = {NULL, 0, wide % 128 ? wide : wide + PAD, wide};
+  planes.stride = rows * planes.pitch + PAD;
+  return planes;
 }
 
-static void start(struct work *w, struct spd_backend *backend, struct cpu_fourier *f, const struct cpu_convolution *c,
-                  size_t n) {
-  const struct cpu_kernels *kernels = ((struct cpu_backend *)backend)->kernels;
-  memset(w, 0, sizeof *w);
-  w->backend = backend, w->kernels = kernels, w->f = f, w->c = c, w->n = n;
-  w->group = (f->tiles > 1 ? ROWS_OF_TILES : ROWS_OF_SPECTRA) / f->tiles;
-  if (w->group < 1) w->group = 1;
-  if (w->group > n) w->group = n;
-  w->only_group = f->tiles == 1 && w->group == n;
-  w->part = FLOATS_OF_PART / (f->planes * f->tiles * COLUMNS);
-  if (w->part < 1) w->part = 1;
-  if (w->part > w->group) w->part = w->group;
-  shape(&w->in, w->group * f->tiles, round_up(f->in, kernels->panel));
-  shape(&w->out, w->group * f->tiles, round_up(f->out, kernels->panel));
-  shape(&w->products, (w->only_group ? w->group : w->part) * f->tiles, COLUMNS);
-  w->scratch_size = (w->only_group ? 0 : f->planes * w->products.stride) + f->length * COLUMNS;
+static size_t wide(const struct work *w, size_t channels) { return round_up(channels, w->kernels->panel); }
+static size_t packed_stride(const struct work *w, const struct direction *d) { return d->depth * wide(w, d->channels) + PAD; }
+static size_t blocks_of(size_t channels) { return (channels + COLUMNS - 1) / COLUMNS; }
+
+static struct work start(struct spd_backend *backend, struct cpu_fourier *f, const struct cpu_convolution *c, size_t n) {
+  const struct cpu_backend *cpu = (const struct cpu_backend *)backend;
+  struct work w = {.backend = backend, .kernels = cpu->kernels, .f = f, .c = c, .n = n, .threads = (size_t)cpu->threads};
+  return w;
 }
 
-static size_t packed_stride(const struct work *w, size_t depth, size_t wide, int all) {
-  return (w->only_group && !all ? SLICE * COLUMNS : depth * wide) + PAD;
-}
+/* The calling thread's own memory: a block of rows and a piece of products; behind them room for planes or packed taps. */
+static float *own_rows(const struct work *w) { return w->scratch + (size_t)cpu_thread() * w->scratch_size; }
+static float *own_products(const struct work *w) { return own_rows(w) + w->f->length * COLUMNS; }
+static float *own_rest(const struct work *w) { return own_products(w) + w->f->planes * w->products.stride; }
 
-/* Shared memory of `floats`, with the products of an only group and the threads' scratch behind. */
-static spd_status arena(struct work *w, float **memory, size_t floats, struct spd_error *error) {
-  const size_t threads = (size_t)((const struct cpu_backend *)w->backend)->threads;
-  const size_t shared = w->only_group ? w->f->planes * w->products.stride : 0;
-  SPD_TRY(cpu_arena(memory, w->backend, floats + shared + threads * w->scratch_size, error));
-  w->products.at = *memory + floats;
-  w->scratch = w->products.at + shared;
+/* `shared` floats, and for each thread its own memory with `rest` floats in the end. */
+static spd_status arena(struct work *w, float **shared, size_t size, size_t rest, struct spd_error *error) {
+  w->scratch_size = round_up(w->f->length * COLUMNS + w->f->planes * w->products.stride + rest, PAD);
+  SPD_TRY(cpu_arena(shared, w->backend, size + w->threads * w->scratch_size, error));
+  w->scratch = *shared + size;
   return SPD_STATUS_OK;
 }
 
-static float *row_scratch(const struct work *w) { return w->scratch + (size_t)cpu_thread() * w->scratch_size; }
-static float *product_scratch(const struct work *w) { return row_scratch(w) + w->f->length * COLUMNS; }
+/* Where the rows of x and of dy come from, and how much of a tile they fill; the rest is zero. */
+struct rows {
+  const float *at; /* where the first tile of the batch's first spectrum begins; NULL: c->give makes them */
+  size_t channels, depth, readable;
+};
 
-/* rows -> planes: `rows` is where the first tile of the batch's first spectrum begins, of which `readable` rows may be read, of
- * a tile `depth`; the others are zero. With `give` the rows come from it instead. */
-static void analyse(const struct work *w, const struct planes *planes, const float *rows, size_t channels, size_t depth,
-                    size_t readable, cpu_rows_give *give, void *context) {
+static struct rows rows_of_x(const struct work *w) {
+  const struct rows rows = {w->c->x, w->f->in, w->f->codelet->tile, w->c->in->stride + w->c->in->lead};
+  return rows;
+}
+
+static struct rows rows_of_dy(const struct work *w) {
+  const struct rows rows = {w->c->give ? NULL : w->c->dy + w->c->in->lead * w->f->out, w->f->out, w->f->step, w->f->length};
+  return rows;
+}
+
+/* A block of COLUMNS channels from c on of one spectrum becomes planes; `row` is its first row there. */
+static void analyse(const struct work *w, const struct planes *planes, size_t row, const struct rows *rows, size_t spectrum,
+                    size_t c) {
   const struct cpu_fourier *f = w->f;
-  const size_t blocks = (planes->wide + COLUMNS - 1) / COLUMNS, pieces = w->count * blocks;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t i = piece / blocks, c = piece % blocks * COLUMNS, wide = smaller(planes->wide - c, COLUMNS);
-    const size_t width = channels > c ? smaller(channels - c, COLUMNS) : 0;
-    const float *from = rows + (w->first + i) * w->c->in->stride * channels + c;
-    size_t row_stride = channels;
-    if (give) {
-      float *given = row_scratch(w);
-      give(context, given, COLUMNS, w->first + i, c, width);
-      from = given, row_stride = COLUMNS;
-    }
-    for (size_t t = 0; t < f->tiles; t++) {
-      const size_t row = t * f->step;
-      f->codelet->analyse(planes->at + (i * f->tiles + t) * planes->pitch + c, planes->stride, wide, from + row * row_stride,
-                          row_stride, smaller(readable - row, depth), width);
-    }
+  const size_t width = rows->channels > c ? smaller(rows->channels - c, COLUMNS) : 0;
+  const float *from = rows->at + (rows->at ? spectrum * w->c->in->stride * rows->channels + c : 0);
+  size_t row_stride = rows->channels;
+  if (!rows->at) {
+    float *given = own_rows(w);
+    w->c->give(w->c->context, given, COLUMNS, spectrum, c, width);
+    from = given, row_stride = COLUMNS;
+  }
+  for (size_t t = 0; t < f->tiles; t++) {
+    const size_t start = t * f->step;
+    f->codelet->analyse(planes->at + (row + t) * planes->pitch + c, planes->stride, smaller(planes->wide - c, COLUMNS),
+                        from + start * row_stride, row_stride, smaller(rows->readable - start, rows->depth), width);
   }
 }
 
-/* Packed planes of `depth` channels from `first` on and `columns` from `column` on of the taps, or of their transposes. */
-static void pack(const struct work *w, float *packed, size_t stride, int transposed, size_t first, size_t depth, size_t column,
-                 size_t columns) {
+/* Packed planes, `depth` channels deep, of which this is `n` channels from `first` on and `columns` from `column` on of the
+ * taps, or of their transposes. */
+static void pack(const struct work *w, float *packed, size_t stride, size_t depth, int transposed, size_t first, size_t n,
+                 size_t column, size_t columns) {
   const struct cpu_fourier *f = w->f;
-  const size_t pieces = (depth + PACKED_ROWS - 1) / PACKED_ROWS;
+  (transposed ? f->codelet->pack_transposed : f->codelet->pack)(packed, stride, depth, w->c->w, f->kernel, f->in, f->out,
+                                                                column, columns, first, n);
+}
+
+static void pack_all(const struct work *w, const struct direction *d, float *packed) {
+  const size_t blocks = blocks_of(d->channels), rows = 16, pieces = blocks * ((d->depth + rows - 1) / rows);
   CPU_PARALLEL(w->backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t i = piece * PACKED_ROWS, n = smaller(depth - i, PACKED_ROWS);
-    (transposed ? f->codelet->pack_transposed : f->codelet->pack)(packed + i * w->kernels->panel, stride, depth, w->c->w,
-                                                                  f->kernel, f->in, f->out, column, columns, first + i, n);
+    const size_t first = piece / blocks * rows, column = piece % blocks * COLUMNS;
+    pack(w, packed + column * d->depth + first * w->kernels->panel, d->packed_stride, d->depth, d->transposed, first,
+         smaller(d->depth - first, rows), column, smaller(wide(w, d->channels) - column, COLUMNS));
   }
 }
 
-static void multiply_parts(const struct work *w, const struct direction *d, size_t packed_stride) {
-  const struct cpu_fourier *f = w->f;
-  const size_t panel = w->kernels->panel, parts = (w->count + w->part - 1) / w->part;
-  const size_t pieces = parts * ((d->channels + COLUMNS - 1) / COLUMNS);
-  const float *packed = d->kept ? d->kept : d->packed;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t i = piece % parts * w->part, count = smaller(w->count - i, w->part);
-    const size_t c = piece / parts * COLUMNS, width = smaller(d->channels - c, COLUMNS);
-    float *products = product_scratch(w);
-    for (size_t p = 0; p < f->planes; p++) {
-      const struct cpu_ahead ahead[] = {
-          {d->from->at + (p + 1) * d->from->stride + i * f->tiles * d->from->pitch, count * f->tiles * d->from->pitch},
-          {NULL, 0}};
-      w->kernels->product(products + p * w->products.stride, COLUMNS, 0, count * f->tiles, round_up(width, panel), d->depth,
-                          d->from->at + p * d->from->stride + i * f->tiles * d->from->pitch, d->from->pitch, 1,
-                          packed + p * packed_stride + c * d->depth, d->depth * panel, panel,
-                          p + 1 < f->planes ? ahead : cpu_nothing_ahead);
-    }
-    for (size_t j = 0; j < count; j++) d->emit(w, products + j * f->tiles * COLUMNS, w->first + i + j, c, width);
-  }
+/* ---- many tiles a spectrum ---- */
+
+/* Spectra of which the products of a block of columns are held together. */
+static size_t part_of(const struct work *w) {
+  const size_t part = FLOATS_OF_PART / (w->f->planes * w->f->tiles * COLUMNS);
+  return part < 1 ? 1 : smaller(part, SPECTRA);
 }
 
-static void multiply_slices(const struct work *w, const struct direction *d, size_t packed_stride) {
+/* Blocks of columns from `block` on, up to `end`, of `count` spectra whose planes begin at `row`. */
+static void multiply(const struct work *w, const struct direction *d, const struct planes *planes, size_t row, size_t spectrum,
+                     size_t count, size_t block, size_t end) {
   const struct cpu_fourier *f = w->f;
-  const size_t panel = w->kernels->panel, rows = w->count * f->tiles;
-  for (size_t column = 0; column < d->channels; column += COLUMNS) {
-    const size_t width = smaller(d->channels - column, COLUMNS), wide = round_up(width, panel);
-    for (size_t first = 0; first < d->depth; first += SLICE) {
-      const size_t depth = d->kept ? d->depth : smaller(d->depth - first, SLICE);
-      const float *packed = d->kept ? d->kept + column * depth : d->packed;
-      if (!d->kept) pack(w, d->packed, packed_stride, d->transposed, first, depth, column, wide);
-      CPU_PARALLEL(w->backend, f->planes)
+  const size_t panel = w->kernels->panel, part = part_of(w);
+  float *products = own_products(w);
+  for (; block < end; block++) {
+    const size_t c = block * COLUMNS, width = smaller(d->channels - c, COLUMNS);
+    for (size_t i = 0; i < count; i += part) {
+      const size_t here = smaller(count - i, part);
       for (size_t p = 0; p < f->planes; p++)
-        w->kernels->product(w->products.at + p * w->products.stride, COLUMNS, first > 0, rows, wide, depth,
-                            d->from->at + p * d->from->stride + first, d->from->pitch, 1, packed + p * packed_stride,
-                            depth * panel, panel, cpu_nothing_ahead);
-      if (d->kept) break;
+        w->kernels->product(products + p * w->products.stride, COLUMNS, 0, here * f->tiles, wide(w, width), d->depth,
+                            planes->at + p * planes->stride + (row + i * f->tiles) * planes->pitch, planes->pitch, 1,
+                            d->packed + p * d->packed_stride + c * d->depth, d->depth * panel, panel, cpu_nothing_ahead);
+      for (size_t j = 0; j < here; j++) d->emit(w, products + j * f->tiles * COLUMNS, spectrum + i + j, c, width);
     }
-    CPU_PARALLEL(w->backend, w->count)
-    for (size_t i = 0; i < w->count; i++) d->emit(w, w->products.at + i * f->tiles * COLUMNS, i, column, width);
   }
 }
 
-/* The product with the taps of the present group, and what becomes of it. */
-static void multiply(const struct work *w, const struct direction *d) {
-  const size_t wide = round_up(d->channels, w->kernels->panel), stride = packed_stride(w, d->depth, wide, d->kept != NULL);
-  if (w->only_group) {
-    multiply_slices(w, d, stride);
-  } else {
-    if (w->first == 0 && !d->kept) pack(w, d->packed, stride, d->transposed, 0, d->depth, 0, wide);
-    multiply_parts(w, d, stride);
+/* Few spectra are shared out by columns as well, and every thread makes their planes for itself. */
+static void forward_of_tiles(const struct work *w, const struct direction *d) {
+  const struct rows x = rows_of_x(w);
+  const size_t chunks = (w->n + SPECTRA - 1) / SPECTRA, blocks = blocks_of(d->channels);
+  const size_t run = chunks >= w->threads ? blocks : (blocks * chunks + w->threads - 1) / w->threads;
+  const size_t runs = (blocks + run - 1) / run, pieces = chunks * runs;
+  CPU_PARALLEL(w->backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    const size_t first = piece / runs * SPECTRA, count = smaller(w->n - first, SPECTRA), block = piece % runs * run;
+    struct planes planes = w->in;
+    planes.at = own_rest(w);
+    for (size_t i = 0; i < count; i++)
+      for (size_t c = 0; c < planes.wide; c += COLUMNS) analyse(w, &planes, i * w->f->tiles, &x, first + i, c);
+    multiply(w, d, &planes, 0, first, count, block, smaller(block + run, blocks));
   }
 }
 
-/* ---- forward ---- */
-
-/* All packed planes of taps that do not change, kept from call to call. */
-static spd_status keep(struct work *w, struct spd_error *error) {
-  struct cpu_fourier *f = w->f;
-  const size_t stride = packed_stride(w, f->in, w->out.wide, 1);
-  if (f->kept && f->kept_from == w->c->w && f->kept_version == w->c->version) return SPD_STATUS_OK;
-  if (!f->kept) {
-    void *memory;
-    SPD_TRY(w->backend->ops->alloc(w->backend, &memory, f->planes * stride * sizeof(float), error));
-    f->kept = memory;
-  }
-  pack(w, f->kept, stride, 0, 0, f->in, 0, w->out.wide);
-  f->kept_from = w->c->w, f->kept_version = w->c->version;
-  return SPD_STATUS_OK;
+/* The plane of G that plane p of X meets in the weight gradient: parts 2 and 3 change places. */
+static size_t partner(const struct cpu_fourier *f, size_t p) {
+  if (p >= f->planes - 2 || p % 3 == 0) return p;
+  return p % 3 == 1 ? p + 1 : p - 1;
 }
+
+/* sums (planes, in, out) = or += those of `rows` rows */
+static void sum_weights(const struct work *w, size_t rows, int add) {
+  const struct cpu_fourier *f = w->f;
+  const struct planes *x = &w->in, *g = &w->out, *sums = &w->packed;
+  CPU_PARALLEL_IN_RUNS(w->backend, f->planes)
+  for (size_t p = 0; p < f->planes; p++) {
+    const struct cpu_ahead ahead[] = {{x->at + (p + 1) * x->stride, rows * x->pitch},
+                                      {g->at + partner(f, p + 1) * g->stride, rows * g->pitch},
+                                      {sums->at + (p + 1) * sums->stride, add ? sums->stride : 0},
+                                      {NULL, 0}};
+    w->kernels->product(sums->at + p * sums->stride, g->wide, add, f->in, g->wide, rows, x->at + p * x->stride, 1, x->pitch,
+                        g->at + partner(f, p) * g->stride, w->kernels->panel, g->pitch,
+                        p + 1 < f->planes ? ahead : cpu_nothing_ahead);
+  }
+}
+
+/* Groups of a piece for every thread: rows to planes and on to dx, then the weight gradient over all. */
+static void backward_of_tiles(struct work *w, const struct direction *d, size_t group) {
+  const struct cpu_fourier *f = w->f;
+  const struct rows x = rows_of_x(w), dy = rows_of_dy(w);
+  for (size_t first = 0; first < w->n; first += group) {
+    const size_t count = smaller(w->n - first, group), pieces = (count + SPECTRA - 1) / SPECTRA;
+    CPU_PARALLEL(w->backend, pieces)
+    for (size_t piece = 0; piece < pieces; piece++) {
+      const size_t from = piece * SPECTRA, here = smaller(count - from, SPECTRA);
+      for (size_t i = from; i < from + here; i++) {
+        for (size_t c = 0; c < w->out.wide; c += COLUMNS) analyse(w, &w->out, i * f->tiles, &dy, first + i, c);
+        for (size_t c = 0; w->c->dw && c < w->in.wide; c += COLUMNS) analyse(w, &w->in, i * f->tiles, &x, first + i, c);
+      }
+      if (w->c->dx) multiply(w, d, &w->out, from * f->tiles, first + from, here, 0, blocks_of(f->in));
+    }
+    if (w->c->dw) sum_weights(w, count * f->tiles, first > 0);
+  }
+  if (!w->c->dw) return;
+  CPU_PARALLEL(w->backend, f->in)
+  for (size_t i = 0; i < f->in; i++)
+    f->codelet->unpack(w->c->dw, w->packed.at + i * w->out.wide, w->packed.stride, w->out.wide, f->kernel, f->in, f->out,
+                       f->out, i, 1);
+}
+
+/* ---- one tile a spectrum ---- */
+
+static void analyse_batch(const struct work *w, const struct planes *planes, const struct rows *rows) {
+  const size_t blocks = blocks_of(planes->wide), pieces = w->n * blocks;
+  CPU_PARALLEL(w->backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++)
+    analyse(w, planes, piece / blocks, rows, piece / blocks, piece % blocks * COLUMNS);
+}
+
+/* Spectra of a piece: fewer where there are more threads than blocks of columns. */
+static size_t rows_of_piece(const struct work *w, size_t channels) {
+  const size_t splits = (w->threads + blocks_of(channels) - 1) / blocks_of(channels), rows = (w->n + splits - 1) / splits;
+  return smaller(rows, ROWS);
+}
+
+static void multiply_batch(const struct work *w, const struct direction *d, const struct planes *planes) {
+  const struct cpu_fourier *f = w->f;
+  const size_t panel = w->kernels->panel, rows = rows_of_piece(w, d->channels), splits = (w->n + rows - 1) / rows;
+  const size_t pieces = blocks_of(d->channels) * splits;
+  CPU_PARALLEL(w->backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    const size_t column = piece / splits * COLUMNS, width = smaller(d->channels - column, COLUMNS);
+    const size_t spectrum = piece % splits * rows, count = smaller(w->n - spectrum, rows);
+    float *products = own_products(w), *slice = own_rest(w);
+    for (size_t first = 0; first < d->depth;) {
+      const size_t depth = d->packed ? d->depth : smaller(d->depth - first, SLICE);
+      const float *packed = d->packed ? d->packed + column * depth : slice;
+      const size_t stride = d->packed ? d->packed_stride : w->packed.stride;
+      if (!d->packed) pack(w, slice, stride, depth, d->transposed, first, depth, column, wide(w, width));
+      for (size_t p = 0; p < f->planes; p++)
+        w->kernels->product(products + p * w->products.stride, COLUMNS, first > 0, count, wide(w, width), depth,
+                            planes->at + p * planes->stride + spectrum * planes->pitch + first, planes->pitch, 1,
+                            packed + p * stride, depth * panel, panel, cpu_nothing_ahead);
+      first += depth;
+    }
+    for (size_t i = 0; i < count; i++) d->emit(w, products + i * COLUMNS, spectrum + i, column, width);
+  }
+}
+
+static void weight_gradient_of_batch(const struct work *w) {
+  const struct cpu_fourier *f = w->f;
+  const size_t slices = (f->in + SLICE - 1) / SLICE, pieces = slices * blocks_of(f->out), panel = w->kernels->panel;
+  CPU_PARALLEL(w->backend, pieces)
+  for (size_t piece = 0; piece < pieces; piece++) {
+    const size_t column = piece / slices * COLUMNS, width = smaller(f->out - column, COLUMNS);
+    const size_t first = piece % slices * SLICE, depth = smaller(f->in - first, SLICE);
+    float *sums = own_rest(w);
+    for (size_t p = 0; p < f->planes; p++)
+      w->kernels->product(sums + p * w->packed.stride, COLUMNS, 0, depth, wide(w, width), w->n,
+                          w->in.at + p * w->in.stride + first, 1, w->in.pitch,
+                          w->out.at + partner(f, p) * w->out.stride + column, panel, w->out.pitch, cpu_nothing_ahead);
+    f->codelet->unpack(w->c->dw + column, sums, w->packed.stride, COLUMNS, f->kernel, f->in, f->out, width, first, depth);
+  }
+}
+
+/* ---- forward and backward ---- */
 
 static void emit_forward(const struct work *w, const float *products, size_t spectrum, size_t channel, size_t width) {
   const struct cpu_fourier *f = w->f;
   const struct cpu_convolution *c = w->c;
-  float *rows = c->y ? c->y + (spectrum * c->in->stride + c->in->lead) * f->out + channel : row_scratch(w);
+  float *rows = c->y ? c->y + (spectrum * c->in->stride + c->in->lead) * f->out + channel : own_rows(w);
   const size_t row_stride = c->y ? f->out : COLUMNS;
   for (size_t t = 0; t < f->tiles; t++)
     f->codelet->synthesise(rows + t * f->step * row_stride, row_stride, smaller(f->length - t * f->step, f->step), 0,
                            products + t * COLUMNS, w->products.stride, width);
   if (c->take) c->take(c->context, rows, row_stride, spectrum, channel, width);
 }
-
-spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
-                               struct spd_error *error) {
-  struct cpu_fourier *f;
-  SPD_TRY(plan(&f, backend, c, error));
-  *done = f != NULL;
-  if (!f) return SPD_STATUS_OK;
-  struct work w;
-  start(&w, backend, f, c, n);
-  struct direction forward = {0, &w.in, f->in, f->out, emit_forward, NULL, NULL};
-  const size_t packed = c->version ? 0 : f->planes * packed_stride(&w, f->in, w.out.wide, 0);
-  SPD_TRY(arena(&w, &w.in.at, f->planes * w.in.stride + packed, error));
-  forward.packed = w.in.at + f->planes * w.in.stride;
-  if (c->version) {
-    SPD_TRY(keep(&w, error));
-    forward.kept = f->kept;
-  }
-  for (w.first = 0; w.first < n; w.first += w.group) {
-    w.count = smaller(n - w.first, w.group);
-    analyse(&w, &w.in, c->x, f->in, f->codelet->tile, c->in->stride + c->in->lead, NULL, NULL);
-    multiply(&w, &forward);
-  }
-  return SPD_STATUS_OK;
-}
-
-/* ---- backward ---- */
 
 static void emit_input_gradient(const struct work *w, const float *products, size_t spectrum, size_t channel, size_t width) {
   const struct cpu_fourier *f = w->f;
@@ -348,36 +399,50 @@ static void emit_input_gradient(const struct work *w, const float *products, siz
   }
 }
 
-/* The plane of G that plane p of X meets in the weight gradient: parts 2 and 3 change places. */
-static size_t partner(const struct cpu_fourier *f, size_t p) {
-  if (p >= f->planes - 2 || p % 3 == 0) return p;
-  return p % 3 == 1 ? p + 1 : p - 1;
+/* All packed planes of taps that do not change, kept from call to call. */
+static spd_status keep(const struct work *w, struct direction *d, struct spd_error *error) {
+  struct cpu_fourier *f = w->f;
+  if (!f->kept || f->kept_from != w->c->w || f->kept_version != w->c->version) {
+    if (!f->kept) {
+      void *memory;
+      SPD_TRY(w->backend->ops->alloc(w->backend, &memory, f->planes * d->packed_stride * sizeof(float), error));
+      f->kept = memory;
+    }
+    pack_all(w, d, f->kept);
+    f->kept_from = w->c->w, f->kept_version = w->c->version;
+  }
+  d->packed = f->kept;
+  return SPD_STATUS_OK;
 }
 
-/* dw of `n_in` input channels from `first` on and `n_out` output channels from `column` on; sums: (planes, n_in, wide) */
-static void weight_gradient(const struct work *w, float *sums, size_t stride, size_t first, size_t n_in, size_t column,
-                            size_t n_out) {
-  const struct cpu_fourier *f = w->f;
-  const size_t rows = w->count * f->tiles, panel = w->kernels->panel, wide = round_up(n_out, panel);
-  CPU_PARALLEL_IN_RUNS(w->backend, f->planes)
-  for (size_t p = 0; p < f->planes; p++) {
-    float *const to = sums + p * stride, *const x = w->in.at + p * w->in.stride;
-    const float *const g = w->out.at + partner(f, p) * w->out.stride;
-    const struct cpu_ahead ahead[] = {{to + stride, w->first > 0 ? stride : 0},
-                                      {x + w->in.stride, w->in.stride},
-                                      {w->out.at + partner(f, p + 1) * w->out.stride, w->out.stride},
-                                      {NULL, 0}};
-    w->kernels->product(to, wide, w->first > 0, n_in, wide, rows, x + first, 1, w->in.pitch, g + column, panel, w->out.pitch,
-                        p + 1 < f->planes && !w->only_group ? ahead + (w->first == 0) : cpu_nothing_ahead);
+spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
+                               struct spd_error *error) {
+  struct cpu_fourier *f;
+  SPD_TRY(plan(&f, backend, c, error));
+  *done = f != NULL;
+  if (!f) return SPD_STATUS_OK;
+  const int tiles = f->tiles > 1, kept = c->version != 0;
+  struct work w = start(backend, f, c, n);
+  struct direction d = {0, f->in, f->out, emit_forward, NULL, 0};
+  d.packed_stride = packed_stride(&w, &d);
+  w.in = shape(tiles ? smaller(n, SPECTRA) * f->tiles : n, wide(&w, f->in));
+  w.products = shape(tiles ? part_of(&w) * f->tiles : rows_of_piece(&w, f->out), COLUMNS);
+  w.packed = shape(SLICE, COLUMNS);
+  const size_t in = f->planes * w.in.stride, slice = f->planes * w.packed.stride;
+  float *shared;
+  SPD_TRY(arena(&w, &shared, tiles ? (kept ? 0 : f->planes * d.packed_stride) : in, tiles ? in : (kept ? 0 : slice), error));
+  if (kept) SPD_TRY(keep(&w, &d, error));
+  if (tiles) {
+    if (!kept) pack_all(&w, &d, shared);
+    if (!kept) d.packed = shared;
+    forward_of_tiles(&w, &d);
+  } else {
+    const struct rows x = rows_of_x(&w);
+    w.in.at = shared;
+    analyse_batch(&w, &w.in, &x);
+    multiply_batch(&w, &d, &w.in);
   }
-  if (w->first + w->count < w->n) return;
-  const size_t pieces = (n_in + PACKED_ROWS - 1) / PACKED_ROWS;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t i = piece * PACKED_ROWS;
-    f->codelet->unpack(w->c->dw + column, sums + i * wide, stride, wide, f->kernel, f->in, f->out, n_out, first + i,
-                       smaller(n_in - i, PACKED_ROWS));
-  }
+  return SPD_STATUS_OK;
 }
 
 spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
@@ -386,26 +451,35 @@ spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const st
   SPD_TRY(plan(&f, backend, c, error));
   *done = f != NULL;
   if (!f) return SPD_STATUS_OK;
-  struct work w;
-  start(&w, backend, f, c, n);
-  struct direction backward = {1, &w.out, f->out, f->in, emit_input_gradient, NULL, NULL};
-  const size_t packed = c->dx ? f->planes * packed_stride(&w, f->out, w.in.wide, 0) : 0;
-  const size_t slice = w.only_group ? SLICE : f->in, columns = w.only_group ? COLUMNS : f->out;
-  const size_t stride = slice * round_up(columns, w.kernels->panel) + PAD;
-  SPD_TRY(arena(&w, &w.in.at, f->planes * (w.in.stride + w.out.stride + (c->dw ? stride : 0)) + packed, error));
-  w.out.at = w.in.at + f->planes * w.in.stride;
-  backward.packed = w.out.at + f->planes * w.out.stride;
-  float *sums = backward.packed + packed;
-  for (w.first = 0; w.first < n; w.first += w.group) {
-    w.count = smaller(n - w.first, w.group);
-    analyse(&w, &w.out, c->dy ? c->dy + c->in->lead * f->out : NULL, f->out, f->step, f->length, c->give, c->context);
-    if (c->dw) {
-      analyse(&w, &w.in, c->x, f->in, f->codelet->tile, c->in->stride + c->in->lead, NULL, NULL);
-      for (size_t column = 0; column < f->out; column += columns)
-        for (size_t first = 0; first < f->in; first += slice)
-          weight_gradient(&w, sums, stride, first, smaller(f->in - first, slice), column, smaller(f->out - column, columns));
-    }
-    if (c->dx) multiply(&w, &backward);
+  const int tiles = f->tiles > 1;
+  struct work w = start(backend, f, c, n);
+  struct direction d = {1, f->out, f->in, emit_input_gradient, NULL, 0};
+  d.packed_stride = packed_stride(&w, &d);
+  const size_t pieces = 2 * (w.threads > 2 ? w.threads : 2); /* of a group: enough rows to pay for touching all sums */
+  const size_t group = tiles ? smaller(n, SPECTRA * pieces) : n;
+  w.in = shape(group * f->tiles, wide(&w, f->in));
+  w.out = shape(group * f->tiles, wide(&w, f->out));
+  w.products = shape(tiles ? part_of(&w) * f->tiles : rows_of_piece(&w, f->in), COLUMNS);
+  w.packed = tiles ? shape(f->in, w.out.wide) : shape(SLICE, COLUMNS);
+  w.packed.pitch = w.packed.wide;
+  const size_t in = f->planes * w.in.stride, out = f->planes * w.out.stride, packed = f->planes * w.packed.stride,
+               all = f->planes * d.packed_stride;
+  float *shared;
+  SPD_TRY(arena(&w, &shared, in + out + (tiles ? packed + all : 0), tiles ? 0 : packed, error));
+  w.in.at = shared;
+  w.out.at = shared + in;
+  if (tiles) {
+    w.packed.at = shared + in + out;
+    if (c->dx) pack_all(&w, &d, w.packed.at + packed);
+    d.packed = w.packed.at + packed;
+    backward_of_tiles(&w, &d, group);
+  } else {
+    const struct rows x = rows_of_x(&w), dy = rows_of_dy(&w);
+    analyse_batch(&w, &w.out, &dy);
+    if (c->dx) multiply_batch(&w, &d, &w.out);
+    if (!c->dw) return SPD_STATUS_OK;
+    analyse_batch(&w, &w.in, &x);
+    weight_gradient_of_batch(&w);
   }
   return SPD_STATUS_OK;
 }
