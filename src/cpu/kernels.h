@@ -60,7 +60,8 @@ struct cpu_kernels {
 };
 
 extern const struct cpu_kernels cpu_kernels_baseline;
-#if defined(__x86_64__) && defined(__GNUC__)
+/* Not on Windows, where GCC cannot align such vectors on the stack (its bug 54412). */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(_WIN32)
 #define CPU_KERNELS_X86
 extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512;
 #endif

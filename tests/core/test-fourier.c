@@ -104,6 +104,53 @@ static void test_kept(struct spd_backend *backend, const struct shape *s) {
   free(x), free(w);
 }
 
+static struct spd_backend *backend_with(const struct cpu_kernels *kernels, int always_fourier, int threads) {
+  struct spd_backend *backend = NULL;
+  MUST(spd_cpu_create(&backend, threads, error));
+  ((struct cpu_backend *)backend)->kernels = kernels;
+  ((struct cpu_backend *)backend)->always_fourier = always_fourier;
+  backend->ops->enter(backend);
+  return backend;
+}
+
+static void close_backend(struct spd_backend *backend) {
+  backend->ops->leave(backend);
+  backend->ops->destroy(backend);
+}
+
+/* The same bits for any number of threads, however the work is then cut. */
+static void test_threads(const struct cpu_kernels *kernels, const struct shape *s) {
+  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel),
+                        out = spd_rows_for_kernel(s->length, s->out, s->kernel);
+  const size_t x_size = spd_rows_size(&in, s->n), y_size = spd_rows_size(&out, s->n), w_size = s->kernel * s->in * s->out;
+  float *x = check_alloc(x_size * sizeof *x), *dy = check_alloc(y_size * sizeof *dy), *w = check_alloc(w_size * sizeof *w);
+  float *first[3] = {NULL, NULL, NULL};
+  const struct spd_rows weights = {s->kernel, s->in * s->out, 0, s->kernel};
+  fill_rows(x, &in, s->n);
+  fill_rows(dy, &out, s->n);
+  for (size_t i = 0; i < w_size; i++) w[i] = noise();
+  const int threads[] = {1, 2, 3, 11};
+  for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+    float *y = check_alloc(y_size * sizeof *y), *dx = check_alloc(x_size * sizeof *dx), *dw = check_alloc(w_size * sizeof *dw);
+    const struct cpu_convolution c = {&in, s->kernel, s->out, x, w, 0, y, dy, dx, dw, NULL, NULL, NULL};
+    struct spd_backend *backend = backend_with(kernels, 1, threads[t]);
+    int done;
+    MUST(cpu_fourier_forward(&done, backend, &c, s->n, error));
+    MUST(cpu_fourier_backward(&done, backend, &c, s->n, error));
+    close_backend(backend);
+    if (t == 0) {
+      first[0] = y, first[1] = dx, first[2] = dw;
+      continue;
+    }
+    CHECK(difference(y, first[0], &out, s->n) == 0 && difference(dx, first[1], &in, s->n) == 0 &&
+              difference(dw, first[2], &weights, 1) == 0,
+          "length %zu, kernel %zu, %zu to %zu, %zu spectra: %d threads give other bits than one", s->length, s->kernel, s->in,
+          s->out, s->n, threads[t]);
+    free(y), free(dx), free(dw);
+  }
+  free(x), free(dy), free(w), free(first[0]), free(first[1]), free(first[2]);
+}
+
 static size_t different(const float *a, const float *b, size_t count, double tolerance) {
   double square = 0;
   size_t found = 0;
@@ -164,36 +211,25 @@ static void test_block(struct spd_backend *fast, struct spd_backend *plain, cons
   free(b.argmax);
 }
 
-static struct spd_backend *backend_with(const struct cpu_kernels *kernels, int always_fourier) {
-  struct spd_backend *backend = NULL;
-  MUST(spd_cpu_create(&backend, 2, error));
-  ((struct cpu_backend *)backend)->kernels = kernels;
-  ((struct cpu_backend *)backend)->always_fourier = always_fourier;
-  backend->ops->enter(backend);
-  return backend;
-}
-
-static void close_backend(struct spd_backend *backend) {
-  backend->ops->leave(backend);
-  backend->ops->destroy(backend);
-}
-
 int main(void) {
   const struct shape own[] = {{785, 11, 128, 256, 2}, {72, 21, 256, 512, 3}, {785, 11, 32, 48, 9}, {72, 21, 32, 64, 5},
                               {1, 3, 1, 1, 1},        {2, 21, 3, 1, 2},      {157, 11, 1, 5, 1}};
   for (size_t k = 0; cpu_kernels_available(k); k++) {
-    printf("kernels: %s\n", cpu_kernels_available(k)->name);
-    struct spd_backend *by_cost = backend_with(cpu_kernels_available(k), 0), *fast = backend_with(cpu_kernels_available(k), 1),
-                       *plain = backend_with(cpu_kernels_available(k), -1);
+    const struct cpu_kernels *kernels = cpu_kernels_available(k);
+    printf("kernels: %s\n", kernels->name);
+    struct spd_backend *by_cost = backend_with(kernels, 0, 2), *fast = backend_with(kernels, 1, 2),
+                       *plain = backend_with(kernels, -1, 2);
     for (size_t i = 0; i < 2; i++) test_shape(by_cost, &own[i]); /* the network's shapes are worth it */
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
       if (i > 1) test_shape(fast, &own[i]);
       if (i > 1) test_kept(fast, &own[i]);
+      if (i > 1) test_threads(kernels, &own[i]);
     }
     for (int i = 0; i < 60; i++) {
       const struct shape s = {pick(1, 200), 2 * pick(1, 12) + 1, pick(1, 20), pick(1, 20), pick(1, 7)};
       test_shape(fast, &s);
       if (i % 4 == 0) test_kept(fast, &s);
+      if (i % 4 == 1) test_threads(kernels, &s);
       if (i % 3 == 0 && s.length > 30) test_block(fast, plain, &s, i % 2 ? 1 : 2 * pick(1, 5) + 1);
     }
     close_backend(by_cost), close_backend(fast), close_backend(plain);
