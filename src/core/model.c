@@ -312,9 +312,12 @@ static spd_status need(const struct spd_model *model, spd_model_purpose purpose,
   return SPD_STATUS_OK;
 }
 
-/* Weights that stay until they are set again may be kept in another form. */
+/* Weights that stay until they are set again may be kept in another form, under a version that no other weights have or had:
+ * models on one backend may follow one another at the same address. */
 static void renew_version(struct trunk *trunk) {
-  for (size_t i = 0; i + 1 < SPD_BLOCKS; i++) trunk->blocks[i].version++;
+  static uint64_t last;
+  const uint64_t version = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+  for (size_t i = 0; i + 1 < SPD_BLOCKS; i++) trunk->blocks[i].version = version;
 }
 
 spd_status spd_model_set_parameters(struct spd_model *model, const float *weights, struct spd_error *error) {

@@ -4,6 +4,7 @@
 #include "check.h"
 #include "core/model.h"
 #include "core/train.h"
+#include "cpu/cpu.h"
 #include "small-network.h"
 #include "tolerances.h"
 #include "vectors.h"
@@ -359,6 +360,48 @@ static void test_schedule(const char *folder) {
   }
 }
 
+/* ---- weights that a backend keeps in another form ---- */
+
+static void encode_with(float *latent, struct spd_model *model, const float *weights, const struct small_data *d, size_t n) {
+  MUST(spd_model_set_parameters(model, weights, error));
+  MUST(spd_model_load(model, d->flux, NULL, d->z, n, error));
+  MUST(spd_model_encode(model, error));
+  MUST(spd_model_read(latent, model, SPD_TENSOR_LATENT, error));
+}
+
+/* New weights of a model, and another model at the same address of the same backend, are not taken for the old ones. */
+static void test_kept_weights(void) {
+  enum { N = 3 };
+  struct spd_network net;
+  const struct spd_architecture a = small_architecture();
+  MUST(spd_network_init(&net, &a, error));
+  struct small_data d[2] = {small_data_new(&net, N, 1), small_data_new(&net, N, 2)};
+  float latent[2][N * 64], want[N * 64];
+  const size_t bytes = N * a.n_latent * sizeof(float);
+  struct spd_backend *backend;
+  struct spd_model *model;
+  MUST(spd_cpu_create(&backend, 1, error));
+  ((struct cpu_backend *)backend)->always_fourier = 1;
+  for (int i = 0; i < 3; i++) { /* weights 0; then 1 and 0 in a model that follows */
+    if (i < 2)
+      MUST(spd_model_create(&model, &net, backend, d[0].wave_observed, d[0].wave_rest, N, SPD_MODEL_FORWARD, error));
+    encode_with(latent[i % 2], model, d[i % 2].weights, &d[0], N);
+    if (i == 0) memcpy(want, latent[0], bytes);
+    if (i != 1) spd_model_destroy(model);
+  }
+  CHECK(memcmp(latent[0], latent[1], bytes) != 0, "other weights give the same latents");
+  CHECK(memcmp(latent[0], want, bytes) == 0, "weights that were set again give other latents");
+  backend->ops->destroy(backend);
+  MUST(spd_cpu_create(&backend, 1, error));
+  ((struct cpu_backend *)backend)->always_fourier = 1;
+  MUST(spd_model_create(&model, &net, backend, d[0].wave_observed, d[0].wave_rest, N, SPD_MODEL_FORWARD, error));
+  encode_with(want, model, d[1].weights, &d[0], N);
+  CHECK(memcmp(latent[1], want, bytes) == 0, "a model that follows another on a backend has its weights");
+  spd_model_destroy(model);
+  backend->ops->destroy(backend);
+  small_data_free(&d[0]), small_data_free(&d[1]);
+}
+
 int main(int argc, char **argv) {
   struct spd_architecture a = small_architecture();
   test_passes("small", a, 5, 9);
@@ -372,5 +415,6 @@ int main(int argc, char **argv) {
   test_training();
   test_order();
   test_schedule(argc > 1 ? argv[1] : NULL);
+  test_kept_weights();
   return check_end();
 }
