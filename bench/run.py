@@ -5,7 +5,7 @@
 
 Three variants, each a process of its own that stays up and waits while the others work: ours (bench.c on the core, no R), PyTorch as
 shipped, and PyTorch tuned (AVX-512 dispatch on where there is such, malloc kept from returning pages). Training steps with Adam, encoding,
-and reconstruction (encoding, decoding, observed frame); batches of 16, 64 and 256; one and two threads; the paper's restframe grid (LR), and
+and reconstruction (encoding, decoding, observed frame); batches of 16, 64 and 256 (encoding also 8 and 1); one and two threads; the paper's restframe grid (LR), and
 one twice as fine with an LSF of 5 pixels (SR); --quick: batch 64, two threads and LR only. Medians over the rounds. Then the stages of a
 training step, and the share of the processor's matrix-product peak that they reach. Prints spectra per second, ratios to the faster PyTorch
 and peak memory; writes bench/results/DATE-CPU.json and .md. Only the standard library is needed here; --python names an interpreter that has
@@ -104,7 +104,7 @@ def configurations(quick):
     if quick:
         return [(mode, 2, 64, False) for mode in MODES]
     return ([(mode, threads, batch, False) for mode in MODES for threads in (2, 1) for batch in (64, 16, 256)] +
-            [(mode, 2, 64, True) for mode in MODES])
+            [("encode", 2, batch, False) for batch in (8, 1)] + [(mode, 2, 64, True) for mode in MODES])
 
 
 def measure(variants, configuration, rounds):
