@@ -80,8 +80,8 @@ void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
 #define CPU_SIMD SPD_PRAGMA(omp simd)
 #define CPU_SIMD_SUM(variable) SPD_PRAGMA(omp simd reduction(+ : variable))
 #else
-#define CPU_PARALLEL(backend, pieces)
-#define CPU_PARALLEL_IN_RUNS(backend, pieces)
+#define CPU_PARALLEL(backend, pieces) (void)(backend), (void)(pieces);
+#define CPU_PARALLEL_IN_RUNS(backend, pieces) (void)(backend), (void)(pieces);
 #define CPU_SIMD
 #define CPU_SIMD_SUM(variable)
 #endif
