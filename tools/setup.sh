@@ -2,7 +2,7 @@
 # Makes sure that what building, testing and the demo need is there. Installs with apt where that needs no password; otherwise
 # says what to install and ends with status 1. Quick when nothing is missing.
 #
-#   sh tools/setup.sh
+#   sh tools/setup.sh [tests]      tests: also what only the tests use
 set -u
 
 packages=''
@@ -18,10 +18,11 @@ command -v valgrind > /dev/null 2>&1 || need valgrind
 command -v tidy > /dev/null 2>&1 || need tidy
 command -v qpdf > /dev/null 2>&1 || need qpdf
 command -v checkbashisms > /dev/null 2>&1 || need devscripts
-# the core's tests for arm64; on other machines they skip
-if [ "$(uname -m)" = x86_64 ]; then
-  command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
-  command -v qemu-aarch64 > /dev/null 2>&1 || need qemu-user
+# Wanted but not needed: what runs the core's tests for arm64, which skip without it.
+wanted=''
+if [ "${1:-}" = tests ] && [ "$(uname -m)" = x86_64 ]; then
+  command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || wanted="$wanted gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+  command -v qemu-aarch64 > /dev/null 2>&1 || wanted="$wanted qemu-user"
 fi
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
@@ -36,13 +37,14 @@ if command -v R > /dev/null 2>&1; then
 else
   for name in $r_packages; do need "r-cran-$name"; done
 fi
-[ -z "$packages" ] && exit 0
+[ -z "$packages$wanted" ] && exit 0
 
 as_root=''
 if ! command -v apt-get > /dev/null 2>&1; then as_root=no
 elif [ "$(id -u)" -ne 0 ]; then
   if command -v sudo > /dev/null 2>&1 && sudo -n true 2> /dev/null; then as_root='sudo -n'; else as_root=no; fi
 fi
+[ "$as_root" = no ] && [ -z "$packages" ] && exit 0
 if [ "$as_root" = no ]; then
   cat >&2 <<T
 Missing:$packages
@@ -54,6 +56,7 @@ Elsewhere: R (4.1 or newer) with a C compiler and make, the R packages $r_packag
 T
   exit 1
 fi
+packages="$packages$wanted"
 echo "Installing:$packages"
 # shellcheck disable=SC2086
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q > /dev/null &&

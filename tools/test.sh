@@ -39,7 +39,7 @@ trap 'fail "stopped by a signal"; finish' INT TERM
 
 mkdir -p build
 step "set-up"
-if sh tools/setup.sh; then pass "set-up"; else fail "set-up"; finish; fi
+if sh tools/setup.sh tests; then pass "set-up"; else fail "set-up"; finish; fi
 
 step "style"
 found=$(grep -rnE '#[[:space:]]*include[[:space:]]*[<"](R\.h|Rinternals\.h|Rdefines\.h|Rmath\.h|R_ext/)' src/core src/cpu src/cuda 2> /dev/null)
