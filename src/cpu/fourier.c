@@ -132,9 +132,9 @@ struct work {
   size_t n, threads;
   struct planes in, out;  /* of rows: x; dy */
   struct planes products; /* of a piece, COLUMNS wide */
-  struct planes packed;   /* taps; or a slice of them, (SLICE, COLUMNS), or as many sums for dw */
-  float *scratch;         /* what each thread has for itself */
-  size_t scratch_size;    /* floats, of one thread */
+  struct planes packed; /* sums for dw: all of them where a spectrum is many tiles, else (SLICE, COLUMNS), as a slice of taps */
+  float *scratch;       /* what each thread has for itself */
+  size_t scratch_size;  /* floats, of one thread */
 };
 
 /* One of the products with taps: forward, or the input gradient. */
@@ -196,7 +196,7 @@ static struct rows rows_of_dy(const struct work *w) {
 static void analyse(const struct work *w, const struct planes *planes, size_t row, const struct rows *rows, size_t spectrum,
                     size_t c) {
   const struct cpu_fourier *f = w->f;
-  const size_t width = rows->channels > c ? smaller(rows->channels - c, COLUMNS) : 0;
+  const size_t width = smaller(rows->channels - c, COLUMNS);
   const float *from = rows->at + (rows->at ? spectrum * w->c->in->stride * rows->channels + c : 0);
   size_t row_stride = rows->channels;
   if (!rows->at) {
@@ -423,18 +423,20 @@ spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const str
   if (!f) return SPD_STATUS_OK;
   const int tiles = f->tiles > 1, kept = c->version != 0;
   struct work w = start(backend, f, c, n);
-  struct direction d = {0, f->in, f->out, emit_forward, NULL, 0};
+  struct direction d = {.transposed = 0, .depth = f->in, .channels = f->out, .emit = emit_forward};
   d.packed_stride = packed_stride(&w, &d);
   w.in = shape(tiles ? smaller(n, SPECTRA) * f->tiles : n, wide(&w, f->in));
   w.products = shape(tiles ? part_of(&w) * f->tiles : rows_of_piece(&w, f->out), COLUMNS);
   w.packed = shape(SLICE, COLUMNS);
-  const size_t in = f->planes * w.in.stride, slice = f->planes * w.packed.stride;
-  float *shared;
-  SPD_TRY(arena(&w, &shared, tiles ? (kept ? 0 : f->planes * d.packed_stride) : in, tiles ? in : (kept ? 0 : slice), error));
+  const size_t in = f->planes * w.in.stride, taps = kept ? 0 : f->planes * (tiles ? d.packed_stride : w.packed.stride);
+  float *shared; /* the taps; or the rows */
+  SPD_TRY(arena(&w, &shared, tiles ? taps : in, tiles ? in : taps, error));
   if (kept) SPD_TRY(keep(&w, &d, error));
   if (tiles) {
-    if (!kept) pack_all(&w, &d, shared);
-    if (!kept) d.packed = shared;
+    if (!kept) {
+      pack_all(&w, &d, shared);
+      d.packed = shared;
+    }
     forward_of_tiles(&w, &d);
   } else {
     const struct rows x = rows_of_x(&w);
@@ -453,7 +455,7 @@ spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const st
   if (!f) return SPD_STATUS_OK;
   const int tiles = f->tiles > 1;
   struct work w = start(backend, f, c, n);
-  struct direction d = {1, f->out, f->in, emit_input_gradient, NULL, 0};
+  struct direction d = {.transposed = 1, .depth = f->out, .channels = f->in, .emit = emit_input_gradient};
   d.packed_stride = packed_stride(&w, &d);
   const size_t pieces = 2 * (w.threads > 2 ? w.threads : 2); /* of a group: enough rows to pay for touching all sums */
   const size_t group = tiles ? smaller(n, SPECTRA * pieces) : n;

@@ -1,5 +1,5 @@
-/* Discrete Hartley transforms of fixed sizes, one in each lane of a vector: H(f) = sum_t x_t cas(2 pi f t / n), cas = cos +
- * sin.
+/* Discrete Hartley transforms of fixed sizes, one in each lane of a vector:
+ *   H(f) = sum_t x_t cas(2 pi f t / n),    cas = cos + sin
  *
  * Real in, real out, and its own transpose, so one transform serves every direction. Mixed radix by decimation in time: with
  * n = r m and H_j the transform of x_j, x_{j+r}, ..., the pair (H(f), H(-f)) behaves as the complex number H(f) + i H(-f): it
