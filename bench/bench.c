@@ -107,7 +107,7 @@ static void print_peak(int threads) {
   double best = 0;
   struct spd_backend *backend;
   TRY(spd_cpu_create(&backend, threads, error));
-  backend->ops->enter(backend);
+  TRY(backend->ops->enter(backend, error));
   float *m = floats((size_t)threads * 3 * n * n);
   for (int round = 0; round < 12; round++) {
     const double start = now();
@@ -197,7 +197,7 @@ int main(int argc, char **argv) {
                        what == TRAIN ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
   TRY(spd_model_set_parameters(model, weights, error));
   const struct spd_source source = {flux, ivar, z, rows, is_training};
-  const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0}};
+  const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0}, SPD_FEED_AUTO};
   if (what == TRAIN) TRY(spd_training_create(&session, model, &source, &options, error));
 
   char line[64];

@@ -135,9 +135,19 @@ struct spd_adam {
 
 struct spd_backend;
 
+/* A buffer on the host and its twin on the backend, between which copies run beside the arithmetic. The host writes into `host`
+ * after lane_fill, lane_send starts the copy, lane_take lets the arithmetic have it: each may follow the other at once, and two
+ * lanes taken in turns hide the copies behind the arithmetic. */
+struct spd_lane {
+  void *host;
+  size_t bytes;
+  void *backend; /* what the backend keeps of it */
+};
+
 /* Filled positionally, one comment per entry, and compiled with -Werror=missing-field-initializers in the tests. */
 struct spd_backend_ops {
   const char *name;
+  int shares_host_memory; /* host pointers are as good as its own */
   void (*destroy)(struct spd_backend *);
 
   /* Memory on the backend. alloc zeroes. bytes of 0 are allowed and give a pointer that must not be read. */
@@ -146,9 +156,17 @@ struct spd_backend_ops {
   spd_status (*upload)(struct spd_backend *, void *to, const void *from, size_t bytes, struct spd_error *);
   spd_status (*download)(struct spd_backend *, void *to, const void *from, size_t bytes, struct spd_error *);
   spd_status (*synchronize)(struct spd_backend *, struct spd_error *);
+  /* Bytes that can still be had. */
+  spd_status (*available)(struct spd_backend *, size_t *bytes, struct spd_error *);
+
+  spd_status (*lane_open)(struct spd_backend *, struct spd_lane *, size_t bytes, struct spd_error *);
+  void (*lane_close)(struct spd_backend *, struct spd_lane *);
+  spd_status (*lane_fill)(struct spd_backend *, struct spd_lane *, struct spd_error *); /* waits until `host` may be written */
+  spd_status (*lane_send)(struct spd_backend *, struct spd_lane *, size_t bytes, struct spd_error *);
+  spd_status (*lane_take)(struct spd_backend *, struct spd_lane *, void *to, size_t offset, size_t bytes, struct spd_error *);
 
   /* Brackets around a run of stages: a backend may take and give back process-wide settings here. */
-  void (*enter)(struct spd_backend *);
+  spd_status (*enter)(struct spd_backend *, struct spd_error *);
   void (*leave)(struct spd_backend *);
 
   spd_status (*stem_forward)(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
@@ -165,6 +183,9 @@ struct spd_backend_ops {
   spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
   spd_status (*loss_backward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+  /* y (n, width): the rows x[rows[i]] of x; rows (n) is the backend's */
+  spd_status (*gather)(struct spd_backend *, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
+                       struct spd_error *);
   /* y = log(x + 1e-6): the weight encoder's input. */
   spd_status (*log_ivar)(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
   /* parameters, m, v, gradient: (count) */

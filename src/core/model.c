@@ -27,7 +27,6 @@ struct spd_model {
   struct spd_lsf lsf;
   struct spd_loss loss;
   float *observed, *dobserved;
-  double *host_losses; /* (capacity) */
   spd_tensor reached;  /* how far down the last backward went; gradients of the tensors it passed in place are gone */
   size_t n_buffers;
   void *buffers[MAX_BUFFERS];
@@ -149,8 +148,6 @@ static spd_status build(struct spd_model *model, const float *wave_observed, con
   const int backward = model->purpose != SPD_MODEL_FORWARD;
   float *observed_grid, *rest_grid;
 
-  model->host_losses = malloc(capacity * sizeof *model->host_losses);
-  if (!model->host_losses) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate memory for %zu losses", capacity);
   SPD_TRY(take_floats(model, &model->parameters, net->size, error));
   if (backward) SPD_TRY(take_floats(model, &model->gradient, net->size, error));
   if (model->purpose == SPD_MODEL_TRAIN) {
@@ -288,11 +285,11 @@ spd_status spd_model_create(struct spd_model **out, const struct spd_network *ne
 void spd_model_destroy(struct spd_model *model) {
   if (!model) return;
   for (size_t i = 0; i < model->n_buffers; i++) model->backend->ops->free(model->backend, model->buffers[i]);
-  free(model->host_losses);
   free(model);
 }
 
 const struct spd_network *spd_model_network(const struct spd_model *model) { return &model->network; }
+struct spd_backend *spd_model_backend(const struct spd_model *model) { return model->backend; }
 size_t spd_model_capacity(const struct spd_model *model) { return model->capacity; }
 
 /* ---- transfers ---- */
@@ -365,6 +362,25 @@ spd_status spd_model_load(struct spd_model *model, const float *flux, const floa
   return upload(model, model->z, z, n * sizeof(float), error);
 }
 
+spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z,
+                               const uint64_t *rows, size_t n, struct spd_error *error) {
+  const size_t width = model->network.architecture.n_observed;
+  struct spd_backend *backend = model->backend;
+  SPD_TRY(set_count(model, n, error));
+  SPD_TRY(backend->ops->gather(backend, model->flux, flux, rows, width, n, error));
+  SPD_TRY(backend->ops->gather(backend, model->ivar, ivar, rows, width, n, error));
+  return backend->ops->gather(backend, model->z, z, rows, 1, n, error);
+}
+
+spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, size_t n, struct spd_error *error) {
+  const size_t bytes = n * model->network.architecture.n_observed * sizeof(float);
+  struct spd_backend *backend = model->backend;
+  SPD_TRY(set_count(model, n, error));
+  SPD_TRY(backend->ops->lane_take(backend, lane, model->flux, 0, bytes, error));
+  SPD_TRY(backend->ops->lane_take(backend, lane, model->ivar, bytes, bytes, error));
+  return backend->ops->lane_take(backend, lane, model->z, 2 * bytes, n * sizeof(float), error);
+}
+
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error) {
   SPD_TRY(set_count(model, n, error));
   struct spd_dense *last = &model->encoder[model->n_encoder - 1];
@@ -382,7 +398,7 @@ spd_status spd_model_set_latent(struct spd_model *model, const float *latent, si
 
 static spd_status bracketed(struct spd_model *model, spd_status (*pass)(struct spd_model *, spd_tensor, struct spd_error *),
                             spd_tensor to, struct spd_error *error) {
-  model->backend->ops->enter(model->backend);
+  SPD_TRY(model->backend->ops->enter(model->backend, error));
   spd_status status = pass(model, to, error);
   model->backend->ops->leave(model->backend);
   return status;
@@ -423,12 +439,6 @@ static spd_status observe(struct spd_model *model, spd_tensor to, struct spd_err
   return SPD_STATUS_OK;
 }
 
-static spd_status score(struct spd_model *model, spd_tensor to, struct spd_error *error) {
-  PASS_VARIABLES(model);
-  (void)to;
-  RUN(loss_forward, &model->loss);
-  return SPD_STATUS_OK;
-}
 
 spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) {
   return bracketed(model, encode, SPD_TENSOR_LATENT, error);
@@ -439,9 +449,18 @@ spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) {
 spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) {
   return bracketed(model, observe, SPD_TENSOR_OBSERVED, error);
 }
-spd_status spd_model_score(struct spd_model *model, double *loss, struct spd_error *error) {
-  SPD_TRY(bracketed(model, score, SPD_TENSOR_OBSERVED, error));
-  return loss ? download(model, loss, model->loss.loss, model->n * sizeof *loss, error) : SPD_STATUS_OK;
+spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error) {
+  PASS_VARIABLES(model);
+  struct spd_loss stage = model->loss;
+  stage.loss = losses;
+  SPD_TRY(ops->enter(backend, error));
+  spd_status status = ops->loss_forward(backend, &stage, n, error);
+  ops->leave(backend);
+  return status;
+}
+spd_status spd_model_score(struct spd_model *model, double *losses, struct spd_error *error) {
+  SPD_TRY(spd_model_score_into(model, model->loss.loss, error));
+  return download(model, losses, model->loss.loss, model->n * sizeof *losses, error);
 }
 
 static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, spd_tensor to, struct spd_error *error) {
@@ -479,7 +498,7 @@ static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_er
 spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
   struct spd_backend *backend = model->backend;
-  backend->ops->enter(backend);
+  SPD_TRY(backend->ops->enter(backend, error));
   spd_status status = backend->ops->loss_backward(backend, &model->loss, model->n, error);
   model->reached = SPD_TENSOR_OBSERVED;
   if (status == SPD_STATUS_OK) status = backward(model, TO_INPUT, error);

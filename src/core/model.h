@@ -32,6 +32,7 @@ spd_status spd_model_create(struct spd_model **model, const struct spd_network *
                             struct spd_error *error);
 void spd_model_destroy(struct spd_model *model);
 const struct spd_network *spd_model_network(const struct spd_model *model);
+struct spd_backend *spd_model_backend(const struct spd_model *model);
 size_t spd_model_capacity(const struct spd_model *model);
 
 /* host blocks of network->size floats */
@@ -44,6 +45,11 @@ spd_status spd_model_get_moments(float *m, float *v, const struct spd_model *mod
 /* host rows: flux (n, M), ivar (n, M), z (n); ivar may be NULL where neither loss nor weight attention is asked for */
 spd_status spd_model_load(struct spd_model *model, const float *flux, const float *ivar, const float *z, size_t n,
                           struct spd_error *error);
+/* The same from rows[0 ... n - 1] of spectra that lie on the backend, as `rows` does */
+spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z,
+                               const uint64_t *rows, size_t n, struct spd_error *error);
+/* ... and from a lane that holds flux (n, M), ivar (n, M) and z (n), one after the other */
+spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, size_t n, struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 
 /* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each starts from what the one before left.
@@ -51,7 +57,9 @@ spd_status spd_model_set_latent(struct spd_model *model, const float *latent, si
 spd_status spd_model_encode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_decode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_observe(struct spd_model *model, struct spd_error *error);
-spd_status spd_model_score(struct spd_model *model, double *loss /* (n) or NULL */, struct spd_error *error);
+spd_status spd_model_score(struct spd_model *model, double *losses /* (n) */, struct spd_error *error);
+/* The same, losses (n) on the backend: nothing waits for the result. */
+spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error);
 
 /* Backward of the mean loss through everything, parameters included. Needs the four forward passes before it. */
 spd_status spd_model_backward(struct spd_model *model, struct spd_error *error);

@@ -98,11 +98,20 @@ SPD_INLINE size_t spd_rest_index(double x, const float *wave, size_t n, double s
 /* First and one-past-last observed pixel that the restframe covers at redshift z; *from == *to when none. */
 SPD_INLINE void spd_coverage(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest,
                              const float *wave_observed, size_t n_observed) {
-  size_t a = 0, b = n_observed;
-  while (a < b && !((double)wave_observed[a] / (1.0 + z) >= (double)wave_rest[0])) a++;
-  while (b > a && !((double)wave_observed[b - 1] / (1.0 + z) <= (double)wave_rest[n_rest - 1])) b--;
+  size_t a = 0, b = n_observed; /* bisection: the observed grid increases */
+  while (a < b) {
+    size_t middle = a + (b - a) / 2;
+    if ((double)wave_observed[middle] / (1.0 + z) >= (double)wave_rest[0]) b = middle;
+    else a = middle + 1;
+  }
   *from = a;
-  *to = b;
+  b = n_observed;
+  while (a < b) {
+    size_t middle = a + (b - a) / 2;
+    if ((double)wave_observed[middle] / (1.0 + z) <= (double)wave_rest[n_rest - 1]) a = middle + 1;
+    else b = middle;
+  }
+  *to = a;
 }
 
 /* The same, less the pixels inside the array whose LSF footprint (size 0 or odd) reaches an uncovered pixel. At the array's

@@ -79,14 +79,15 @@ void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t ep
 
 struct spd_training {
   struct spd_model *model;
-  struct spd_source source;
   struct spd_training_options options;
-  size_t n_observed;
-  uint64_t n_training, n_validation;
-  uint64_t *order;    /* (n_rows): the training rows of this epoch stand first */
-  float *flux, *ivar; /* (batch, M) */
-  float *z;           /* (batch) */
-  double *losses;     /* (batch) */
+  struct spd_feed *feed;
+  uint64_t n_rows, n_training, n_validation;
+  const unsigned char *is_training; /* (n_rows), the source's */
+  uint64_t *order;                  /* (n_rows): the training rows of this epoch, in the order they come */
+  uint64_t *validation;             /* (n_validation) rows */
+  double *losses;                   /* on the backend, (n_training or n_validation): of the rows in the order they came */
+  double *host_losses;              /* (the same) */
+  int feeding; /* the feed is on its way through `order` */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
   uint64_t loss_count;
@@ -100,12 +101,36 @@ static double seconds_now(void) {
 
 static void start_epoch(struct spd_training *t) {
   uint64_t kept = 0;
-  spd_order_fill(t->order, t->source.n_rows, t->options.seed, t->epoch);
-  for (uint64_t i = 0; i < t->source.n_rows; i++)
-    if (t->source.is_training[t->order[i]]) t->order[kept++] = t->order[i];
+  spd_order_fill(t->order, t->n_rows, t->options.seed, t->epoch);
+  for (uint64_t i = 0; i < t->n_rows; i++)
+    if (t->is_training[t->order[i]]) t->order[kept++] = t->order[i];
+  t->feeding = 0;
   t->step_in_epoch = 0;
   t->loss_sum = 0;
   t->loss_count = 0;
+}
+
+static spd_status prepare(struct spd_training *t, const struct spd_source *source, struct spd_error *error) {
+  struct spd_backend *backend = spd_model_backend(t->model);
+  void *losses = NULL;
+  for (uint64_t i = 0; i < t->n_rows; i++) t->n_training += source->is_training[i] != 0;
+  t->n_validation = t->n_rows - t->n_training;
+  if (t->n_training == 0) return spd_fail(error, SPD_STATUS_INVALID, "there is no spectrum to train on");
+  t->steps_per_epoch = (t->n_training + t->options.batch_size - 1) / t->options.batch_size;
+  const uint64_t most = t->n_training > t->n_validation ? t->n_training : t->n_validation;
+  t->order = malloc(t->n_rows * sizeof *t->order);
+  t->validation = malloc((t->n_validation + 1) * sizeof *t->validation);
+  t->host_losses = malloc(most * sizeof *t->host_losses);
+  if (!t->order || !t->validation || !t->host_losses)
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  uint64_t held_out = 0;
+  for (uint64_t i = 0; i < t->n_rows; i++)
+    if (!source->is_training[i]) t->validation[held_out++] = i;
+  SPD_TRY(backend->ops->alloc(backend, &losses, most * sizeof *t->losses, error));
+  t->losses = losses;
+  SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->options.batch_size, t->options.way, error));
+  start_epoch(t);
+  return SPD_STATUS_OK;
 }
 
 spd_status spd_training_create(struct spd_training **out, struct spd_model *model, const struct spd_source *source,
@@ -117,74 +142,59 @@ spd_status spd_training_create(struct spd_training **out, struct spd_model *mode
   struct spd_training *t = calloc(1, sizeof *t);
   if (!t) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   t->model = model;
-  t->source = *source;
   t->options = *options;
-  t->n_observed = spd_model_network(model)->architecture.n_observed;
-  for (uint64_t i = 0; i < source->n_rows; i++) {
-    if (source->is_training[i])
-      t->n_training++;
-    else
-      t->n_validation++;
-  }
-  t->steps_per_epoch = (t->n_training + options->batch_size - 1) / options->batch_size;
-  t->order = malloc((source->n_rows + 1) * sizeof *t->order);
-  t->flux = malloc(options->batch_size * t->n_observed * sizeof *t->flux);
-  t->ivar = malloc(options->batch_size * t->n_observed * sizeof *t->ivar);
-  t->z = malloc(options->batch_size * sizeof *t->z);
-  t->losses = malloc(options->batch_size * sizeof *t->losses);
-  if (!t->order || !t->flux || !t->ivar || !t->z || !t->losses) {
+  t->n_rows = source->n_rows;
+  t->is_training = source->is_training;
+  spd_status status = prepare(t, source, error);
+  if (status != SPD_STATUS_OK) {
     spd_training_destroy(t);
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training buffers");
+    return status;
   }
-  if (t->n_training == 0) {
-    spd_training_destroy(t);
-    return spd_fail(error, SPD_STATUS_INVALID, "there is no spectrum to train on");
-  }
-  start_epoch(t);
   *out = t;
   return SPD_STATUS_OK;
 }
 
 void spd_training_destroy(struct spd_training *t) {
   if (!t) return;
+  struct spd_backend *backend = spd_model_backend(t->model);
+  spd_feed_destroy(t->feed);
+  if (t->losses) backend->ops->free(backend, t->losses);
   free(t->order);
-  free(t->flux);
-  free(t->ivar);
-  free(t->z);
-  free(t->losses);
+  free(t->validation);
+  free(t->host_losses);
   free(t);
 }
 
-static spd_status load_rows(struct spd_training *t, const uint64_t *rows, size_t n, struct spd_error *error) {
-  const size_t width = t->n_observed;
-  for (size_t i = 0; i < n; i++) {
-    memcpy(t->flux + i * width, t->source.flux + rows[i] * width, width * sizeof *t->flux);
-    memcpy(t->ivar + i * width, t->source.ivar + rows[i] * width, width * sizeof *t->ivar);
-    t->z[i] = t->source.z[rows[i]];
-  }
-  return spd_model_load(t->model, t->flux, t->ivar, t->z, n, error);
-}
-
-static spd_status forward(struct spd_training *t, struct spd_error *error) {
+/* The next batch through the network; its losses go behind the `done` before it. */
+static spd_status forward(size_t *n, struct spd_training *t, uint64_t done, struct spd_error *error) {
+  SPD_TRY(spd_feed_next(n, t->feed, error));
+  if (*n == 0) return SPD_STATUS_OK;
   SPD_TRY(spd_model_encode(t->model, error));
   SPD_TRY(spd_model_decode(t->model, error));
   SPD_TRY(spd_model_observe(t->model, error));
-  return spd_model_score(t->model, t->losses, error);
+  return spd_model_score_into(t->model, t->losses + done, error);
 }
 
 static spd_status one_step(struct spd_training *t, struct spd_error *error) {
-  const uint64_t done = t->step_in_epoch * t->options.batch_size, left = t->n_training - done;
-  const size_t n = left < t->options.batch_size ? (size_t)left : t->options.batch_size;
+  const uint64_t done = t->step_in_epoch * t->options.batch_size;
   struct spd_adam_options adam = t->options.adam;
+  size_t n;
+  if (!t->feeding) SPD_TRY(spd_feed_start(t->feed, t->order + done, (size_t)(t->n_training - done), error));
+  t->feeding = 1;
   spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
-  SPD_TRY(load_rows(t, t->order + done, n, error));
-  SPD_TRY(forward(t, error));
+  SPD_TRY(forward(&n, t, done, error));
   SPD_TRY(spd_model_backward(t->model, error));
   SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
-  for (size_t i = 0; i < n; i++) t->loss_sum += t->losses[i];
-  t->loss_count += n;
   t->step++;
   t->step_in_epoch++;
+  return SPD_STATUS_OK;
+}
+
+/* Adds losses from ... to - 1 to *sum, in their order: waits for the backend. */
+static spd_status add_losses(double *sum, struct spd_training *t, uint64_t from, uint64_t to, struct spd_error *error) {
+  struct spd_backend *backend = spd_model_backend(t->model);
+  SPD_TRY(backend->ops->download(backend, t->host_losses, t->losses + from, (to - from) * sizeof *t->losses, error));
+  for (uint64_t i = 0; i < to - from; i++) *sum += t->host_losses[i];
   return SPD_STATUS_OK;
 }
 
@@ -194,6 +204,9 @@ spd_status spd_training_advance(struct spd_training *t, double seconds, struct s
   do SPD_TRY(one_step(t, error));
   while (t->step_in_epoch < t->steps_per_epoch && seconds_now() < until);
   const int finished = t->step_in_epoch == t->steps_per_epoch;
+  const uint64_t seen = finished ? t->n_training : t->step_in_epoch * t->options.batch_size;
+  SPD_TRY(add_losses(&t->loss_sum, t, t->loss_count, seen, error));
+  t->loss_count = seen;
   if (finished) t->epoch++;
   progress->epoch = t->epoch;
   progress->step = t->step;
@@ -207,22 +220,15 @@ spd_status spd_training_advance(struct spd_training *t, double seconds, struct s
 }
 
 spd_status spd_training_validate(struct spd_training *t, double *mean, uint64_t *count, struct spd_error *error) {
-  uint64_t *rows = malloc(t->options.batch_size * sizeof *rows);
-  if (!rows) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %zu row numbers", t->options.batch_size);
-  spd_status status = SPD_STATUS_OK;
   double sum = 0;
-  uint64_t row = 0, seen = 0;
-  while (status == SPD_STATUS_OK && seen < t->n_validation) {
-    size_t n = 0;
-    for (; row < t->source.n_rows && n < t->options.batch_size; row++)
-      if (!t->source.is_training[row]) rows[n++] = row;
-    status = load_rows(t, rows, n, error);
-    if (status == SPD_STATUS_OK) status = forward(t, error);
-    for (size_t i = 0; status == SPD_STATUS_OK && i < n; i++) sum += t->losses[i];
-    seen += n;
-  }
-  free(rows);
+  uint64_t done = 0;
   *count = t->n_validation;
-  *mean = t->n_validation ? sum / (double)t->n_validation : NAN;
-  return status;
+  *mean = NAN;
+  if (t->n_validation == 0) return SPD_STATUS_OK;
+  t->feeding = 0; /* the feed leaves the epoch's order and comes back to it */
+  SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
+  for (size_t n; done < t->n_validation; done += n) SPD_TRY(forward(&n, t, done, error));
+  SPD_TRY(add_losses(&sum, t, 0, t->n_validation, error));
+  *mean = sum / (double)t->n_validation;
+  return SPD_STATUS_OK;
 }

@@ -2,7 +2,7 @@
 #ifndef SPD_CORE_TRAIN_H
 #define SPD_CORE_TRAIN_H
 
-#include "core/model.h"
+#include "core/feed.h"
 
 /* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
 struct spd_schedule {
@@ -19,19 +19,13 @@ void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *sch
  * reader needs no more than one window in memory. order: (n_rows). */
 void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch);
 
-/* Rows of spectra in host memory. Not owned. */
-struct spd_source {
-  const float *flux, *ivar; /* (n_rows, M) */
-  const float *z;           /* (n_rows) */
-  uint64_t n_rows;
-  const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
-};
 
 struct spd_training_options {
   size_t batch_size;
   uint64_t seed;
   struct spd_schedule schedule; /* total_steps counts from this training's first step */
   struct spd_adam_options adam; /* rate and beta1 are the schedule's */
+  spd_feed_way way;
 };
 
 struct spd_training;

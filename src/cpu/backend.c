@@ -98,8 +98,54 @@ static spd_status cpu_synchronize(struct spd_backend *backend, struct spd_error 
   return SPD_STATUS_OK;
 }
 
+static spd_status cpu_available(struct spd_backend *backend, size_t *bytes, struct spd_error *error) {
+  (void)backend;
+  (void)error;
+  *bytes = SIZE_MAX; /* the data is in memory already */
+  return SPD_STATUS_OK;
+}
+
+/* A lane's twin is the host's buffer itself. */
+static spd_status cpu_lane_open(struct spd_backend *backend, struct spd_lane *lane, size_t bytes, struct spd_error *error) {
+  lane->bytes = bytes;
+  lane->backend = NULL;
+  return cpu_alloc(backend, &lane->host, bytes, error);
+}
+
+static void cpu_lane_close(struct spd_backend *backend, struct spd_lane *lane) {
+  (void)backend;
+  free(lane->host);
+  lane->host = NULL;
+}
+
+static spd_status cpu_lane_fill(struct spd_backend *backend, struct spd_lane *lane, struct spd_error *error) {
+  (void)backend;
+  (void)lane;
+  (void)error;
+  return SPD_STATUS_OK;
+}
+
+static spd_status cpu_lane_send(struct spd_backend *backend, struct spd_lane *lane, size_t bytes, struct spd_error *error) {
+  (void)bytes;
+  return cpu_lane_fill(backend, lane, error);
+}
+
+static spd_status cpu_lane_take(struct spd_backend *backend, struct spd_lane *lane, void *to, size_t offset, size_t bytes,
+                                struct spd_error *error) {
+  return cpu_copy(backend, to, (const char *)lane->host + offset, bytes, error);
+}
+
+static spd_status cpu_gather(struct spd_backend *backend, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
+                             struct spd_error *error) {
+  (void)error;
+  CPU_PARALLEL(backend, n)
+  for (size_t i = 0; i < n; i++) memcpy(y + i * width, x + rows[i] * width, width * sizeof *y);
+  return SPD_STATUS_OK;
+}
+
 /* BLAS is called from inside our own parallel loops, so it must run on one thread; R's other users of it get theirs back. */
-static void cpu_enter(struct spd_backend *backend) {
+static spd_status cpu_enter(struct spd_backend *backend, struct spd_error *error) {
+  (void)error;
 #ifdef SPD_HAVE_OPENBLAS
   struct cpu_backend *cpu = (struct cpu_backend *)backend;
   cpu->blas_threads = openblas_get_num_threads();
@@ -107,6 +153,7 @@ static void cpu_enter(struct spd_backend *backend) {
 #else
   (void)backend;
 #endif
+  return SPD_STATUS_OK;
 }
 
 static void cpu_leave(struct spd_backend *backend) {
@@ -120,12 +167,19 @@ static void cpu_leave(struct spd_backend *backend) {
 
 static const struct spd_backend_ops cpu_ops = {
     /* .name = */ "cpu",
+    /* .shares_host_memory = */ 1,
     /* .destroy = */ cpu_destroy,
     /* .alloc = */ cpu_alloc,
     /* .free = */ cpu_free,
     /* .upload = */ cpu_copy,
     /* .download = */ cpu_copy,
     /* .synchronize = */ cpu_synchronize,
+    /* .available = */ cpu_available,
+    /* .lane_open = */ cpu_lane_open,
+    /* .lane_close = */ cpu_lane_close,
+    /* .lane_fill = */ cpu_lane_fill,
+    /* .lane_send = */ cpu_lane_send,
+    /* .lane_take = */ cpu_lane_take,
     /* .enter = */ cpu_enter,
     /* .leave = */ cpu_leave,
     /* .stem_forward = */ cpu_stem_forward,
@@ -142,6 +196,7 @@ static const struct spd_backend_ops cpu_ops = {
     /* .lsf_backward = */ cpu_lsf_backward,
     /* .loss_forward = */ cpu_loss_forward,
     /* .loss_backward = */ cpu_loss_backward,
+    /* .gather = */ cpu_gather,
     /* .log_ivar = */ cpu_log_ivar,
     /* .adam = */ cpu_adam,
 };

@@ -109,7 +109,7 @@ static struct spd_backend *backend_with(const struct cpu_kernels *kernels, int a
   MUST(spd_cpu_create(&backend, threads, error));
   ((struct cpu_backend *)backend)->kernels = kernels;
   ((struct cpu_backend *)backend)->always_fourier = always_fourier;
-  backend->ops->enter(backend);
+  MUST(backend->ops->enter(backend, error));
   return backend;
 }
 

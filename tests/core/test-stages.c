@@ -13,7 +13,7 @@ static char label[160];
 
 #define OPS(stage, ...)                                              \
   do {                                                               \
-    backend->ops->enter(backend);                                    \
+    MUST(backend->ops->enter(backend, error));                       \
     MUST(backend->ops->stage(backend, __VA_ARGS__, error));          \
     backend->ops->leave(backend);                                    \
   } while (0)

@@ -2,10 +2,8 @@
  * beside: the order is a permutation of its own for each epoch, each row counts once, the last short batch is used, the schedule
  * is 1Cycle's. */
 #include "check.h"
-#include "core/model.h"
-#include "core/train.h"
 #include "cpu/cpu.h"
-#include "small-network.h"
+#include "small-training.h"
 #include "tolerances.h"
 #include "vectors.h"
 
@@ -93,52 +91,12 @@ static void test_passes(const char *name, struct spd_architecture a, size_t n, s
 
 /* ---- training ---- */
 
-enum { ROWS = 61, BATCH = 8 };
-
-struct trained {
-  float *weights, *m, *v;
-  double loss_sum, validation;
-  struct spd_progress progress;
-};
-
-static void train(struct trained *out, const struct spd_network *net, const struct small_data *d, const unsigned char *is_training,
+static void train(struct small_trained *out, const struct spd_network *net, const struct small_data *d, const unsigned char *is_training,
                   int threads, uint64_t seed, size_t steps, const struct spd_schedule *schedule) {
   struct spd_backend *backend;
-  struct spd_model *model;
-  struct spd_training *training;
-  const struct spd_source source = {d->flux, d->ivar, d->z, ROWS, is_training};
-  struct spd_training_options options = {BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0}};
-  uint64_t count;
-  memset(out, 0, sizeof *out);
   MUST(spd_cpu_create(&backend, threads, error));
-  MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, BATCH, SPD_MODEL_TRAIN, error));
-  MUST(spd_model_set_parameters(model, d->weights, error));
-  MUST(spd_training_create(&training, model, &source, &options, error));
-  for (size_t i = 0; i < steps; i++) {
-    MUST(spd_training_advance(training, 0, &out->progress, error));
-    if (out->progress.epoch_finished) out->loss_sum = out->progress.loss_sum;
-  }
-  MUST(spd_training_validate(training, &out->validation, &count, error));
-  out->weights = check_alloc(net->size * sizeof(float));
-  out->m = check_alloc(net->size * sizeof(float));
-  out->v = check_alloc(net->size * sizeof(float));
-  MUST(spd_model_get_parameters(out->weights, model, error));
-  MUST(spd_model_get_moments(out->m, out->v, model, error));
-  spd_training_destroy(training);
-  spd_model_destroy(model);
+  small_train(out, backend, net, d, is_training, seed, steps, schedule, SPD_FEED_AUTO);
   backend->ops->destroy(backend);
-}
-
-static void free_trained(struct trained *t) {
-  free(t->weights);
-  free(t->m);
-  free(t->v);
-}
-
-static int same_bits(const struct trained *a, const struct trained *b, size_t size) {
-  return memcmp(a->weights, b->weights, size * sizeof(float)) == 0 && memcmp(a->m, b->m, size * sizeof(float)) == 0 &&
-         memcmp(a->v, b->v, size * sizeof(float)) == 0 && a->progress.loss_sum == b->progress.loss_sum &&
-         a->validation == b->validation;
 }
 
 /* mean over the rows with this mark, each scored by itself */
@@ -151,7 +109,7 @@ static double direct_mean(const struct spd_network *net, const struct small_data
   MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, 1, SPD_MODEL_FORWARD, error));
   MUST(spd_model_set_parameters(model, weights, error));
   *count = 0;
-  for (size_t i = 0; i < ROWS; i++) {
+  for (size_t i = 0; i < SMALL_ROWS; i++) {
     const size_t m = net->architecture.n_observed;
     double loss;
     if (is_training[i] != mark) continue;
@@ -171,31 +129,39 @@ static double direct_mean(const struct spd_network *net, const struct small_data
 static void test_training(void) {
   struct spd_architecture a = small_architecture();
   struct spd_network net;
-  struct trained first, other;
-  unsigned char is_training[ROWS];
+  struct small_trained first, other;
+  unsigned char is_training[SMALL_ROWS];
   size_t n_training, n_validation;
   MUST(spd_network_init(&net, &a, error));
-  struct small_data d = small_data_new(&net, ROWS, 5);
-  for (size_t i = 0; i < ROWS; i++) is_training[i] = i % 5 != 3; /* 49 train: the last batch has one row */
+  struct small_data d = small_data_new(&net, SMALL_ROWS, 5);
+  for (size_t i = 0; i < SMALL_ROWS; i++) is_training[i] = i % 5 != 3; /* 49 train: the last batch has one row */
   const struct spd_schedule schedule = {.rate = 1e-3, .total_steps = 14, .steps_per_stage = 1};
 
   train(&first, &net, &d, is_training, 1, 3, 10, &schedule);
   for (int threads = 2; threads <= 3; threads++) {
     train(&other, &net, &d, is_training, threads, 3, 10, &schedule);
-    CHECK(same_bits(&first, &other, net.size), "ten steps with 1 and %d threads end in different bits", threads);
-    free_trained(&other);
+    CHECK(small_same_bits(&first, &other, net.size), "ten steps with 1 and %d threads end in different bits", threads);
+    small_trained_free(&other);
   }
   train(&other, &net, &d, is_training, 1, 3, 10, &schedule);
-  CHECK(same_bits(&first, &other, net.size), "the same seed gives different bits");
-  free_trained(&other);
+  CHECK(small_same_bits(&first, &other, net.size), "the same seed gives different bits");
+  small_trained_free(&other);
+  for (int way = SPD_FEED_RESIDENT; way <= SPD_FEED_STREAMED; way++) {
+    struct spd_backend *backend;
+    MUST(spd_cpu_create(&backend, 2, error));
+    small_train(&other, backend, &net, &d, is_training, 3, 10, &schedule, (spd_feed_way)way);
+    CHECK(small_same_bits(&first, &other, net.size), "streamed spectra give other bits than resident ones");
+    small_trained_free(&other);
+    backend->ops->destroy(backend);
+  }
   train(&other, &net, &d, is_training, 1, 4, 10, &schedule);
-  CHECK(!same_bits(&first, &other, net.size), "another seed gives the same bits");
+  CHECK(!small_same_bits(&first, &other, net.size), "another seed gives the same bits");
   CHECK(other.progress.steps_per_epoch == 7 && other.progress.step == 10 && other.progress.epoch == 1 &&
             other.progress.step_in_epoch == 3 && other.progress.loss_count == 24,
         "after ten steps: step %llu, epoch %llu, step %llu of %llu, %llu spectra", (unsigned long long)other.progress.step,
         (unsigned long long)other.progress.epoch, (unsigned long long)other.progress.step_in_epoch,
         (unsigned long long)other.progress.steps_per_epoch, (unsigned long long)other.progress.loss_count);
-  free_trained(&other);
+  small_trained_free(&other);
   size_t moved = 0;
   for (size_t t = 0; t < net.n_parameters; t++) {
     const struct spd_parameter *p = &net.parameters[t];
@@ -204,7 +170,7 @@ static void test_training(void) {
     else CHECK(memcmp(first.weights + p->offset, d.weights + p->offset, p->count * sizeof(float)) == 0, "%s was trained", p->name);
   }
   CHECK(moved + 3 == net.n_parameters, "%zu of %zu tensors were trained", moved, net.n_parameters - 3);
-  free_trained(&first);
+  small_trained_free(&first);
 
   /* a learning rate of 0: an epoch's sum is that of every row, once, the short batch included */
   const struct spd_schedule still = {.rate = 0, .constant = 1};
@@ -217,7 +183,7 @@ static void test_training(void) {
   mean = direct_mean(&net, &d, d.weights, is_training, 0, &n_validation);
   CHECK(fabs(first.validation / mean - 1) < 1e-6, "the validation loss is %.9g, its rows' %.9g", first.validation, mean);
   CHECK(memcmp(first.weights, d.weights, net.size * sizeof(float)) == 0, "weights moved at learning rate 0");
-  free_trained(&first);
+  small_trained_free(&first);
 
   /* training lowers the loss */
   const struct spd_schedule fast = {.rate = 5e-3, .total_steps = 210, .steps_per_stage = 1};
@@ -225,19 +191,19 @@ static void test_training(void) {
   double before = direct_mean(&net, &d, d.weights, is_training, 1, &n_training),
          after = direct_mean(&net, &d, first.weights, is_training, 1, &n_training);
   CHECK(after < 0.6 * before, "thirty epochs bring the loss from %.4g to %.4g only", before, after);
-  free_trained(&first);
+  small_trained_free(&first);
 
   /* the LSF's own learning rate: 0 fixes it */
   struct spd_backend *backend;
   struct spd_model *model;
-  double losses[BATCH];
+  double losses[SMALL_BATCH];
   MUST(spd_cpu_create(&backend, 1, error));
-  MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, BATCH, SPD_MODEL_TRAIN, error));
+  MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   float *weights = check_alloc(net.size * sizeof *weights);
   for (int factor = 0; factor < 2; factor++) {
     const struct spd_adam_options adam = {1e-3, 0.9, 0.999, 1e-8, factor};
     MUST(spd_model_set_parameters(model, d.weights, error));
-    MUST(spd_model_load(model, d.flux, d.ivar, d.z, BATCH, error));
+    MUST(spd_model_load(model, d.flux, d.ivar, d.z, SMALL_BATCH, error));
     MUST(spd_model_encode(model, error));
     MUST(spd_model_decode(model, error));
     MUST(spd_model_observe(model, error));
@@ -256,16 +222,16 @@ static void test_training(void) {
 
   /* refusals */
   struct spd_training *training;
-  MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, BATCH, SPD_MODEL_TRAIN, error));
-  struct spd_source source = {d.flux, d.ivar, d.z, ROWS, is_training};
-  struct spd_training_options options = {BATCH + 1, 1, schedule, {0, 0, 0.999, 1e-8, 1.0}};
+  MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
+  struct spd_source source = {d.flux, d.ivar, d.z, SMALL_ROWS, is_training};
+  struct spd_training_options options = {SMALL_BATCH + 1, 1, schedule, {0, 0, 0.999, 1e-8, 1.0}, SPD_FEED_AUTO};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
-  options.batch_size = BATCH;
+  options.batch_size = SMALL_BATCH;
   memset(is_training, 0, sizeof is_training);
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "train");
-  CHECK_STATUS(spd_model_load(model, d.flux, d.ivar, d.z, BATCH + 1, error), SPD_STATUS_INVALID, "batch");
+  CHECK_STATUS(spd_model_load(model, d.flux, d.ivar, d.z, SMALL_BATCH + 1, error), SPD_STATUS_INVALID, "batch");
   CHECK_STATUS(spd_model_load(model, d.flux, d.ivar, d.z, 0, error), SPD_STATUS_INVALID, "batch");
   spd_model_destroy(model);
   CHECK_STATUS(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, 0, SPD_MODEL_TRAIN, error), SPD_STATUS_INVALID,

@@ -1,0 +1,140 @@
+#include "core/feed.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct spd_feed {
+  struct spd_model *model;
+  struct spd_backend *backend;
+  struct spd_source source;
+  size_t width, batch_size;
+  const uint64_t *rows; /* (count), of which `loaded` have come */
+  size_t count, loaded;
+  /* resident: on the backend; what `owned` names is ours to free */
+  int resident;
+  const float *flux, *ivar, *z;
+  const uint64_t *resident_rows;
+  void *owned[4];
+  /* streamed */
+  struct spd_lane lanes[2];
+  size_t sent; /* of the rows */
+};
+
+enum { FLUX, IVAR, REDSHIFT, ROWS };
+
+static spd_status copy_of(const void **copy, struct spd_feed *feed, int slot, const void *from, size_t bytes,
+                          struct spd_error *error) {
+  SPD_TRY(feed->backend->ops->alloc(feed->backend, &feed->owned[slot], bytes, error));
+  *copy = feed->owned[slot];
+  return from ? feed->backend->ops->upload(feed->backend, feed->owned[slot], from, bytes, error) : SPD_STATUS_OK;
+}
+
+static spd_status make_resident(struct spd_feed *feed, struct spd_error *error) {
+  const struct spd_source *source = &feed->source;
+  const size_t bytes = source->n_rows * feed->width * sizeof(float);
+  const void *flux, *ivar, *z, *rows;
+  SPD_TRY(copy_of(&flux, feed, FLUX, source->flux, bytes, error));
+  SPD_TRY(copy_of(&ivar, feed, IVAR, source->ivar, bytes, error));
+  SPD_TRY(copy_of(&z, feed, REDSHIFT, source->z, source->n_rows * sizeof(float), error));
+  SPD_TRY(copy_of(&rows, feed, ROWS, NULL, source->n_rows * sizeof(uint64_t), error));
+  feed->flux = flux, feed->ivar = ivar, feed->z = z, feed->resident_rows = rows;
+  return SPD_STATUS_OK;
+}
+
+static size_t batch_bytes(const struct spd_feed *feed, size_t n) { return n * (2 * feed->width + 1) * sizeof(float); }
+
+static spd_status prepare(struct spd_feed *feed, spd_feed_way way, struct spd_error *error) {
+  const struct spd_backend_ops *ops = feed->backend->ops;
+  const struct spd_source *source = &feed->source;
+  if (way == SPD_FEED_AUTO) {
+    size_t available;
+    SPD_TRY(ops->available(feed->backend, &available, error));
+    /* a fifth of the memory stays for workspaces, which a backend makes when it first needs them */
+    feed->resident = batch_bytes(feed, source->n_rows) + source->n_rows * sizeof(uint64_t) <= available / 5 * 4;
+  } else {
+    feed->resident = way == SPD_FEED_RESIDENT;
+  }
+  if (!feed->resident) {
+    for (int i = 0; i < 2; i++)
+      SPD_TRY(ops->lane_open(feed->backend, &feed->lanes[i], batch_bytes(feed, feed->batch_size), error));
+    return SPD_STATUS_OK;
+  }
+  if (!ops->shares_host_memory) return make_resident(feed, error);
+  feed->flux = source->flux, feed->ivar = source->ivar, feed->z = source->z;
+  return SPD_STATUS_OK;
+}
+
+spd_status spd_feed_create(struct spd_feed **out, struct spd_model *model, const struct spd_source *source, size_t batch_size,
+                           spd_feed_way way, struct spd_error *error) {
+  *out = NULL;
+  struct spd_feed *feed = calloc(1, sizeof *feed);
+  if (!feed) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the feed");
+  feed->model = model;
+  feed->backend = spd_model_backend(model);
+  feed->source = *source;
+  feed->width = spd_model_network(model)->architecture.n_observed;
+  feed->batch_size = batch_size;
+  spd_status status = prepare(feed, way, error);
+  if (status != SPD_STATUS_OK) {
+    spd_feed_destroy(feed);
+    return status;
+  }
+  *out = feed;
+  return SPD_STATUS_OK;
+}
+
+void spd_feed_destroy(struct spd_feed *feed) {
+  if (!feed) return;
+  for (size_t i = 0; i < sizeof feed->owned / sizeof *feed->owned; i++)
+    if (feed->owned[i]) feed->backend->ops->free(feed->backend, feed->owned[i]);
+  for (int i = 0; i < 2; i++)
+    if (feed->lanes[i].host) feed->backend->ops->lane_close(feed->backend, &feed->lanes[i]);
+  free(feed);
+}
+
+static size_t batch_at(const struct spd_feed *feed, size_t from) {
+  const size_t left = feed->count - from;
+  return left < feed->batch_size ? left : feed->batch_size;
+}
+
+/* Fills the lane of the batch that starts at row `sent` and sends it on its way. */
+static spd_status send(struct spd_feed *feed, struct spd_error *error) {
+  const struct spd_backend_ops *ops = feed->backend->ops;
+  const struct spd_source *source = &feed->source;
+  const size_t n = batch_at(feed, feed->sent), width = feed->width;
+  if (n == 0) return SPD_STATUS_OK;
+  struct spd_lane *lane = &feed->lanes[feed->sent / feed->batch_size % 2];
+  SPD_TRY(ops->lane_fill(feed->backend, lane, error));
+  float *flux = lane->host, *ivar = flux + n * width, *z = ivar + n * width;
+  for (size_t i = 0; i < n; i++) {
+    const uint64_t row = feed->rows[feed->sent + i];
+    memcpy(flux + i * width, source->flux + row * width, width * sizeof *flux);
+    memcpy(ivar + i * width, source->ivar + row * width, width * sizeof *ivar);
+    z[i] = source->z[row];
+  }
+  feed->sent += n;
+  return ops->lane_send(feed->backend, lane, batch_bytes(feed, n), error);
+}
+
+spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t count, struct spd_error *error) {
+  feed->rows = rows;
+  feed->count = count;
+  feed->loaded = feed->sent = 0;
+  if (!feed->resident) return send(feed, error);
+  if (feed->backend->ops->shares_host_memory) {
+    feed->resident_rows = rows;
+    return SPD_STATUS_OK;
+  }
+  return feed->backend->ops->upload(feed->backend, feed->owned[ROWS], rows, count * sizeof *rows, error);
+}
+
+spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error) {
+  const size_t from = feed->loaded;
+  *n = batch_at(feed, from);
+  if (*n == 0) return SPD_STATUS_OK;
+  feed->loaded += *n;
+  if (feed->resident)
+    return spd_model_load_rows(feed->model, feed->flux, feed->ivar, feed->z, feed->resident_rows + from, *n, error);
+  SPD_TRY(spd_model_load_lane(feed->model, &feed->lanes[from / feed->batch_size % 2], *n, error));
+  return send(feed, error); /* while the backend still works on the batch before */
+}

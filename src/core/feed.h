@@ -1,0 +1,34 @@
+/* The way of spectra from a source into a model, batch after batch: out of the backend's own memory where they fit into it,
+ * otherwise through two lanes, so that the next batch comes while the backend computes with this one. */
+#ifndef SPD_CORE_FEED_H
+#define SPD_CORE_FEED_H
+
+#include "core/model.h"
+
+/* Rows of spectra in host memory. Not owned. */
+struct spd_source {
+  const float *flux, *ivar; /* (n_rows, M) */
+  const float *z;           /* (n_rows) */
+  uint64_t n_rows;
+  const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
+};
+
+typedef enum {
+  SPD_FEED_AUTO = 0, /* resident where that leaves memory for the rest */
+  SPD_FEED_RESIDENT,
+  SPD_FEED_STREAMED
+} spd_feed_way;
+
+struct spd_feed;
+
+/* model: made for at least batch_size spectra. The model and the source must outlive the feed. */
+spd_status spd_feed_create(struct spd_feed **feed, struct spd_model *model, const struct spd_source *source, size_t batch_size,
+                           spd_feed_way way, struct spd_error *error);
+void spd_feed_destroy(struct spd_feed *feed);
+
+/* What comes from now on: these rows of the source, in this order. `rows` (count <= n_rows) must stay until all have come. */
+spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t count, struct spd_error *error);
+/* Loads the next batch into the model; *n is its size, 0 when all have come. */
+spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error);
+
+#endif

@@ -1,0 +1,56 @@
+/* Training of the small network, on whatever backend. */
+#ifndef SPD_TEST_SMALL_TRAINING_H
+#define SPD_TEST_SMALL_TRAINING_H
+
+#include "core/train.h"
+#include "small-network.h"
+
+enum { SMALL_ROWS = 61, SMALL_BATCH = 8 };
+
+struct small_trained {
+  float *weights, *m, *v;
+  double loss_sum, validation;
+  struct spd_progress progress;
+};
+
+/* Validates in the middle of an epoch too, which must not disturb it. */
+CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backend *backend, const struct spd_network *net,
+                                     const struct small_data *d, const unsigned char *is_training, uint64_t seed, size_t steps,
+                                     const struct spd_schedule *schedule, spd_feed_way way) {
+  struct spd_model *model;
+  struct spd_training *training;
+  const struct spd_source source = {d->flux, d->ivar, d->z, SMALL_ROWS, is_training};
+  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0}, way};
+  uint64_t count;
+  memset(out, 0, sizeof *out);
+  MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
+  MUST(spd_model_set_parameters(model, d->weights, error));
+  MUST(spd_training_create(&training, model, &source, &options, error));
+  for (size_t i = 0; i < steps; i++) {
+    MUST(spd_training_advance(training, 0, &out->progress, error));
+    if (out->progress.epoch_finished) out->loss_sum = out->progress.loss_sum;
+    if (i % 3 == 1 && way != SPD_FEED_RESIDENT) MUST(spd_training_validate(training, &out->validation, &count, error));
+  }
+  MUST(spd_training_validate(training, &out->validation, &count, error));
+  out->weights = check_alloc(net->size * sizeof(float));
+  out->m = check_alloc(net->size * sizeof(float));
+  out->v = check_alloc(net->size * sizeof(float));
+  MUST(spd_model_get_parameters(out->weights, model, error));
+  MUST(spd_model_get_moments(out->m, out->v, model, error));
+  spd_training_destroy(training);
+  spd_model_destroy(model);
+}
+
+CHECK_UNUSED static void small_trained_free(struct small_trained *t) {
+  free(t->weights);
+  free(t->m);
+  free(t->v);
+}
+
+CHECK_UNUSED static int small_same_bits(const struct small_trained *a, const struct small_trained *b, size_t size) {
+  return memcmp(a->weights, b->weights, size * sizeof(float)) == 0 && memcmp(a->m, b->m, size * sizeof(float)) == 0 &&
+         memcmp(a->v, b->v, size * sizeof(float)) == 0 && a->progress.loss_sum == b->progress.loss_sum &&
+         a->validation == b->validation;
+}
+
+#endif
