@@ -202,4 +202,20 @@ spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_
 /* Name of the instruction set that convolutions use on this processor. */
 const char *spd_cpu_instructions(void);
 
+/* Products of matrices: in float; with operands rounded to tf32 (10 bits), or convolutions' to bf16 (7 bits). Everything else
+ * is float whatever the precision. */
+typedef enum { SPD_PRECISION_FP32 = 0, SPD_PRECISION_TF32, SPD_PRECISION_BF16 } spd_precision;
+
+struct spd_cuda_device {
+  char name[256];
+  size_t memory; /* bytes */
+  int major, minor;
+};
+int spd_cuda_built(void);
+/* Devices that can be used now: 0 without a driver, and in a forked child. */
+int spd_cuda_count(void);
+spd_status spd_cuda_describe(struct spd_cuda_device *description, int device, struct spd_error *error);
+/* On the current device, the first unless CUDA_VISIBLE_DEVICES says otherwise. */
+spd_status spd_cuda_create(struct spd_backend **backend, spd_precision precision, struct spd_error *error);
+
 #endif

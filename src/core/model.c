@@ -28,7 +28,7 @@ struct spd_model {
   struct spd_loss loss;
   float *observed, *dobserved;
   spd_tensor reached;  /* how far down the last backward went; gradients of the tensors it passed in place are gone */
-  size_t n_buffers;
+  size_t n_buffers, bytes; /* bytes: of all buffers */
   void *buffers[MAX_BUFFERS];
 };
 
@@ -36,8 +36,9 @@ struct spd_model {
 
 static spd_status take(struct spd_model *model, void *pointer, size_t bytes, struct spd_error *error) {
   if (model->n_buffers == MAX_BUFFERS) return spd_fail(error, SPD_STATUS_INVALID, "internal: too many buffers");
-  void *memory = NULL;
-  SPD_TRY(model->backend->ops->alloc(model->backend, &memory, bytes, error));
+  void *memory = model; /* an address to compute with, where bytes are only counted */
+  model->bytes += bytes;
+  if (model->backend) SPD_TRY(model->backend->ops->alloc(model->backend, &memory, bytes, error));
   model->buffers[model->n_buffers++] = memory;
   memcpy(pointer, &memory, sizeof memory);
   return SPD_STATUS_OK;
@@ -156,8 +157,10 @@ static spd_status build(struct spd_model *model, const float *wave_observed, con
   }
   SPD_TRY(take_floats(model, &observed_grid, n_observed, error));
   SPD_TRY(take_floats(model, &rest_grid, n_rest, error));
-  SPD_TRY(model->backend->ops->upload(model->backend, observed_grid, wave_observed, n_observed * sizeof(float), error));
-  SPD_TRY(model->backend->ops->upload(model->backend, rest_grid, wave_rest, n_rest * sizeof(float), error));
+  if (model->backend) {
+    SPD_TRY(model->backend->ops->upload(model->backend, observed_grid, wave_observed, n_observed * sizeof(float), error));
+    SPD_TRY(model->backend->ops->upload(model->backend, rest_grid, wave_rest, n_rest * sizeof(float), error));
+  }
   SPD_TRY(take_floats(model, &model->flux, capacity * n_observed, error));
   SPD_TRY(take_floats(model, &model->ivar, capacity * n_observed, error));
   SPD_TRY(take_floats(model, &model->z, capacity, error));
@@ -260,6 +263,43 @@ static spd_status check_grid(const float *wave, size_t n, const char *what, stru
   return SPD_STATUS_OK;
 }
 
+static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, size_t capacity,
+                               spd_model_purpose purpose) {
+  struct spd_model *model = calloc(1, sizeof *model);
+  if (!model) return NULL;
+  model->network = *network;
+  model->backend = backend;
+  model->capacity = capacity;
+  model->purpose = purpose;
+  return model;
+}
+
+/* Bytes of the buffers of such a model, without making it; 0 if that fails. */
+static size_t count_bytes(const struct spd_network *network, size_t capacity, spd_model_purpose purpose) {
+  struct spd_model *model = blank(network, NULL, capacity, purpose);
+  const size_t bytes = model && build(model, NULL, NULL, NULL) == SPD_STATUS_OK ? model->bytes : 0;
+  free(model);
+  return bytes;
+}
+
+/* The backend's own sentence, or a better one where it knows how much memory is left: what a batch takes, and which would fit
+ * with a quarter to spare for workspaces. */
+static spd_status no_memory(const struct spd_network *network, struct spd_backend *backend, size_t capacity,
+                            spd_model_purpose purpose, struct spd_error *error) {
+  size_t available = 0;
+  struct spd_error ignored;
+  const size_t all = count_bytes(network, capacity, purpose), one = count_bytes(network, 1, purpose);
+  if (backend->ops->shares_host_memory || capacity < 2 || all <= one ||
+      backend->ops->available(backend, &available, &ignored) != SPD_STATUS_OK)
+    return SPD_STATUS_NO_MEMORY;
+  const double each = (double)(all - one) / (double)(capacity - 1), room = 0.75 * (double)available - (double)one;
+  if (room < 0) return SPD_STATUS_NO_MEMORY;
+  const size_t fits = 1 + (size_t)(room / each);
+  return spd_fail(error, SPD_STATUS_NO_MEMORY,
+                  "a batch of %zu spectra needs %.1f MB of memory on the device, where %.1f MB are free; try a batch size of %zu",
+                  capacity, (double)all / 1e6, (double)available / 1e6, fits < capacity ? fits : capacity / 2);
+}
+
 spd_status spd_model_create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend,
                             const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                             struct spd_error *error) {
@@ -267,16 +307,12 @@ spd_status spd_model_create(struct spd_model **out, const struct spd_network *ne
   if (capacity == 0) return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be at least 1");
   SPD_TRY(check_grid(wave_observed, network->architecture.n_observed, "observed", error));
   SPD_TRY(check_grid(wave_rest, network->architecture.n_rest, "restframe", error));
-  struct spd_model *model = calloc(1, sizeof *model);
+  struct spd_model *model = blank(network, backend, capacity, purpose);
   if (!model) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a model");
-  model->network = *network;
-  model->backend = backend;
-  model->capacity = capacity;
-  model->purpose = purpose;
   spd_status status = build(model, wave_observed, wave_rest, error);
   if (status != SPD_STATUS_OK) {
     spd_model_destroy(model);
-    return status;
+    return status == SPD_STATUS_NO_MEMORY ? no_memory(network, backend, capacity, purpose, error) : status;
   }
   *out = model;
   return SPD_STATUS_OK;

@@ -68,6 +68,38 @@ SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rat
   *p -= rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
 }
 
+/* First and one-past-last position of max-pooling's window t (odd pool, pool / 2 padding) */
+SPD_INLINE size_t spd_window_from(size_t t, size_t pool) { return t * pool < pool / 2 ? 0 : t * pool - pool / 2; }
+SPD_INLINE size_t spd_window_to(size_t t, size_t pool, size_t length) {
+  return t * pool + pool / 2 + 1 < length ? t * pool + pool / 2 + 1 : length;
+}
+
+/* Mean and 1/sd of channel c's convolution w (k, C) of one input channel x, from its window sums m_j = sum_l x[l + j] and
+ * products R_jk = sum_l x[l + j] x[l + k] over the zero-padded x: mean = w.m / L and variance = w'Rw / L - mean^2. */
+SPD_INLINE void spd_stem_statistics(double *mean, double *inverse_sd, const float *w, const double *m, const double *r,
+                                    size_t length, size_t kernel, size_t channels, size_t c) {
+  double first = 0, second = 0;
+  for (size_t j = 0; j < kernel; j++) {
+    double wj = w[j * channels + c];
+    first += wj * m[j];
+    for (size_t k = 0; k < kernel; k++) second += wj * (double)w[k * channels + c] * r[j * kernel + k];
+  }
+  *mean = first / (double)length;
+  double variance = second / (double)length - *mean * *mean;
+  *inverse_sd = 1.0 / sqrt((variance > 0 ? variance : 0) + SPD_NORM_EPSILON);
+}
+
+/* Gradient of tap j through the norm, for a gradient d at the normalised values v of the winners l*, from sum d x[l* + j] (tap),
+ * sum d and sum d v: [tap - sum_d m_j / L - sum_dv (sum_k w_k R_kj - mean m_j) / (sd L)] / sd */
+SPD_INLINE float spd_stem_tap_gradient(double tap, double sum_d, double sum_dv, size_t j, double mean, double inverse_sd,
+                                       const float *w, const double *m, const double *r, size_t length, size_t kernel,
+                                       size_t channels, size_t c) {
+  double product = -mean * m[j];
+  for (size_t k = 0; k < kernel; k++) product += (double)w[k * channels + c] * r[k * kernel + j];
+  return (float)(inverse_sd *
+                 (tap - sum_d * m[j] / (double)length - sum_dv * product * inverse_sd / (double)length));
+}
+
 /* Is the restframe wavelength x within the closed interval of the grid? */
 SPD_INLINE int spd_covered(double x, const float *wave_rest, size_t n_rest) {
   return x >= (double)wave_rest[0] && x <= (double)wave_rest[n_rest - 1];

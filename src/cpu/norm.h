@@ -9,12 +9,6 @@ INLINE vec choose(vec_int where, vec a, vec b) { return (vec)((where & (vec_int)
 
 INLINE vec prelu(vec x, vec slope) { return choose(x > 0, x, slope * x); }
 
-/* First and one-past-last position of the pool's window t */
-INLINE size_t window_from(size_t t, size_t pool) { return t * pool < pool / 2 ? 0 : t * pool - pool / 2; }
-INLINE size_t window_to(size_t t, size_t pool, size_t length) {
-  return t * pool + pool / 2 + 1 < length ? t * pool + pool / 2 + 1 : length;
-}
-
 /* Sum of (u - centre)^power over the positions, in four parts: the processor adds while it multiplies, and long sums lose fewer
  * digits. */
 INLINE vec sum_of_powers(const float *u, size_t u_stride, size_t length, vec centre, const int power, size_t here) {
@@ -47,7 +41,7 @@ INLINE void normalise_lanes(float *y, size_t y_stride, uint16_t *argmax, float *
   }
   const vec centre = load_part(mean, here), scale = load_part(inverse_sd, here);
   for (size_t t = 0; t < pooled; t++) {
-    const size_t from = window_from(t, pool), to = window_to(t, pool, length);
+    const size_t from = spd_window_from(t, pool), to = spd_window_to(t, pool, length);
     vec best = prelu((load_part(u + from * u_stride, here) - centre) * scale, a);
     vec_int place = (vec_int){0} + (int32_t)from;
     for (size_t l = from + 1; l < to; l++) {
@@ -98,7 +92,7 @@ INLINE void normalise_backward_lanes(float *du, size_t du_stride, float *dslope,
   const vec mean_d = sum_d / (float)length, mean_dv = sum_dv / (float)length;
   size_t l = 0;
   for (size_t t = 0; t < pooled; t++) {
-    const size_t to = window_to(t, pool, length);
+    const size_t to = spd_window_to(t, pool, length);
     const vec g = load_part(dy + t * dy_stride, here);
     vec_int place = {0};
     if (argmax) {

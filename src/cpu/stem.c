@@ -1,7 +1,5 @@
-/* Convolution of the flux, instance norm, PReLU and max-pool, fused: nothing of size (length, channels) is stored.
- *
- * With one input channel the norm's statistics follow from the input alone: with m_j = sum_l x[l + j] and
- * R_jk = sum_l x[l + j] x[l + k] over the zero-padded x, mean = w.m / L and variance = w'Rw / L - mean^2. */
+/* Convolution of the flux, instance norm, PReLU and max-pool, fused: nothing of size (length, channels) is stored. With one input
+ * channel the norm's statistics follow from the input alone (spd_stem_statistics). */
 #include <math.h>
 #include <string.h>
 
@@ -34,20 +32,6 @@ CPU_HOT static void moments(double *m, double *r, const float *x, size_t length,
   }
 }
 
-/* mean and 1/sd of channel c's convolution */
-static void statistics(double *mean, double *inverse_sd, const float *w, const double *m, const double *r, size_t length,
-                       size_t kernel, size_t channels, size_t c) {
-  double first = 0, second = 0;
-  for (size_t j = 0; j < kernel; j++) {
-    double wj = w[j * channels + c];
-    first += wj * m[j];
-    for (size_t k = 0; k < kernel; k++) second += wj * w[k * channels + c] * r[j * kernel + k];
-  }
-  *mean = first / (double)length;
-  double variance = second / (double)length - *mean * *mean;
-  *inverse_sd = 1.0 / sqrt((variance > 0 ? variance : 0) + SPD_NORM_EPSILON);
-}
-
 /* taps and offset of a block of channels at one position: v = offset + sum_j taps_j x[l + j - pad] */
 CPU_INLINE void convolve(float *restrict v, const float *scaled, const float *x, size_t l, size_t length, size_t kernel,
                          size_t channels, size_t width) {
@@ -61,11 +45,6 @@ CPU_INLINE void convolve(float *restrict v, const float *scaled, const float *x,
     CPU_SIMD
     for (size_t c = 0; c < width; c++) v[c] += tap[c] * value;
   }
-}
-
-static inline void window(size_t *from, size_t *to, size_t t, size_t pool, size_t length) {
-  *from = t * pool < pool / 2 ? 0 : t * pool - pool / 2;
-  *to = t * pool + pool / 2 + 1 < length ? t * pool + pool / 2 + 1 : length;
 }
 
 /* The published shape, kernel 5 and pool 5, away from the ends: the five positions of a window from nine pixels, in registers.
@@ -104,8 +83,7 @@ CPU_HOT static void forward(float *y, const struct spd_stem *s, const float *x, 
     const float *slope = s->slope + c0;
     for (size_t t = 0; t < s->out.length; t++) {
       float v[CHANNELS], largest[CHANNELS], smallest[CHANNELS];
-      size_t from, to;
-      window(&from, &to, t, s->pool, s->length);
+      const size_t from = spd_window_from(t, s->pool), to = spd_window_to(t, s->pool, s->length);
       if (inside(s, from, to)) {
         forward_five(y + t * channels + c0, x + from - 2, scaled + c0, slope, channels, width);
         continue;
@@ -142,7 +120,7 @@ spd_status cpu_stem_forward(struct spd_backend *backend, const struct spd_stem *
     moments(m, r, s->x + i * s->length, s->length, kernel);
     for (size_t c = 0; c < channels; c++) {
       double mean, inverse_sd;
-      statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c);
+      spd_stem_statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c);
       for (size_t j = 0; j < kernel; j++) scaled[j * channels + c] = (float)(s->w[j * channels + c] * inverse_sd);
       scaled[kernel * channels + c] = (float)(-mean * inverse_sd);
     }
@@ -202,8 +180,7 @@ CPU_HOT static void backward(struct sums *sums, const float *dy, const struct sp
     float v[CHANNELS], best[CHANNELS], value[CHANNELS], d[CHANNELS];
     int32_t winner[CHANNELS];
     const float *gradient = dy + t * channels + c0;
-    size_t from, to;
-    window(&from, &to, t, s->pool, s->length);
+    const size_t from = spd_window_from(t, s->pool), to = spd_window_to(t, s->pool, s->length);
     if (inside(s, from, to)) {
       backward_five(sums, gradient, x + from - 2, scaled + c0, slope, channels, width);
       continue;
@@ -243,20 +220,15 @@ CPU_HOT static void backward(struct sums *sums, const float *dy, const struct sp
   }
 }
 
-/* Through the norm: dw_j = [sum d x_j - sum_d m_j / L - sum_dv (sum_k w_k R_kj - mean m_j) / (sd L)] / sd */
 static void weight_gradient(float *dw, const struct spd_stem *s, const double *m, const double *r, const struct sums *sums,
                             size_t c0, size_t width) {
   const size_t channels = s->out.channels, kernel = s->kernel;
-  const double length = (double)s->length;
   for (size_t c = 0; c < width; c++) {
     double mean, inverse_sd;
-    statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c0 + c);
-    for (size_t j = 0; j < kernel; j++) {
-      double product = -mean * m[j];
-      for (size_t k = 0; k < kernel; k++) product += s->w[k * channels + c0 + c] * r[k * kernel + j];
-      dw[j * channels + c0 + c] = (float)(inverse_sd * (sums->taps[j * CHANNELS + c] - sums->d[c] * m[j] / length -
-                                                        sums->dv[c] * product * inverse_sd / length));
-    }
+    spd_stem_statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c0 + c);
+    for (size_t j = 0; j < kernel; j++)
+      dw[j * channels + c0 + c] = spd_stem_tap_gradient(sums->taps[j * CHANNELS + c], sums->d[c], sums->dv[c], j, mean,
+                                                        inverse_sd, s->w, m, r, s->length, kernel, channels, c0 + c);
   }
 }
 

@@ -3,7 +3,7 @@
 
     python3 tests/core/make-vectors.py        # writes tests/core/vectors/*.txt
 
-Every gradient is checked against finite differences before it is written. Inputs are rounded to float32 first, so that the
+Every gradient is checked against finite differences before it is written. Inputs are rounded to float32 first (those of block to bf16), so that the
 core starts from the very same numbers; margins at the kinks (pool winners, signs) are kept wide enough for float32.
 
 Format, one item a line:
@@ -22,6 +22,12 @@ MARGIN = 2e-5  # smallest distance from a kink, relative to values of order 1
 
 def f32(a):
     return np.asarray(a, np.float32).astype(np.float64)
+
+
+def bf16(a):
+    """To 8 significant bits, so that products of such numbers are the same in float, tf32 and bf16."""
+    mantissa, exponent = np.frexp(f32(a))
+    return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
 
 
 class Writer:
@@ -187,13 +193,14 @@ def make_blocks(rng):
 
 
 def one_block(writer, rng, name, n, length, k, pool, follows, ci, co, slopes, is_stem):
+    rounded = f32 if is_stem else bf16
     for _ in range(200):
-        x = f32(rng.normal(size=(n, length, ci)) + 1)
-        w = f32(rng.uniform(-1, 1, size=(k, ci, co)) / np.sqrt(k * ci))
+        x = rounded(rng.normal(size=(n, length, ci)) + 1)
+        w = rounded(rng.uniform(-1, 1, size=(k, ci, co)) / np.sqrt(k * ci))
         if name == "constant-spectrum":  # no variance but at the ends: epsilon matters
-            x[-1] = f32(0.7)
+            x[-1] = rounded(0.7)
         if name == "faint-spectrum":
-            x[-1] = f32(x[-1] * 1e-3)
+            x[-1] = rounded(x[-1] * 1e-3)
         slope = {"positive": rng.uniform(0.05, 0.5, co), "negative": rng.uniform(-0.9, -0.1, co),
                  "mixed": rng.uniform(0.1, 0.9, co) * np.where(np.arange(co) % 2, -1, 1)}[slopes]
         slope = f32(slope)

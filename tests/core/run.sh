@@ -4,16 +4,22 @@
 #   plain-gemm  the numerical ones without CBLAS, so that our own product is tested
 #   release     the numerical ones as configure builds them (-O2, loops for several processors)
 #   valgrind    the small ones
+#   cuda        the CUDA backend on a device that the CPU plays (cuda-on-cpu/device.h), sanitized and not
 #   arm64       the numerical ones, cross-compiled and run by qemu-aarch64
 #
-#   sh tests/core/run.sh [--quick]      --quick: sanitized only
+#   sh tests/core/run.sh [--quick | --cuda]      --quick: sanitized only; --cuda: the CUDA backend on a real GPU only
+#
+# On a GPU: NVCC and CUDA_HOME as for configure; WRAPPER ("compute-sanitizer ...") stands before each program, TESTS names them.
 #
 # Prints what fails, one summary per program, and in the end the sum: "N passed, N failed, N skipped".
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 export LC_ALL=C
-quick=no
-[ "${1:-}" = --quick ] && quick=yes
+quick=no gpu=no
+case ${1:-} in
+  --quick) quick=yes ;;
+  --cuda) gpu=yes ;;
+esac
 
 cc=${CC:-gcc}
 warnings='-std=gnu99 -Wall -Wextra -Werror -Werror=missing-field-initializers -fno-common'
@@ -72,33 +78,43 @@ then
   sanitizers='-O1 -g'
 fi
 
-# compile VARIANT FLAGS: all sources of the core, two at a time; a source that fails leaves its log
+# compile VARIANT FLAGS [COMPILER]: all sources of the core, two at a time; a source that fails leaves its log. COMPILER is the
+# command for the .cu files; without it the build has no CUDA.
 compile() {
-  variant=$1 flags=$2
+  variant=$1 flags=$2 compiler=${3:-}
   mkdir -p "$build/$variant"
   rm -f "$build/$variant"/*
-  for source in src/core/*.c src/cpu/*.c; do
+  sources='src/core/*.c src/cpu/*.c src/cuda/none.c'
+  [ -z "$compiler" ] || sources='src/core/*.c src/cpu/*.c src/cuda/*.cu'
+  [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="$sources tests/core/cuda-on-cpu/device.cpp"
+  for source in $sources; do
     object=$(echo "${source#src/}" | tr / -)
-    # shellcheck disable=SC2086
-    printf '%s\n' "$cc $warnings $common $flags -c -o $build/$variant/${object%.c}.o $source 2> $build/$variant/${object%.c}.log || echo '$source' >> $build/$variant/broken"
+    object=${object%.*}
+    case $source in
+      *.c) command="$cc $warnings $common $flags" ;;
+      *) command=$compiler ;;
+    esac
+    echo "$command -c -o $build/$variant/$object.o $source 2> $build/$variant/$object.log || echo '$source' >> $build/$variant/broken"
   done | xargs -P 2 -I{} sh -c '{}'
   [ ! -f "$build/$variant/broken" ] && return 0
   while read -r source; do
     fail "$variant: $source does not compile"
     object=$(echo "${source#src/}" | tr / -)
-    sed 's/^/    /' "$build/$variant/${object%.c}.log"
+    sed 's/^/    /' "$build/$variant/${object%.*}.log"
   done < "$build/$variant/broken"
   return 1
 }
 
-# run VARIANT TEST FLAGS LIBS [WRAPPER]: builds the test program, runs it, adds its numbers to the sums
+# run VARIANT TEST FLAGS LIBS [WRAPPER]: builds the test program, runs it, adds its numbers to the sums. $link links it.
+link=$cc
 run() {
   variant=$1 name=$2 flags=$3 links=$4 wrapper=${5:-}
   log=$build/$variant/$name${wrapper:+-wrapped}.log
   program=$build/$variant/test-$name
   # shellcheck disable=SC2086
   if [ ! -x "$program" ] &&
-     ! $cc $warnings -Wno-maybe-uninitialized $common $flags -o "$program" "tests/core/test-$name.c" "$build/$variant"/*.o $links > "$log" 2>&1; then
+     ! { $cc $warnings -Wno-maybe-uninitialized $common $flags -c -o "$program.object" "tests/core/test-$name.c" &&
+         $link $flags -o "$program" "$program.object" "$build/$variant"/*.o $links; } > "$log" 2>&1; then
     fail "$variant $name: does not build"
     sed 's/^/    /' "$log"
     return
@@ -125,12 +141,38 @@ run() {
 names=$(for file in tests/core/test-*.c; do basename "$file" .c | sed 's/^test-//'; done)
 among() { for candidate in $names; do [ "$candidate" = "$1" ] && return 0; done; return 1; }
 
+if [ $gpu = yes ]; then
+  nvcc=${NVCC:-${CUDA_HOME:+$CUDA_HOME/bin/}nvcc}
+  if ! command -v "$nvcc" > /dev/null 2>&1; then skip "CUDA: no $nvcc"
+  elif compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
+    link=$nvcc
+    for name in ${TESTS:-stages gradients reference cuda}; do
+      run gpu "$name" '' "-lcublas -Xcompiler -fopenmp $blas_libs $(echo "$libs" | sed 's/-fopenmp//')" "${WRAPPER:-}"
+    done
+  fi
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ $failed -eq 0 ]
+  exit $?
+fi
+
 if compile sanitized "$sanitizers $blas"; then
   for name in $names; do run sanitized "$name" "$sanitizers $blas" "$blas_libs $libs"; done
 fi
 if [ $quick = no ]; then
   if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
     for name in stages gradients fourier; do run plain-gemm $name "$sanitizers" "$libs"; done
+  fi
+  if command -v g++ > /dev/null 2>&1; then
+    cuda="g++ -x c++ -std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
+    link=g++
+    if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
+      for name in stages cuda; do run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+    fi
+    if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
+      for name in gradients reference; do run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+    fi
+    link=$cc
+  else skip "CUDA on the CPU: no g++"
   fi
   clones=''
   probe '' '' <<'C' && clones=-DSPD_HAVE_TARGET_CLONES
@@ -152,7 +194,7 @@ C
   else skip "valgrind: not installed"
   fi
   if command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 && command -v qemu-aarch64 > /dev/null 2>&1; then
-    cc=aarch64-linux-gnu-gcc
+    cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
     common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||")
     if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
       for name in stages gradients fourier threads; do

@@ -3,8 +3,8 @@
  * derivative is taken along directions of strong signal, at several steps. */
 #include "check.h"
 #include "core/model.h"
+#include "cuda-devices.h"
 #include "small-network.h"
-#include "tolerances.h"
 
 enum { N = 4, DIRECTIONS = 3, RUNGS = 6 };
 
@@ -298,9 +298,8 @@ static void test_backward_from(struct problem *p) {
 
 static void test_network(const char *name, struct spd_architecture a, uint64_t seed) {
   struct problem p = {.name = name};
-  struct spd_backend *backend;
+  struct spd_backend *backend = test_backend();
   MUST(spd_network_init(&p.net, &a, error));
-  MUST(spd_cpu_create(&backend, 2, error));
   p.data = small_data_new(&p.net, N, seed);
   /* room for more spectra than the batch holds, as in an epoch's last batch */
   MUST(spd_model_create(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, N + 3, SPD_MODEL_GRADIENT, error));
@@ -315,6 +314,7 @@ static void test_network(const char *name, struct spd_architecture a, uint64_t s
 
 int main(void) {
   struct spd_architecture a = small_architecture();
+  if (spd_cuda_built() && !test_cuda_here()) return check_end();
   test_network("Speculator, redshift input, LSF", a, 1);
   a.lsf = 0, a.redshift_input = 0;
   test_network("Speculator", a, 2);

@@ -7,8 +7,8 @@
 #include "core/rng.h"
 #include "core/safetensors.h"
 #include "cpu/cpu.h"
+#include "cuda-devices.h"
 #include "small-network.h"
-#include "tolerances.h"
 
 static struct spd_safetensors *file;
 
@@ -176,12 +176,11 @@ static void test_tiny(void) {
                                .decoder_offset = 1,
                                .lsf = 5};
   struct spd_network net;
-  struct spd_backend *backend;
+  struct spd_backend *backend = test_backend();
   struct spd_model *model;
   char name[128];
   double losses[16];
   MUST(spd_network_init(&net, &a, error));
-  MUST(spd_cpu_create(&backend, 2, error));
   float *flux = floats_of("input.flux"), *ivar = floats_of("input.ivar"), *z = floats_of("input.z");
   float *wave_observed = floats_of("input.wave_obs"), *wave_rest = floats_of("input.wave_rest");
   float *weights = check_alloc(net.size * sizeof *weights), *gradient = check_alloc(net.size * sizeof *gradient);
@@ -262,16 +261,16 @@ static void check_accuracy(const char *kernels, struct spd_model *model, size_t 
   free(latent), free(want);
 }
 
+/* kernels NULL: on the CUDA device */
 static void test_paper_with(const struct cpu_kernels *kernels) {
   const size_t n = count_of("input.z");
   struct spd_architecture a = paper_architecture();
   struct spd_network net;
-  struct spd_backend *backend;
+  struct spd_backend *backend = test_backend();
   struct spd_model *model;
   double losses[16];
   MUST(spd_network_init(&net, &a, error));
-  MUST(spd_cpu_create(&backend, 2, error));
-  ((struct cpu_backend *)backend)->kernels = kernels;
+  if (kernels) ((struct cpu_backend *)backend)->kernels = kernels;
   const char *at = spd_safetensors_metadata(file, "parameter_order"), *seed = spd_safetensors_metadata(file, "seed");
   if (!at || !seed) {
     check_fail(__FILE__, __LINE__, "no parameter_order or seed in the metadata");
@@ -330,7 +329,7 @@ static void test_paper_with(const struct cpu_kernels *kernels) {
     if (found > worst) worst = found;
     free(head);
   }
-  check_accuracy(kernels->name, model, n, worst);
+  check_accuracy(kernels ? kernels->name : "CUDA", model, n, worst);
   check_special_gradients(model, n, wave_rest);
   check_adam(model, weights, n);
 
@@ -340,7 +339,9 @@ static void test_paper_with(const struct cpu_kernels *kernels) {
 }
 
 static void test_paper(void) {
-  for (size_t i = 0; cpu_kernels_available(i); i++) test_paper_with(cpu_kernels_available(i));
+  if (spd_cuda_built()) test_paper_with(NULL);
+  else
+    for (size_t i = 0; cpu_kernels_available(i); i++) test_paper_with(cpu_kernels_available(i));
 }
 
 int main(void) {
@@ -349,6 +350,7 @@ int main(void) {
     void (*test)(void);
   } files[] = {{"tiny.safetensors", test_tiny}, {"paper.safetensors", test_paper}};
   const char *folder = getenv("SPENDER_REFERENCE");
+  if (spd_cuda_built() && !test_cuda_here()) return check_end();
   if (!folder || !*folder) folder = "../shared/reference";
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
     char path[1024];

@@ -3,6 +3,7 @@
 #include "core/backend.h"
 #include "core/scalar.h"
 #include "cpu/cpu.h"
+#include "cuda-devices.h"
 #include "tolerances.h"
 #include "vectors.h"
 
@@ -70,7 +71,7 @@ static double *download(const float *p, size_t count) {
 static void check_floats(const struct vector_case *c, const char *what, const float *p, const char *tolerance) {
   const struct vector_item *want = vectors_find(c, what);
   double *got = download(p, want->count);
-  CHECK_CLOSE(label_of(c, what), got, want->values, want->count, tolerance_for(tolerance));
+  CHECK_TOLERATED(label_of(c, what), got, want->values, want->count, tolerance);
   free(got);
 }
 
@@ -98,7 +99,7 @@ static void check_rows(const struct vector_case *c, const char *what, const floa
       else touched += value != 0;
     }
   }
-  CHECK_CLOSE(label_of(c, what), got, vectors_array(c, what), count, tolerance_for(tolerance));
+  CHECK_TOLERATED(label_of(c, what), got, vectors_array(c, what), count, tolerance);
   if (gaps == GAPS_ZERO) CHECK(touched == 0, "%s: %zu elements of gap rows are not zero", label_of(c, what), touched);
   free(all);
   free(got);
@@ -360,6 +361,24 @@ static void test_log_ivar(void) {
   free_all();
 }
 
+static void test_gather(void) {
+  enum { ROWS = 11, WIDTH = 301, PICKED = 17 };
+  double x[ROWS * WIDTH], want[PICKED * WIDTH];
+  uint64_t rows[PICKED], *picked = new_bytes(sizeof rows);
+  for (size_t i = 0; i < ROWS * WIDTH; i++) x[i] = (double)i;
+  for (size_t i = 0; i < PICKED; i++) {
+    rows[i] = i * 7 % ROWS;
+    memcpy(want + i * WIDTH, x + rows[i] * WIDTH, WIDTH * sizeof *want);
+  }
+  MUST(backend->ops->upload(backend, picked, rows, sizeof rows, error));
+  float *from = new_floats(x, ROWS * WIDTH), *y = new_floats(NULL, PICKED * WIDTH);
+  MUST(backend->ops->gather(backend, y, from, picked, WIDTH, PICKED, error));
+  double *got = download(y, PICKED * WIDTH);
+  CHECK(memcmp(got, want, sizeof want) == 0, "gather picks other rows");
+  free(got);
+  free_all();
+}
+
 /* spd_exp is what the softmax and the sigmoids stand on */
 static void test_exp(void) {
   double worst = 0;
@@ -398,25 +417,40 @@ static const struct {
 } stages[] = {{"stem", test_stem}, {"block", test_block}, {"attend", test_attend}, {"dense", test_dense}, {"resample", test_resample},
               {"lsf", test_lsf},   {"loss", test_loss},   {"adam", test_adam}};
 
-int main(int argc, char **argv) {
-  /* each instruction set, with one to three threads; the last time with convolutions in the frequency domain, which small ones
-   * are not by themselves */
-  for (size_t run = 0; cpu_kernels_available(run / 3); run++) {
-    MUST(spd_cpu_create(&backend, (int)(run % 3) + 1, error));
-    ((struct cpu_backend *)backend)->kernels = cpu_kernels_available(run / 3);
-    ((struct cpu_backend *)backend)->always_fourier = run % 3 == 2;
-    for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
-      struct vectors v;
-      vectors_read(&v, argc > 1 ? argv[1] : NULL, stages[i].file);
-      for (size_t j = 0; j < v.n_cases; j++) {
-        stages[i].test(&v.cases[j]);
-        free_all();
-      }
-      CHECK(v.n_cases > 0, "no vectors for %s", stages[i].file);
-      vectors_free(&v);
+static void test_all(const char *folder) {
+  for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+    struct vectors v;
+    vectors_read(&v, folder, stages[i].file);
+    for (size_t j = 0; j < v.n_cases; j++) {
+      stages[i].test(&v.cases[j]);
+      free_all();
     }
-    test_log_ivar();
-    backend->ops->destroy(backend);
+    CHECK(v.n_cases > 0, "no vectors for %s", stages[i].file);
+    vectors_free(&v);
+  }
+  test_log_ivar();
+  test_gather();
+  backend->ops->destroy(backend);
+}
+
+int main(int argc, char **argv) {
+  const char *folder = argc > 1 ? argv[1] : NULL;
+  if (spd_cuda_built()) {
+    if (!test_cuda_here()) return check_end();
+    for (int precision = 0; precision < 3 && test_precision(precision); precision++)
+      for (int order = 0; order < TEST_ORDERS && test_order(order); order++) {
+        MUST(spd_cuda_create(&backend, (spd_precision)precision, error));
+        test_all(folder);
+      }
+  } else {
+    /* each instruction set, with one to three threads; the last time with convolutions in the frequency domain, which small ones
+     * are not by themselves */
+    for (size_t run = 0; cpu_kernels_available(run / 3); run++) {
+      MUST(spd_cpu_create(&backend, (int)(run % 3) + 1, error));
+      ((struct cpu_backend *)backend)->kernels = cpu_kernels_available(run / 3);
+      ((struct cpu_backend *)backend)->always_fourier = run % 3 == 2;
+      test_all(folder);
+    }
   }
   test_exp();
   test_rest_index();

@@ -1,5 +1,9 @@
 /* The one table of tolerances: |got - want| <= atol + rtol |want|. Inputs are of order 1, arithmetic is float32. Never widened in
- * a commit that changes a kernel. */
+ * a commit that changes a kernel.
+ *
+ * Where products are made with tf32 or bf16 operands, tolerance_precision names it, and what goes through such products is
+ * compared by the norm: ||got - want|| <= rtol ||want||, with the rows whose names end in it. An operand's rounding is 2^-11 or
+ * 2^-8 of it at most; where it changes the winner of a max-pool, a gradient goes to another place, so gradients get more. */
 #ifndef SPD_TEST_TOLERANCES_H
 #define SPD_TEST_TOLERANCES_H
 
@@ -33,13 +37,60 @@ static const struct check_tolerance check_tolerances[] = {
     {"reference adam loss", 0, 1e-4},
     {"full-size latent", 1e-6, 0},
     {"full-size gradient", 0, 1e-5},
+    /* a GPU against the CPU, by the norm of each tensor */
+    {"devices", 0, 3e-6},
+    {"devices gradient", 0, 3e-5},
+    {"block tf32", 0, 1e-3},
+    {"block gradient tf32", 0, 1e-3},
+    {"devices tf32", 0, 1e-3},
+    {"devices gradient tf32", 0, 1e-1},
+    {"block bf16", 0, 8e-3},
+    {"block gradient bf16", 0, 8e-3},
+    {"devices bf16", 0, 8e-3},
+    {"devices gradient bf16", 0, 2e-1},
 };
 
-CHECK_UNUSED static const struct check_tolerance *tolerance_for(const char *name) {
+static const char *tolerance_precision; /* NULL, "tf32" or "bf16" */
+
+CHECK_UNUSED static const struct check_tolerance *tolerance_find(const char *name) {
   for (size_t i = 0; i < sizeof check_tolerances / sizeof *check_tolerances; i++)
     if (strcmp(check_tolerances[i].name, name) == 0) return &check_tolerances[i];
+  return NULL;
+}
+
+/* The row of the present precision, if it has one of this name */
+CHECK_UNUSED static const struct check_tolerance *tolerance_for(const char *name) {
+  char own[80];
+  const struct check_tolerance *t = NULL;
+  if (tolerance_precision) snprintf(own, sizeof own, "%s %s", name, tolerance_precision), t = tolerance_find(own);
+  if (!t) t = tolerance_find(name);
+  if (t) return t;
   printf("no tolerance called %s\n", name);
   exit(2);
 }
+
+/* ||got - want|| / ||want||; 0 where both are zero */
+CHECK_UNUSED static double check_distance(const double *got, const double *want, size_t count) {
+  double squares = 0, difference = 0;
+  for (size_t i = 0; i < count; i++) {
+    squares += want[i] * want[i];
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+  }
+  return squares > 0 ? sqrt(difference / squares) : difference > 0 ? HUGE_VAL : 0;
+}
+
+/* Element by element, or by the norm where the tolerance belongs to a precision */
+CHECK_UNUSED static void check_tolerated(const char *file, int line, const char *what, const double *got, const double *want,
+                                         size_t count, const char *name) {
+  const struct check_tolerance *t = tolerance_for(name);
+  if (t == tolerance_find(name)) {
+    check_close(file, line, what, got, want, count, t);
+    return;
+  }
+  const double distance = check_distance(got, want, count);
+  if (distance <= t->rtol) check_passed++;
+  else check_fail(file, line, "%s: %.3g of its norm off, %s allows %.3g", what, distance, t->name, t->rtol);
+}
+#define CHECK_TOLERATED(what, got, want, count, name) check_tolerated(__FILE__, __LINE__, what, got, want, count, name)
 
 #endif

@@ -1,0 +1,53 @@
+/* Which CUDA devices tests run on: a real one, or the one on the CPU in all its orders. */
+#ifndef SPD_TEST_CUDA_DEVICES_H
+#define SPD_TEST_CUDA_DEVICES_H
+
+#include "core/backend.h"
+#include "tolerances.h"
+#ifdef TEST_CUDA_ON_CPU
+#include "cuda-on-cpu/device.h"
+#endif
+
+static const char *const test_precisions[] = {"fp32", "tf32", "bf16"};
+
+/* Orders of streams and threads in which the device on the CPU runs */
+enum {
+#ifdef TEST_CUDA_ON_CPU
+  TEST_ORDERS = 3
+#else
+  TEST_ORDERS = 1
+#endif
+};
+
+CHECK_UNUSED static int test_order(int order) {
+#ifdef TEST_CUDA_ON_CPU
+  device_set((device_streams)order, (device_threads)order);
+#else
+  (void)order;
+#endif
+  return 1;
+}
+
+CHECK_UNUSED static int test_precision(int precision) {
+  tolerance_precision = precision == SPD_PRECISION_FP32 ? NULL : test_precisions[precision];
+  return 1;
+}
+
+/* No device: everything is skipped, or fails where SPENDER_TEST_CUDA=1 promises one. */
+CHECK_UNUSED static int test_cuda_here(void) {
+  const char *promised = getenv("SPENDER_TEST_CUDA");
+  if (spd_cuda_count() > 0) return 1;
+  if (promised && strcmp(promised, "1") == 0) check_fail(__FILE__, __LINE__, "no CUDA device, though SPENDER_TEST_CUDA=1");
+  else check_skip("CUDA", "there is no device here");
+  return 0;
+}
+
+/* What a test of a whole network runs on: the CUDA device of a build that has CUDA, in fp32; otherwise the CPU. */
+CHECK_UNUSED static struct spd_backend *test_backend(void) {
+  struct spd_backend *backend;
+  if (spd_cuda_built()) MUST(spd_cuda_create(&backend, SPD_PRECISION_FP32, error));
+  else MUST(spd_cpu_create(&backend, 2, error));
+  return backend;
+}
+
+#endif

@@ -1,0 +1,26 @@
+/* bf16: the upper half of a float, rounded to nearest even. */
+#ifndef SPD_TEST_CUDA_BF16_H
+#define SPD_TEST_CUDA_BF16_H
+
+#include <stdint.h>
+#include <string.h>
+
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
+static inline __nv_bfloat16 __float2bfloat16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  const __nv_bfloat16 nan = {0x7fc0}, rounded = {(uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+  return x != x ? nan : rounded;
+}
+
+static inline float __bfloat162float(__nv_bfloat16 x) {
+  const uint32_t bits = (uint32_t)x.bits << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+#endif

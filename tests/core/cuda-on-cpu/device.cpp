@@ -1,0 +1,512 @@
+/* What device.h promises. */
+#include "device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <deque>
+#include <map>
+#include <set>
+#include <vector>
+
+#include "cublas_v2.h"
+#include "cuda_bf16.h"
+#include "cuda_runtime.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, size) ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)0)
+#endif
+
+#ifdef SPD_HAVE_CBLAS
+extern "C" void cblas_sgemm(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
+#endif
+
+static device_streams stream_order;
+static device_threads thread_order;
+static long calls_to_failure = -1;
+static cudaError_t last_error = cudaSuccess;
+static size_t leaks;
+
+void device_set(device_streams streams, device_threads threads) { stream_order = streams, thread_order = threads; }
+void device_set_failure(long calls) { calls_to_failure = calls; }
+long device_failure(void) { return calls_to_failure; }
+size_t device_leaks(void) { return leaks; }
+
+bool device_fails() { return calls_to_failure >= 0 && calls_to_failure-- == 0; }
+void device_launch_failed() { last_error = cudaErrorLaunchFailure; }
+
+#define MAY_FAIL \
+  if (device_fails()) return cudaErrorLaunchFailure
+
+const char *cudaGetErrorName(cudaError_t code) { return code == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : "cudaError"; }
+const char *cudaGetErrorString(cudaError_t code) {
+  return code == cudaErrorLaunchFailure ? "unspecified launch failure" : "some error";
+}
+cudaError_t cudaGetLastError() {
+  const cudaError_t code = last_error;
+  last_error = cudaSuccess;
+  return code;
+}
+
+/* ---- memory: one mapped range, closed to the host ---- */
+
+static const size_t range_bytes = (size_t)1 << 36, border = 256;
+static size_t memory_limit = (size_t)4 << 30, memory_used;
+static char *range;
+static size_t range_used;
+static std::map<void *, size_t> allocations;
+static std::set<void *> pinned;
+
+void device_set_memory(size_t bytes) { memory_limit = bytes; }
+
+static size_t page_up(size_t bytes) { return (bytes + ((size_t)2 << 20) - 1) >> 21 << 21; }
+
+static void open_memory() {
+  if (range_used) mprotect(range, page_up(range_used), PROT_READ | PROT_WRITE);
+}
+static void close_memory() {
+  if (range_used) mprotect(range, page_up(range_used), PROT_NONE);
+}
+
+cudaError_t cudaMalloc(void **pointer, size_t bytes) {
+  MAY_FAIL;
+  if (bytes > memory_limit - memory_used) return cudaErrorMemoryAllocation;
+  if (!range) {
+    range = (char *)mmap(NULL, range_bytes + ((size_t)2 << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (range == MAP_FAILED) abort();
+    range = (char *)page_up((size_t)range);
+    madvise(range, range_bytes, MADV_HUGEPAGE); /* opening and closing goes by page */
+  }
+  const size_t room = (bytes + border - 1) / border * border + border;
+  if (range_used + room > range_bytes) return cudaErrorMemoryAllocation;
+  char *memory = range + range_used + border;
+  range_used += room + border;
+  open_memory();
+  memset(memory, 0xff, bytes);
+  ASAN_POISON_MEMORY_REGION(memory - border, border);
+  ASAN_POISON_MEMORY_REGION(memory + bytes, room - bytes);
+  close_memory();
+  allocations[memory] = bytes;
+  memory_used += bytes;
+  leaks++;
+  *pointer = memory;
+  return cudaSuccess;
+}
+
+static void drain_all();
+
+cudaError_t cudaFree(void *pointer) {
+  if (!pointer) return cudaSuccess;
+  drain_all();
+  const auto found = allocations.find(pointer);
+  if (found == allocations.end()) abort();
+  open_memory();
+  ASAN_POISON_MEMORY_REGION(pointer, found->second);
+  close_memory();
+  memory_used -= found->second;
+  allocations.erase(found);
+  leaks--;
+  if (allocations.empty()) { /* start again */
+    open_memory();
+    ASAN_UNPOISON_MEMORY_REGION(range, range_used);
+    close_memory();
+    madvise(range, page_up(range_used), MADV_DONTNEED);
+    range_used = 0;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **pointer, size_t bytes) {
+  MAY_FAIL;
+  *pointer = malloc(bytes);
+  memset(*pointer, 0xff, bytes);
+  pinned.insert(*pointer);
+  leaks++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *pointer) {
+  if (!pointer) return cudaSuccess;
+  if (!pinned.erase(pointer)) abort();
+  free(pointer);
+  leaks--;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
+  MAY_FAIL;
+  *available = memory_limit - memory_used;
+  *total = memory_limit;
+  return cudaSuccess;
+}
+
+/* ---- streams ---- */
+
+struct device_stream {
+  std::deque<std::function<void()>> queue;
+  unsigned long issued, done;
+  int number;
+};
+struct device_event {
+  cudaStream_t stream;
+  unsigned long position;
+};
+static std::vector<cudaStream_t> streams;
+
+static void drain(cudaStream_t stream, unsigned long position) {
+  while (stream->done < position) {
+    const std::function<void()> work = stream->queue.front();
+    stream->queue.pop_front();
+    stream->done++;
+    work();
+  }
+}
+
+static void drain_all() {
+  for (cudaStream_t stream : streams) drain(stream, stream->issued);
+}
+
+void device_enqueue(cudaStream_t stream, std::function<void()> work) {
+  stream->queue.push_back(std::move(work));
+  stream->issued++;
+  const bool late = stream->number == 0 ? stream_order == DEVICE_FIRST_LATE : stream_order == DEVICE_SECOND_LATE;
+  if (!late) drain(stream, stream->issued);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
+  MAY_FAIL;
+  *stream = new device_stream();
+  (*stream)->issued = (*stream)->done = 0;
+  (*stream)->number = (int)streams.size();
+  streams.push_back(*stream);
+  leaks++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  drain(stream, stream->issued);
+  for (size_t i = 0; i < streams.size(); i++)
+    if (streams[i] == stream) streams.erase(streams.begin() + (long)i--);
+  delete stream;
+  leaks--;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  MAY_FAIL;
+  drain(stream, stream->issued);
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+  MAY_FAIL;
+  *event = new device_event();
+  (*event)->stream = NULL;
+  leaks++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  leaks--;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  MAY_FAIL;
+  event->stream = stream;
+  event->position = stream->issued;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  MAY_FAIL;
+  const device_event now = *event;
+  if (now.stream) device_enqueue(stream, [=] { drain(now.stream, now.position); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  MAY_FAIL;
+  if (event->stream) drain(event->stream, event->position);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
+  MAY_FAIL;
+  device_enqueue(stream, [=] {
+    open_memory();
+    memset(to, value, bytes);
+    close_memory();
+  });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  MAY_FAIL;
+  if (kind == cudaMemcpyHostToDevice && !pinned.count((void *)from)) { /* pageable: read now */
+    const std::vector<char> staged((const char *)from, (const char *)from + bytes);
+    device_enqueue(stream, [=] {
+      open_memory();
+      memcpy(to, staged.data(), staged.size());
+      close_memory();
+    });
+    return cudaSuccess;
+  }
+  device_enqueue(stream, [=] {
+    open_memory();
+    memcpy(to, from, bytes);
+    close_memory();
+  });
+  if (kind == cudaMemcpyDeviceToHost && !pinned.count(to)) drain(stream, stream->issued);
+  return cudaSuccess;
+}
+
+/* ---- the device ---- */
+
+cudaError_t cudaGetDeviceCount(int *count) {
+  MAY_FAIL;
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int *device) {
+  MAY_FAIL;
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int) {
+  MAY_FAIL;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
+  MAY_FAIL;
+  snprintf(properties->name, sizeof properties->name, "a GPU on the CPU");
+  properties->totalGlobalMem = memory_limit;
+  properties->multiProcessorCount = 1;
+  properties->major = 9, properties->minor = 0;
+  return cudaSuccess;
+}
+
+/* ---- kernels: a stack for every thread of a block; barriers switch ---- */
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+static const size_t stack_bytes = 128 << 10;
+struct fiber {
+  ucontext_t start;
+  void *jump[5];
+  char *stack;
+  bool started, finished;
+  dim3 place;
+  void *fake_stack;
+};
+static std::deque<fiber> fibers;
+static void *scheduler_jump[5];
+static fiber *current;
+static const std::function<void()> *present_thread;
+#if defined(__SANITIZE_ADDRESS__)
+static const void *scheduler_stack;
+static size_t scheduler_stack_bytes;
+static void *scheduler_fake_stack;
+#define UNCHECKED __attribute__((noinline, no_sanitize("address"))) /* or each jump would clear a whole stack's shadow */
+#define LEAVE(save, stack, bytes) __sanitizer_start_switch_fiber(save, stack, bytes)
+#define ARRIVE(saved, stack, bytes) __sanitizer_finish_switch_fiber(saved, stack, bytes)
+#else
+#define UNCHECKED __attribute__((noinline))
+#define LEAVE(save, stack, bytes) ((void)0)
+#define ARRIVE(saved, stack, bytes) ((void)0)
+#endif
+
+/* Jumps of the compiler's own, as swapcontext() would ask the kernel for the signal mask each time; a stack is entered by it
+ * once and then kept. */
+static UNCHECKED void jump(void **where) { __builtin_longjmp(where, 1); } /* not in a function that has a setjmp */
+
+static UNCHECKED void to_scheduler() {
+  LEAVE(&current->fake_stack, scheduler_stack, scheduler_stack_bytes);
+  if (__builtin_setjmp(current->jump) == 0) jump(scheduler_jump);
+  ARRIVE(current->fake_stack, &scheduler_stack, &scheduler_stack_bytes);
+}
+
+void __syncthreads() { to_scheduler(); }
+
+static void run_threads() {
+  ARRIVE(NULL, &scheduler_stack, &scheduler_stack_bytes);
+  for (;;) {
+    (*present_thread)();
+    current->finished = true;
+    to_scheduler();
+  }
+}
+
+static UNCHECKED void resume(fiber *f) {
+  current = f;
+  threadIdx = f->place;
+  LEAVE(&scheduler_fake_stack, f->stack, stack_bytes);
+  if (__builtin_setjmp(scheduler_jump) == 0) {
+    if (f->started) jump(f->jump);
+    f->started = true;
+    setcontext(&f->start);
+  }
+  ARRIVE(scheduler_fake_stack, NULL, NULL);
+}
+
+static void add_fiber() {
+  fibers.emplace_back();
+  fiber &f = fibers.back();
+  f.stack = (char *)mmap(NULL, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (f.stack == MAP_FAILED) abort();
+  getcontext(&f.start);
+  f.start.uc_stack.ss_sp = f.stack, f.start.uc_stack.ss_size = stack_bytes, f.start.uc_link = NULL;
+  makecontext(&f.start, run_threads, 0);
+}
+
+static size_t in_order(size_t i, size_t n, unsigned long round) {
+  if (thread_order == DEVICE_FORWARD) return i;
+  if (thread_order == DEVICE_BACKWARD) return n - 1 - i;
+  return (i * 769 + round * 31) % n; /* 769 is a prime that divides no block size */
+}
+
+void device_run_blocks(dim3 blocks, dim3 threads, const std::function<void()> &thread) {
+  const size_t n = (size_t)threads.x * threads.y * threads.z;
+  present_thread = &thread;
+  gridDim = blocks, blockDim = threads;
+  while (fibers.size() < n) add_fiber();
+  open_memory();
+  for (unsigned b = 0; b < blocks.x; b++) {
+    blockIdx = dim3(b, 0, 0);
+    for (size_t i = 0; i < n; i++) {
+      fibers[i].finished = false;
+      fibers[i].place = dim3((unsigned)(i % threads.x), (unsigned)(i / threads.x % threads.y), 0);
+    }
+    unsigned long round = b;
+    for (size_t left = n; left > 0; round++) {
+      for (size_t i = 0; i < n; i++) {
+        fiber *f = &fibers[in_order(i, n, round)];
+        if (f->finished) continue;
+        resume(f);
+        left -= f->finished;
+      }
+    }
+  }
+  close_memory();
+}
+
+/* ---- cuBLAS, column-major ---- */
+
+struct device_blas {
+  cudaStream_t stream;
+};
+
+const char *cublasGetStatusString(cublasStatus_t) { return "some cuBLAS error"; }
+
+#define BLAS_MAY_FAIL \
+  if (device_fails()) return CUBLAS_STATUS_EXECUTION_FAILED
+
+cublasStatus_t cublasCreate(cublasHandle_t *handle) {
+  BLAS_MAY_FAIL;
+  *handle = new device_blas();
+  leaks++;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasDestroy(cublasHandle_t handle) {
+  delete handle;
+  leaks--;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetStream(cublasHandle_t handle, cudaStream_t stream) {
+  BLAS_MAY_FAIL;
+  handle->stream = stream;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *, size_t) {
+  BLAS_MAY_FAIL;
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasSetAtomicsMode(cublasHandle_t, cublasAtomicsMode_t) {
+  BLAS_MAY_FAIL;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/* 10 bits of mantissa, to nearest */
+static float to_tf32(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x1000) & 0xffffe000u;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+/* rows x columns, column-major, packed */
+static std::vector<float> operand(const void *from, cudaDataType_t type, int rows, int columns, int ld, cublasComputeType_t compute) {
+  std::vector<float> packed((size_t)rows * (size_t)columns);
+  for (int j = 0; j < columns; j++)
+    for (int i = 0; i < rows; i++) {
+      const size_t at = (size_t)j * (size_t)ld + (size_t)i;
+      float x = type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16 *)from)[at]) : ((const float *)from)[at];
+      if (compute == CUBLAS_COMPUTE_32F_FAST_TF32) x = to_tf32(x);
+      packed[(size_t)j * (size_t)rows + (size_t)i] = x;
+    }
+  return packed;
+}
+
+static void multiply(cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *a, cudaDataType_t type, int lda,
+                     const void *b, int ldb, float beta, float *c, int ldc, cublasComputeType_t compute) {
+  const int rows_a = op_a == CUBLAS_OP_N ? m : k, rows_b = op_b == CUBLAS_OP_N ? k : n;
+  const std::vector<float> left = operand(a, type, rows_a, op_a == CUBLAS_OP_N ? k : m, lda, compute),
+                           right = operand(b, type, rows_b, op_b == CUBLAS_OP_N ? n : k, ldb, compute);
+  std::vector<float> result((size_t)m * (size_t)n);
+#ifdef SPD_HAVE_CBLAS
+  cblas_sgemm(102, op_a == CUBLAS_OP_N ? 111 : 112, op_b == CUBLAS_OP_N ? 111 : 112, m, n, k, 1, left.data(), rows_a, right.data(),
+              rows_b, 0, result.data(), m);
+#else
+  for (int j = 0; j < n; j++)
+    for (int i = 0; i < m; i++) {
+      float sum = 0;
+      for (int l = 0; l < k; l++)
+        sum += (op_a == CUBLAS_OP_N ? left[(size_t)l * (size_t)m + (size_t)i] : left[(size_t)i * (size_t)k + (size_t)l]) *
+               (op_b == CUBLAS_OP_N ? right[(size_t)j * (size_t)k + (size_t)l] : right[(size_t)l * (size_t)n + (size_t)j]);
+      result[(size_t)j * (size_t)m + (size_t)i] = sum;
+    }
+#endif
+  for (int j = 0; j < n; j++)
+    for (int i = 0; i < m; i++) {
+      float *to = c + (size_t)j * (size_t)ldc + i;
+      *to = result[(size_t)j * (size_t)m + (size_t)i] + (beta != 0 ? beta * *to : 0);
+    }
+}
+
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n,
+                                          int k, const void *alpha, const void *a, cudaDataType_t type_a, int lda,
+                                          long long step_a, const void *b, cudaDataType_t type_b, int ldb, long long step_b,
+                                          const void *beta, void *c, cudaDataType_t type_c, int ldc, long long step_c, int batch,
+                                          cublasComputeType_t compute, cublasGemmAlgo_t) {
+  BLAS_MAY_FAIL;
+  const float one = *(const float *)alpha, scale = *(const float *)beta;
+  if (m < 0 || n < 0 || k < 0 || lda < (op_a == CUBLAS_OP_N ? m : k) || ldb < (op_b == CUBLAS_OP_N ? k : n) || ldc < m ||
+      type_a != type_b || type_c != CUDA_R_32F || one != 1)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  device_enqueue(handle->stream, [=] {
+    const long long width = type_a == CUDA_R_16BF ? 2 : 4;
+    open_memory();
+    for (int i = 0; i < batch; i++)
+      multiply(op_a, op_b, m, n, k, (const char *)a + i * step_a * width, type_a, lda, (const char *)b + i * step_b * width, ldb,
+               scale, (float *)c + i * step_c, ldc, compute);
+    close_memory();
+  });
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
+                            const void *alpha, const void *a, cudaDataType_t type_a, int lda, const void *b, cudaDataType_t type_b,
+                            int ldb, const void *beta, void *c, cudaDataType_t type_c, int ldc, cublasComputeType_t compute,
+                            cublasGemmAlgo_t algorithm) {
+  return cublasGemmStridedBatchedEx(handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, 0, b, type_b, ldb, 0, beta, c, type_c, ldc,
+                                    0, 1, compute, algorithm);
+}
