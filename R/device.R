@@ -3,27 +3,39 @@
 #' @return A list of class `spender_devices`: `built` (what was compiled in: OpenMP, CBLAS, CFITSIO, CUDA), `cores`, `threads`
 #'   (those a fit uses by default), `instructions` (the instruction set that convolutions use here: `"avx512"`, `"avx2"` or
 #'   `"baseline"`, chosen when the package runs, whatever machine it was built on) and `devices`, a data frame with one row per
-#'   device that can be used now.
+#'   device that can be used now: `device` (`"cpu"` or `"cuda"`), `name`, and for GPUs `memory_gb` and `capability` (of compute).
 #' @details The same data, seed and build give the same result to the last bit for any number of threads, on processors with the
-#'   same instruction set; between instruction sets results differ in the last digits.
+#'   same instruction set; between instruction sets results differ in the last digits. So it is on a GPU, with the same GPU,
+#'   CUDA version, precision and batch size.
+#'
+#'   A build with CUDA works without a GPU or driver, on the CPU. Of several GPUs the first is used; the environment variable
+#'   `CUDA_VISIBLE_DEVICES` selects another. CUDA cannot be used in forked processes ([parallel::mclapply()]): `device =
+#'   "cuda"` is refused there, and `"auto"` takes the CPU.
 #' @export
 #' @examples
 #' devices()
 devices <- function() {
   info <- .Call(ffi_build_info)
+  gpus <- .Call(ffi_cuda_devices)
   structure(list(
     built = unlist(info[c("openmp", "cblas", "cfitsio", "cuda")]),
     cores = info$cores,
     threads = default_threads(),
     instructions = info$instructions,
-    devices = data.frame(device = "cpu", name = paste(info$cores, ngettext(info$cores, "core", "cores")))
+    devices = data.frame(
+      device = c("cpu", rep("cuda", length(gpus$name))),
+      name = c(paste(info$cores, ngettext(info$cores, "core", "cores")), gpus$name),
+      memory_gb = c(NA, gpus$memory / 1e9),
+      capability = c(NA, gpus$capability)
+    )
   ), class = "spender_devices")
 }
 
 #' @export
 print.spender_devices <- function(x, ...) {
   cat("built with  ", paste(names(x$built), ifelse(x$built, "yes", "no"), collapse = "   "), "\n", sep = "")
-  cat("devices     ", paste0(x$devices$device, " (", x$devices$name, ")", collapse = ", "), "\n", sep = "")
+  cat("devices     ", paste0(x$devices$device, " (", x$devices$name, ")", collapse = ", "),
+      if (x$built[["cuda"]] && !"cuda" %in% x$devices$device) "; no GPU here", "\n", sep = "")
   cat("threads     ", x$threads, "\n", sep = "")
   cat("vectors     ", x$instructions, "\n", sep = "")
   invisible(x)
@@ -47,15 +59,34 @@ fit_threads <- function(threads) {
   threads
 }
 
-# "auto" is a wish, anything else a demand.
-choose_device <- function(device) {
+# "auto" is a wish, anything else a demand. What a .Call entry needs to know of where to compute; on a CPU arithmetic is fp32.
+choose_device <- function(device, precision, threads) {
   if (!is.character(device) || length(device) != 1 || !device %in% c("auto", "cpu", "cuda")) {
     abort("invalid", "`device` must be \"auto\", \"cpu\" or \"cuda\", not ", describe(device), ".")
   }
-  if (device == "cuda") {
-    abort("unsupported", "`device = \"cuda\"`: this build of spender has no CUDA backend; use \"cpu\" or \"auto\".")
+  if (!is.character(precision) || length(precision) != 1 || !precision %in% c("fp32", "tf32", "bf16")) {
+    abort("invalid", "`precision` must be \"fp32\", \"tf32\" or \"bf16\", not ", describe(precision), ".")
   }
-  "cpu"
+  threads <- fit_threads(threads)
+  gpu <- if (device != "cpu") .Call(ffi_cuda_devices)$name else character()
+  if (device == "cuda" && length(gpu) == 0) {
+    reason <- if (.Call(ffi_build_info)$cuda) {
+      "there is no GPU that can be used here (no device, no driver, or a forked process)"
+    } else {
+      "this build of spender has no CUDA (see the README's section on installation)"
+    }
+    abort("unsupported", "`device = \"cuda\"`: ", reason, "; use \"cpu\" or \"auto\".")
+  }
+  if (length(gpu)) return(list(device = "cuda", precision = precision, threads = threads, name = gpu[1]))
+  list(device = "cpu", precision = "fp32", threads = threads,
+       name = paste(threads, ngettext(threads, "thread", "threads")))
+}
+
+# A GPU is full with 1024 spectra, a CPU's caches with fewer.
+choose_batch_size <- function(batch_size, device) {
+  if (is.null(batch_size)) return(if (device$device == "cuda") 1024 else 64)
+  check_number(batch_size, "batch_size", 1, 1e6, whole = TRUE)
+  batch_size
 }
 
 # For batch programs only (inst/scripts/train.R): SIGTERM interrupts, so that the fit of the epochs done is kept.

@@ -5,8 +5,9 @@
 #' @param type What is wanted: `"observed"`, the model in the observed frame (\eqn{n \times M}), `NA` where the restframe grid
 #'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); or `"loss"`
 #'   (\eqn{n}), see [spender()]. All but latents and loss are normalised fluxes; [reconstruct()] gives physical ones.
-#' @param threads Threads; `NULL` for all cores.
-#' @param batch_size Spectra that are computed at a time.
+#' @param device,precision,threads Where and how to compute, see [spender()]. In `"fp32"`, the default, a GPU and a CPU agree to
+#'   rounding.
+#' @param batch_size Spectra that are computed at a time; `NULL` for 64 on a CPU, 1024 on a GPU.
 #' @param ... Not used.
 #'
 #' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"`.
@@ -19,18 +20,19 @@
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
-predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss"), threads = NULL, batch_size = 64, ...) {
+predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss"), device = "auto", precision = "fp32",
+                            threads = NULL, batch_size = NULL, ...) {
   type <- match.arg(type)
   check_spectra(x)
   check_same_grid(object, x)
-  check_number(batch_size, "batch_size", 1, 1e6, whole = TRUE)
+  device <- choose_device(device, precision, threads)
   usable <- !is.na(x$norm)
   if (!all(usable)) {
     warn("no_norm", sum(!usable), ngettext(sum(!usable), " spectrum has", " spectra have"), " no norm: rows ",
          enumerate(which(!usable)), " of the result are NA.")
   }
   part <- if (all(usable)) x else x[usable]
-  out <- run_network(object, type, threads, batch_size, flux = part$flux, ivar = part$ivar, z = part$z)
+  out <- run_network(object, type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z)
   if (!all(usable)) {
     all_rows <- matrix(NA_real_, length(x), ncol(out))
     all_rows[usable, ] <- out
@@ -41,7 +43,7 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
 }
 
 # flux and ivar, or latent: whatever the type needs
-run_network <- function(fit, type, threads, batch_size, flux = NULL, ivar = NULL, z = NULL, latent = NULL,
+run_network <- function(fit, type, device, batch_size, flux = NULL, ivar = NULL, z = NULL, latent = NULL,
                         instrument = fit$instrument) {
   architecture <- fit$architecture
   weights <- fit$weights
@@ -51,7 +53,7 @@ run_network <- function(fit, type, threads, batch_size, flux = NULL, ivar = NULL
     architecture$n_observed <- length(instrument$wave)
   }
   .Call(ffi_predict, architecture, weights, instrument$wave, fit$wave_rest, flux, ivar, as.double(z), latent, type,
-        list(threads = fit_threads(threads), batch_size = min(batch_size, max(1, length(z)))))
+        c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(z)))))
 }
 
 # The LSF stands first in the block of parameters, padded to 16 floats.
@@ -64,7 +66,7 @@ without_lsf <- function(architecture, weights) {
 #'
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param x [spectra()] on the fit's instrument.
-#' @param ... Passed on to [predict.spender()]: `threads`, `batch_size`.
+#' @param ... Passed on to [predict.spender()]: `device`, `precision`, `threads`, `batch_size`.
 #' @return A matrix \eqn{n \times S} with one row per spectrum, in order.
 #' @export
 #' @inherit predict.spender examples
@@ -82,7 +84,7 @@ encode <- function(fit, x, ...) {
 #' @param z Redshifts, one per row of `s` or one for all; `NULL` for the restframe.
 #' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function) by default, or any
 #'   [instrument()] (without one).
-#' @param threads,batch_size As in [predict.spender()].
+#' @param device,precision,threads,batch_size As in [predict.spender()].
 #' @return Normalised fluxes: \eqn{n \times R} on `fit$wave_rest` when `z` is `NULL`, else \eqn{n \times M} on the
 #'   instrument's grid, `NA` where the restframe grid does not reach.
 #' @export
@@ -93,7 +95,8 @@ encode <- function(fit, x, ...) {
 #' s <- encode(fit, x[1:2])
 #' dim(decode(fit, s))
 #' dim(decode(fit, s, z = 0.1, instrument = instrument(seq(5000, 7000, by = 2))))
-decode <- function(fit, s, z = NULL, instrument = NULL, threads = NULL, batch_size = 64) {
+decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precision = "fp32", threads = NULL,
+                   batch_size = NULL) {
   check_fit(fit)
   if (is.numeric(s) && is.null(dim(s))) s <- matrix(s, 1)
   if (!is.numeric(s) || !is.matrix(s) || ncol(s) != fit$architecture$n_latent) {
@@ -108,7 +111,7 @@ decode <- function(fit, s, z = NULL, instrument = NULL, threads = NULL, batch_si
   }
   if (is.null(instrument)) instrument <- fit$instrument
   if (!inherits(instrument, "spender_instrument")) instrument <- instrument(instrument)
-  out <- run_network(fit, if (rest) "rest" else "observed", threads, batch_size, z = rep_len(z, nrow(s)), latent = s,
+  out <- run_network(fit, if (rest) "rest" else "observed", choose_device(device, precision, threads), batch_size, z = rep_len(z, nrow(s)), latent = s,
                      instrument = if (rest) fit$instrument else instrument)
   rownames(out) <- rownames(s)
   out

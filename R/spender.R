@@ -21,14 +21,17 @@
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
 #' @param network Widths and options, see [spender_network()].
-#' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step, and the highest learning rate of
-#'   the 1Cycle schedule (Adam, warm-up over 30 % of the steps, cosine decay).
+#' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step (`NULL`: 64 on a CPU, 1024 on a GPU), and
+#'   the highest learning rate of the 1Cycle schedule (Adam, warm-up over 30 % of the steps, cosine decay).
 #' @param schedule `"step"` changes the learning rate every step, `"epoch"` every epoch (as the published code does),
 #'   `"constant"` never.
 #' @param cycle_momentum Let Adam's first moment decay cycle between 0.95 and 0.85, against the learning rate.
 #' @param validation Fraction of the spectra held out, whose loss is reported after every epoch.
 #' @param best Return the weights of the epoch with the lowest validation loss instead of the last epoch's.
-#' @param device `"auto"`, `"cpu"` or `"cuda"`.
+#' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used, see [devices()]) or `"auto"`: a GPU if there is one.
+#' @param precision On a GPU, how products of matrices are made: `"fp32"`; `"tf32"`, with operands rounded to 11 significant bits,
+#'   which GPUs since 2020 multiply many times faster; or `"bf16"`, with those of convolutions rounded to 8 bits. Sums, norms,
+#'   small layers, weights and optimiser are fp32 in any case. On a CPU all is fp32.
 #' @param threads Threads on the CPU; `NULL` for all cores, or `getOption("spender.threads")`.
 #' @param seed Seed of initial weights, order of the spectra and validation membership; a whole number.
 #' @param progress Show a progress bar and say what was chosen?
@@ -55,9 +58,9 @@
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, z_max = 0.5, wave_rest = NULL,
-                    network = spender_network(), epochs = 100, batch_size = 64, learning_rate = 1e-3,
+                    network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
-                    device = "auto", threads = NULL, seed = 1, progress = interactive(), callback = NULL) {
+                    device = "auto", precision = "tf32", threads = NULL, seed = 1, progress = interactive(), callback = NULL) {
   check_spectra(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   check_network(network)
@@ -78,7 +81,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   ), class = "spender")
   train(fit, x, lsf_rate = lsf_rate, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
         schedule = match.arg(schedule), cycle_momentum = cycle_momentum, validation = validation, best = best,
-        device = device, threads = threads, seed = seed, progress = progress, callback = callback)
+        device = device, precision = precision, threads = threads, seed = seed, progress = progress, callback = callback)
 }
 
 #' Train a fit further
@@ -89,7 +92,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' @param x [spectra()] on the fit's instrument.
 #' @param epochs Further epochs.
 #' @param ... Arguments of [spender()] that concern training: `batch_size`, `learning_rate`, `schedule`, `cycle_momentum`,
-#'   `validation`, `best`, `lsf_rate`, `device`, `threads`, `seed`, `progress`, `callback`. Those left out are as in the
+#'   `validation`, `best`, `lsf_rate`, `device`, `precision`, `threads`, `seed`, `progress`, `callback`. Those left out are as in the
 #'   training before.
 #' @return The fit, trained further.
 #' @export
@@ -97,7 +100,7 @@ update.spender <- function(object, x, epochs, ...) {
   check_spectra(x)
   check_same_grid(object, x)
   known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "device",
-             "threads", "seed", "progress", "callback")
+             "precision", "threads", "seed", "progress", "callback")
   given <- list(...)
   unknown <- setdiff(names(given), known)
   if (length(unknown) || length(given) && is.null(names(given))) {
@@ -105,18 +108,17 @@ update.spender <- function(object, x, epochs, ...) {
   }
   before <- object$training[intersect(c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "lsf_rate",
                                         "seed"), names(object$training))]
-  defaults <- list(batch_size = 64, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
-                   best = FALSE, lsf_rate = 1, device = "auto", threads = NULL, seed = 1, progress = interactive(),
-                   callback = NULL)
+  defaults <- list(batch_size = NULL, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
+                   best = FALSE, lsf_rate = 1, device = "auto", precision = "tf32", threads = NULL, seed = 1,
+                   progress = interactive(), callback = NULL)
   arguments <- utils::modifyList(utils::modifyList(defaults, before), given, keep.null = TRUE)
   do.call(train, c(list(object, x, epochs = epochs), arguments))
 }
 
 # The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
 train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
-                  threads = NULL, seed, progress, callback = NULL) {
+                  precision, threads = NULL, seed, progress, callback = NULL) {
   check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
-  check_number(batch_size, "batch_size", 1, 1e6, whole = TRUE)
   check_number(learning_rate, "learning_rate", 0, 10)
   check_number(lsf_rate, "lsf_rate", 0, 1e3)
   check_number(validation, "validation", 0, 0.95)
@@ -127,23 +129,22 @@ train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule,
   if (!is.character(schedule) || !schedule %in% c("step", "epoch", "constant")) {
     abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
   }
-  device <- choose_device(device)
-  threads <- fit_threads(threads)
+  device <- choose_device(device, precision, threads)
   x <- usable_for_fit(fit, x)
   is_training <- split_by_id(x$id, validation, seed)
   n_training <- sum(is_training)
-  batch_size <- min(batch_size, length(x))
+  batch_size <- min(choose_batch_size(batch_size, device), length(x))
   steps_per_epoch <- ceiling(n_training / batch_size)
   if (progress) {
-    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {length(x) - n_training}; {device}, {threads} thread{?s}."))
+    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {length(x) - n_training}; {device$device}, {device$name}, {device$precision}."))
   }
 
   session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, x$flux, x$ivar, x$z,
-                   is_training, list(batch_size = batch_size, seed = seed, threads = threads, rate = learning_rate,
+                   is_training, c(device, list(batch_size = batch_size, seed = seed, rate = learning_rate,
                                      total_steps = steps_per_epoch * epochs,
                                      steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
                                      cycle_momentum = cycle_momentum, constant = schedule == "constant",
-                                     lsf_factor = lsf_rate))
+                                     lsf_factor = lsf_rate)))
   on.exit(.Call(ffi_train_close, session))
 
   done <- nrow(fit$history)
@@ -193,7 +194,8 @@ train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule,
   fit$history <- history
   fit$training <- list(
     epochs = done + epoch, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
-    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, validation = validation, best = best, seed = seed, device = device,
+    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, validation = validation, best = best, seed = seed,
+    device = device$device, precision = device$precision,
     n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
     flat_loss = flat_loss(x, fit$wave_rest, fit$architecture$lsf),
     valid_fraction = mean(x$ivar > 0)

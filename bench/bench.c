@@ -1,6 +1,6 @@
 /* Our side of the comparison: the full-size network, no R. A worker that waits for a line on stdin, computes, and answers.
  *
- *   bench MODE THREADS BATCH [sr]   MODE: train (steps with Adam), encode, or reconstruct (encode, decode, observed frame);
+ *   bench MODE DEVICE BATCH [sr]    DEVICE: threads on the CPU, or cuda:fp32, cuda:tf32, cuda:bf16; MODE: train (steps with Adam), encode, or reconstruct (encode, decode, observed frame);
  *                                   sr: a restframe grid twice as fine and an LSF of 5 pixels
  *   stdin  "N"          does N steps; answers their seconds, one line
  *          "stages N"   the same; answers "stage seconds" for each stage, one line
@@ -50,7 +50,8 @@ static const char *const stage_names[] = {"stem forward",   "stem backward",   "
 #define TIMED(index, stage, type)                                                                                   \
   static spd_status timed_##stage(struct spd_backend *b, const struct type *s, size_t n, struct spd_error *error) { \
     const double start = now();                                                                                     \
-    const spd_status status = plain->stage(b, s, n, error);                                                         \
+    spd_status status = plain->stage(b, s, n, error);                                                               \
+    if (status == SPD_STATUS_OK) status = plain->synchronize(b, error);                                             \
     spent[index] += now() - start;                                                                                  \
     return status;                                                                                                  \
   }
@@ -72,7 +73,8 @@ enum { ADAM = 16 };
 static spd_status timed_adam(struct spd_backend *b, float *parameters, float *m, float *v, const float *gradient, size_t count,
                              const struct spd_adam *adam, struct spd_error *error) {
   const double start = now();
-  const spd_status status = plain->adam(b, parameters, m, v, gradient, count, adam, error);
+  spd_status status = plain->adam(b, parameters, m, v, gradient, count, adam, error);
+  if (status == SPD_STATUS_OK) status = plain->synchronize(b, error);
   spent[ADAM] += now() - start;
   return status;
 }
@@ -147,7 +149,7 @@ int main(int argc, char **argv) {
   while (argc > 1 && what < 3 && strcmp(argv[1], modes[what]) != 0) what++;
   const int sr = argc == 5 && strcmp(argv[4], "sr") == 0;
   if (argc != 4 + sr || what == 3) {
-    fprintf(stderr, "usage: bench train|encode|reconstruct THREADS BATCH [sr]\n");
+    fprintf(stderr, "usage: bench train|encode|reconstruct DEVICE BATCH [sr]\n");
     return 2;
   }
   const size_t batch = (size_t)strtoul(argv[3], NULL, 10), rows = 4 * batch;
@@ -190,7 +192,14 @@ int main(int argc, char **argv) {
   struct spd_backend *backend;
   struct spd_model *model;
   struct spd_training *session = NULL;
-  TRY(spd_cpu_create(&backend, atoi(argv[2]), error));
+  if (strncmp(argv[2], "cuda", 4) == 0)
+    TRY(spd_cuda_create(&backend,
+                        strstr(argv[2], "bf16")   ? SPD_PRECISION_BF16
+                        : strstr(argv[2], "tf32") ? SPD_PRECISION_TF32
+                                                  : SPD_PRECISION_FP32,
+                        error));
+  else
+    TRY(spd_cpu_create(&backend, atoi(argv[2]), error));
   plain = backend->ops;
   const struct spd_backend_ops timed = with_clocks(plain);
   TRY(spd_model_create(&model, &net, backend, wave_observed, wave_rest, batch,

@@ -40,7 +40,7 @@ def build():
     folder = os.path.join(ROOT, "build", "bench")
     os.makedirs(folder, exist_ok=True)
     program = os.path.join(folder, "bench")
-    sources = [os.path.join(ROOT, "bench", "bench.c")]
+    sources = [os.path.join(ROOT, "bench", "bench.c"), os.path.join(ROOT, "src", "cuda", "none.c")]
     for part in ("core", "cpu"):
         where = os.path.join(ROOT, "src", part)
         sources += sorted(os.path.join(where, name) for name in os.listdir(where) if name.endswith(".c") and name != "sdss.c")

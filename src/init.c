@@ -7,6 +7,7 @@
 static const R_CallMethodDef entries[] = {
     {"ffi_build_info", (DL_FUNC)&ffi_build_info, 0},
     {"ffi_coverage", (DL_FUNC)&ffi_coverage, 4},
+    {"ffi_cuda_devices", (DL_FUNC)&ffi_cuda_devices, 0},
     {"ffi_float32", (DL_FUNC)&ffi_float32, 1},
     {"ffi_interrupt_on_sigterm", (DL_FUNC)&ffi_interrupt_on_sigterm, 0},
     {"ffi_network_export", (DL_FUNC)&ffi_network_export, 2},

@@ -6,6 +6,7 @@
 
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
+SEXP ffi_cuda_devices(void);
 SEXP ffi_float32(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);
 SEXP ffi_network_export(SEXP architecture, SEXP weights);

@@ -1,6 +1,7 @@
 /* Networks on a backend, for R: fresh weights, predictions, and what a build can do. */
 #include <math.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #ifdef SPD_HAVE_OPENMP
@@ -68,10 +69,26 @@ struct r_session *r_session_get(SEXP pointer) {
   return session;
 }
 
+static int choice(SEXP options, const char *name, const char *const *choices) {
+  const SEXP value = r_list_get(options, name);
+  const char *chosen = Rf_isString(value) && Rf_xlength(value) == 1 ? CHAR(STRING_ELT(value, 0)) : "";
+  for (int i = 0; choices[i]; i++)
+    if (strcmp(chosen, choices[i]) == 0) return i;
+  Rf_error("internal: unknown %s '%s'", name, chosen);
+}
+
+struct r_device r_device(SEXP options) {
+  static const char *const devices[] = {"cpu", "cuda", NULL}, *const precisions[] = {"fp32", "tf32", "bf16", NULL};
+  const struct r_device device = {choice(options, "device", devices), (int)r_list_real(options, "threads"),
+                                  (spd_precision)choice(options, "precision", precisions)};
+  return device;
+}
+
 spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights,
                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
-                           int threads, struct spd_error *error) {
-  SPD_TRY(spd_cpu_create(&session->backend, threads, error));
+                           const struct r_device *device, struct spd_error *error) {
+  SPD_TRY(device->cuda ? spd_cuda_create(&session->backend, device->precision, error)
+                       : spd_cpu_create(&session->backend, device->threads, error));
   SPD_TRY(spd_model_create(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose, error));
   return spd_model_set_parameters(session->model, weights, error);
 }
@@ -95,9 +112,32 @@ SEXP ffi_build_info(void) {
   SET_VECTOR_ELT(list, 0, Rf_ScalarLogical(openmp));
   SET_VECTOR_ELT(list, 1, Rf_ScalarLogical(cblas));
   SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(cfitsio));
-  SET_VECTOR_ELT(list, 3, Rf_ScalarLogical(FALSE));
+  SET_VECTOR_ELT(list, 3, Rf_ScalarLogical(spd_cuda_built()));
   SET_VECTOR_ELT(list, 4, Rf_ScalarInteger(cores));
   SET_VECTOR_ELT(list, 5, Rf_mkString(spd_cpu_instructions()));
+  UNPROTECT(1);
+  return list;
+}
+
+/* name, memory (bytes) and compute capability of each GPU that can be used now */
+SEXP ffi_cuda_devices(void) {
+  static const char *const names[] = {"name", "memory", "capability"};
+  const int count = spd_cuda_count();
+  SEXP list = PROTECT(r_list_new(3, names));
+  SET_VECTOR_ELT(list, 0, Rf_allocVector(STRSXP, count));
+  SET_VECTOR_ELT(list, 1, Rf_allocVector(REALSXP, count));
+  SET_VECTOR_ELT(list, 2, Rf_allocVector(STRSXP, count));
+  for (int i = 0; i < count; i++) {
+    struct spd_cuda_device device;
+    struct spd_error error;
+    char capability[32];
+    const spd_status status = spd_cuda_describe(&device, i, &error);
+    if (status != SPD_STATUS_OK) r_raise(status, &error);
+    snprintf(capability, sizeof capability, "%d.%d", device.major, device.minor);
+    SET_STRING_ELT(VECTOR_ELT(list, 0), i, Rf_mkChar(device.name));
+    REAL(VECTOR_ELT(list, 1))[i] = (double)device.memory;
+    SET_STRING_ELT(VECTOR_ELT(list, 2), i, Rf_mkChar(capability));
+  }
   UNPROTECT(1);
   return list;
 }
@@ -185,7 +225,8 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   const struct wanted want = wanted(CHAR(STRING_ELT(type, 0)));
   const size_t n = (size_t)Rf_xlength(z), n_observed = network.architecture.n_observed, n_rest = network.architecture.n_rest;
   const size_t n_latent = network.architecture.n_latent, capacity = (size_t)r_list_real(options, "batch_size");
-  const int encode = latent == R_NilValue, threads = (int)r_list_real(options, "threads");
+  const int encode = latent == R_NilValue;
+  const struct r_device device = r_device(options);
   if (encode) {
     r_check_matrix(flux, "flux", n_observed);
     r_check_matrix(ivar, "ivar", n_observed);
@@ -211,7 +252,7 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
   spd_status status =
-      r_session_model(session, &network, parameters, observed_grid, rest_grid, capacity, SPD_MODEL_FORWARD, threads, &error);
+      r_session_model(session, &network, parameters, observed_grid, rest_grid, capacity, SPD_MODEL_FORWARD, &device, &error);
   for (size_t from = 0; status == SPD_STATUS_OK && from < n; from += capacity) {
     const size_t count = n - from < capacity ? n - from : capacity;
     R_CheckUserInterrupt();

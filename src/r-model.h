@@ -24,9 +24,16 @@ SEXP r_session_new(struct r_session **session);
 struct r_session *r_session_get(SEXP pointer);
 void r_session_free(SEXP pointer);
 
+/* Where to compute, from an R list: device ("cpu" or "cuda"), threads, precision ("fp32", "tf32", "bf16"). */
+struct r_device {
+  int cuda, threads;
+  spd_precision precision;
+};
+struct r_device r_device(SEXP options);
+
 spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights,
                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
-                           int threads, struct spd_error *error);
+                           const struct r_device *device, struct spd_error *error);
 
 /* R_alloc'ed copy */
 float *r_float_vector(SEXP x);

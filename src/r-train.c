@@ -22,8 +22,8 @@ static spd_status copy_data(struct r_session *session, const double *flux, const
 
 static spd_status open_session(struct r_session *session, const struct spd_network *network, const float *weights,
                                const float *wave_observed, const float *wave_rest, size_t n,
-                               struct spd_training_options *options, int threads, struct spd_error *error) {
-  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, threads,
+                               struct spd_training_options *options, const struct r_device *device, struct spd_error *error) {
+  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device,
                           error));
   struct spd_source source = {session->flux, session->ivar, session->z, n, session->is_training};
   session->schedule = options->schedule;
@@ -43,7 +43,7 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
       (size_t)Rf_xlength(wave_rest) != network.architecture.n_rest)
     Rf_error("internal: flux, ivar, z, grids and membership do not fit together");
   const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
-  const int threads = (int)r_list_real(options, "threads");
+  const struct r_device device = r_device(options);
   struct spd_training_options o = {
       .batch_size = (size_t)r_list_real(options, "batch_size"),
       .seed = (uint64_t)r_list_real(options, "seed"),
@@ -58,7 +58,7 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   struct spd_error error;
   spd_status status = copy_data(session, REAL(flux), REAL(ivar), REAL(z), LOGICAL(is_training), n, width, &error);
   if (status == SPD_STATUS_OK)
-    status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, threads, &error);
+    status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
     r_session_free(pointer);
     r_raise(status, &error);

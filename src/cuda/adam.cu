@@ -7,6 +7,7 @@ static __global__ void update(float *p, float *m, float *v, const float *g, size
 
 spd_status cuda_adam(struct spd_backend *backend, float *parameters, float *m, float *v, const float *gradient, size_t count,
                      const struct spd_adam *options, struct spd_error *error) {
+  SPD_TRY(cuda_use(backend, error));
   CUDA_LAUNCH(update, cuda_blocks(backend, count), CUDA_THREADS, parameters, m, v, gradient, count, *options);
   return SPD_STATUS_OK;
 }

@@ -9,12 +9,14 @@
 /* ---- errors ---- */
 
 spd_status cuda_fail(struct spd_error *error, cudaError_t code, const char *call) {
+  cudaGetLastError();
   if (code == cudaErrorMemoryAllocation)
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "the GPU is out of memory; try a smaller batch size");
   return spd_fail(error, SPD_STATUS_DEVICE, "CUDA: %s (%s, in %.120s)", cudaGetErrorString(code), cudaGetErrorName(code), call);
 }
 
 spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const char *call) {
+  cudaGetLastError();
   if (code == CUBLAS_STATUS_ALLOC_FAILED)
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "cuBLAS found no memory on the GPU; try a smaller batch size");
   return spd_fail(error, SPD_STATUS_DEVICE, "cuBLAS: %s (in %.120s)", cublasGetStatusString(code), call);
@@ -36,11 +38,18 @@ static spd_status refuse_fork(struct spd_error *error) {
                   "(parallel::makeCluster), or the CPU");
 }
 
+spd_status cuda_use(struct spd_backend *backend, struct spd_error *error) {
+  SPD_TRY(refuse_fork(error));
+  cudaGetLastError(); /* somebody else's */
+  CUDA_TRY(cudaSetDevice(cuda_of(backend)->device));
+  return SPD_STATUS_OK;
+}
+
 /* ---- memory ---- */
 
 static spd_status cuda_alloc(struct spd_backend *backend, void **pointer, size_t bytes, struct spd_error *error) {
   *pointer = NULL;
-  SPD_TRY(refuse_fork(error));
+  SPD_TRY(cuda_use(backend, error));
   const cudaError_t code = cudaMalloc(pointer, bytes ? bytes : 1);
   if (code == cudaErrorMemoryAllocation) {
     size_t available = 0, total = 0;
@@ -65,30 +74,29 @@ static void cuda_free(struct spd_backend *backend, void *pointer) {
   if (!forked()) cudaFree(pointer);
 }
 
-/* From pageable memory: the call returns when the host's bytes have been read. */
 static spd_status cuda_upload(struct spd_backend *backend, void *to, const void *from, size_t bytes, struct spd_error *error) {
-  SPD_TRY(refuse_fork(error));
+  SPD_TRY(cuda_use(backend, error));
   if (bytes) CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, cuda_of(backend)->stream));
+  CUDA_TRY(cudaStreamSynchronize(cuda_of(backend)->stream)); /* the caller may use `from` again */
   return SPD_STATUS_OK;
 }
 
 static spd_status cuda_download(struct spd_backend *backend, void *to, const void *from, size_t bytes, struct spd_error *error) {
-  SPD_TRY(refuse_fork(error));
+  SPD_TRY(cuda_use(backend, error));
   if (bytes) CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, cuda_of(backend)->stream));
   CUDA_TRY(cudaStreamSynchronize(cuda_of(backend)->stream));
   return SPD_STATUS_OK;
 }
 
 static spd_status cuda_synchronize(struct spd_backend *backend, struct spd_error *error) {
-  SPD_TRY(refuse_fork(error));
+  SPD_TRY(cuda_use(backend, error));
   CUDA_TRY(cudaStreamSynchronize(cuda_of(backend)->stream));
   return SPD_STATUS_OK;
 }
 
 static spd_status cuda_available(struct spd_backend *backend, size_t *bytes, struct spd_error *error) {
   size_t total;
-  (void)backend;
-  SPD_TRY(refuse_fork(error));
+  SPD_TRY(cuda_use(backend, error));
   CUDA_TRY(cudaMemGetInfo(bytes, &total));
   return SPD_STATUS_OK;
 }
@@ -97,7 +105,8 @@ spd_status cuda_reserve(struct spd_backend *backend, size_t bytes, struct spd_er
   struct cuda_backend *cuda = cuda_of(backend);
   if (cuda->arena_bytes >= bytes) return SPD_STATUS_OK;
   void *larger = NULL;
-  cudaFree(cuda->arena); /* waits for what still uses it */
+  CUDA_TRY(cudaStreamSynchronize(cuda->stream));
+  cudaFree(cuda->arena);
   cuda->arena = NULL, cuda->arena_bytes = 0;
   SPD_TRY(cuda_alloc(backend, &larger, bytes, error));
   cuda->arena = (char *)larger, cuda->arena_bytes = bytes;
@@ -119,7 +128,7 @@ static void cuda_lane_close(struct spd_backend *backend, struct spd_lane *lane) 
     if (own->sent) cudaEventDestroy(own->sent);
     if (own->taken) cudaEventDestroy(own->taken);
     cudaFree(own->device);
-    cudaFreeHost(lane->host);
+    if (lane->host) cudaFreeHost(lane->host);
   }
   free(own);
   lane->host = lane->backend = NULL;
@@ -127,7 +136,12 @@ static void cuda_lane_close(struct spd_backend *backend, struct spd_lane *lane) 
 
 static spd_status lane_parts(struct spd_backend *backend, struct spd_lane *lane, struct cuda_lane *own, struct spd_error *error) {
   void *device = NULL;
-  CUDA_TRY(cudaMallocHost(&lane->host, lane->bytes));
+  if (cudaMallocHost(&lane->host, lane->bytes) != cudaSuccess) {
+    cudaGetLastError();
+    lane->host = NULL;
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB of page-locked memory for uploads; try a smaller batch size",
+                    (double)lane->bytes / 1e6);
+  }
   SPD_TRY(cuda_alloc(backend, &device, lane->bytes, error));
   own->device = (char *)device;
   CUDA_TRY(cudaEventCreateWithFlags(&own->sent, cudaEventDisableTiming));
@@ -148,8 +162,7 @@ static spd_status cuda_lane_open(struct spd_backend *backend, struct spd_lane *l
 }
 
 static spd_status cuda_lane_fill(struct spd_backend *backend, struct spd_lane *lane, struct spd_error *error) {
-  (void)backend;
-  SPD_TRY(refuse_fork(error));
+  SPD_TRY(cuda_use(backend, error));
   CUDA_TRY(cudaEventSynchronize(((struct cuda_lane *)lane->backend)->sent));
   return SPD_STATUS_OK;
 }
@@ -157,6 +170,7 @@ static spd_status cuda_lane_fill(struct spd_backend *backend, struct spd_lane *l
 static spd_status cuda_lane_send(struct spd_backend *backend, struct spd_lane *lane, size_t bytes, struct spd_error *error) {
   struct cuda_backend *cuda = cuda_of(backend);
   struct cuda_lane *own = (struct cuda_lane *)lane->backend;
+  SPD_TRY(cuda_use(backend, error));
   CUDA_TRY(cudaStreamWaitEvent(cuda->copies, own->taken, 0));
   CUDA_TRY(cudaMemcpyAsync(own->device, lane->host, bytes, cudaMemcpyHostToDevice, cuda->copies));
   CUDA_TRY(cudaEventRecord(own->sent, cuda->copies));
@@ -167,6 +181,7 @@ static spd_status cuda_lane_take(struct spd_backend *backend, struct spd_lane *l
                                  struct spd_error *error) {
   struct cuda_backend *cuda = cuda_of(backend);
   struct cuda_lane *own = (struct cuda_lane *)lane->backend;
+  SPD_TRY(cuda_use(backend, error));
   CUDA_TRY(cudaStreamWaitEvent(cuda->stream, own->sent, 0));
   CUDA_TRY(cudaMemcpyAsync(to, own->device + offset, bytes, cudaMemcpyDeviceToDevice, cuda->stream));
   CUDA_TRY(cudaEventRecord(own->taken, cuda->stream));
@@ -201,13 +216,8 @@ static __global__ void gather(float *y, const float *x, const uint64_t *rows, si
 
 static spd_status cuda_gather(struct spd_backend *backend, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
                               struct spd_error *error) {
+  SPD_TRY(cuda_use(backend, error));
   CUDA_LAUNCH(gather, n, CUDA_THREADS, y, x, rows, width);
-  return SPD_STATUS_OK;
-}
-
-static spd_status cuda_enter(struct spd_backend *backend, struct spd_error *error) {
-  SPD_TRY(refuse_fork(error));
-  CUDA_TRY(cudaSetDevice(cuda_of(backend)->device));
   return SPD_STATUS_OK;
 }
 
@@ -243,7 +253,7 @@ static const struct spd_backend_ops cuda_ops = {
     /* .lane_fill = */ cuda_lane_fill,
     /* .lane_send = */ cuda_lane_send,
     /* .lane_take = */ cuda_lane_take,
-    /* .enter = */ cuda_enter,
+    /* .enter = */ cuda_use,
     /* .leave = */ cuda_leave,
     /* .stem_forward = */ cuda_stem_forward,
     /* .stem_backward = */ cuda_stem_backward,

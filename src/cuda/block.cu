@@ -15,14 +15,18 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
   const float *u = u_rows + (here * s.conv.stride + s.conv.lead) * channels + c;
   const float middle = on ? u[length / 2 * channels] : 0;
   float sum = 0, squares = 0;
-  if (on)
+  if (on) {
+#pragma unroll 4 /* loads on their way together */
     for (size_t l = threadIdx.y; l < length; l += WARPS) sum += u[l * channels] - middle;
+  }
   const float centre = middle + cuda_column_sum<WARPS>(scratch, sum) / (float)length;
-  if (on)
+  if (on) {
+#pragma unroll 4
     for (size_t l = threadIdx.y; l < length; l += WARPS) {
       const float d = u[l * channels] - centre;
       squares += d * d;
     }
+  }
   const float variance = cuda_column_sum<WARPS>(scratch, squares) / (float)length;
   const float scale = (float)(1.0 / sqrt((double)variance + SPD_NORM_EPSILON));
   if (!on) return;
@@ -32,6 +36,7 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
     const size_t from = spd_window_from(t, s.pool), to = spd_window_to(t, s.pool, length);
     float best = spd_prelu((u[from * channels] - centre) * scale, slope);
     size_t place = from;
+#pragma unroll 4
     for (size_t l = from + 1; l < to; l++) {
       const float value = spd_prelu((u[l * channels] - centre) * scale, slope);
       if (value > best) best = value, place = l;
@@ -72,7 +77,7 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) normalise_backward(s
   for (size_t l = threadIdx.y; l < s.conv.stride; l += WARPS) {
     float value = 0;
     if (l < length) {
-      const size_t t = (l + s.pool / 2) / s.pool;
+      const size_t t = ((unsigned)l + (unsigned)s.pool / 2) / (unsigned)s.pool;
       const float v = (u[l * channels] - centre) * scale;
       float d = 0;
       if (t < pooled && (!argmax || argmax[t * channels] == l)) {
@@ -123,8 +128,9 @@ spd_status cuda_block_backward(struct spd_backend *backend, const struct spd_blo
   const size_t rows = spd_rows_size(&s->in, n), map = spd_rows_size(&s->conv, n);
   const int narrow = product == CUDA_BF16;
   size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(4 * weights) + (narrow ? cuda_room(2 * rows) + cuda_room(2 * map) : 0), error));
-  void *flipped = cuda_take(backend, &at, 4 * weights);
+  SPD_TRY(cuda_reserve(backend, cuda_room(4 * weights * s->kernel) + (narrow ? cuda_room(2 * rows) + cuda_room(2 * map) : 0),
+                       error));
+  float *partial = (float *)cuda_take(backend, &at, 4 * weights * s->kernel); /* then the flipped weights */
   const void *x = s->x, *du = s->u;
   if (narrow) {
     __nv_bfloat16 *narrow_x = (__nv_bfloat16 *)cuda_take(backend, &at, 2 * rows);
@@ -136,8 +142,8 @@ spd_status cuda_block_backward(struct spd_backend *backend, const struct spd_blo
     CUDA_LAUNCH(normalise_backward<float>, blocks_of(s, n), dim3(CUDA_LANES, WARPS), *s, s->u);
   }
   if (s->dslope) SPD_TRY(cuda_sum_rows(backend, s->dslope, s->partial, n, channels, error));
-  if (s->dw) SPD_TRY(cuda_conv_weight_gradient(backend, product, s->dw, x, du, &s->in, s->kernel, channels, n, error));
+  if (s->dw) SPD_TRY(cuda_conv_weight_gradient(backend, product, s->dw, partial, x, du, &s->in, s->kernel, channels, n, error));
   if (!s->dx) return SPD_STATUS_OK;
-  SPD_TRY(cuda_flip(backend, product, flipped, s->w, s->kernel, s->in.channels, channels, error));
-  return cuda_conv(backend, product, s->dx, du, flipped, &s->conv, s->kernel, s->in.channels, n, error);
+  SPD_TRY(cuda_flip(backend, product, partial, s->w, s->kernel, s->in.channels, channels, error));
+  return cuda_conv(backend, product, s->dx, du, partial, &s->conv, s->kernel, s->in.channels, n, error);
 }

@@ -3,32 +3,34 @@
  * products of a layer have the same shape and are one batched product. */
 #include "cuda/cuda.h"
 
-static size_t bytes_of(cuda_product product) { return product == CUDA_BF16 ? sizeof(__nv_bfloat16) : sizeof(float); }
-
-static const void *shifted(const void *x, size_t elements, cuda_product product) {
-  return (const char *)x + elements * bytes_of(product);
-}
-
 /* y's rows start at y + lead * C_out */
 spd_status cuda_conv(struct spd_backend *backend, cuda_product product, float *y, const void *x, const void *w,
                      const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n, struct spd_error *error) {
   const size_t patch = kernel * in->channels;
   const struct cuda_matrix patches = {x, patch, in->channels}, weights = {w, channels_out, 0};
-  return cuda_gemm(backend, product, 0, 0, n * in->stride / kernel, channels_out, patch, patches, weights, 0,
+  return cuda_gemm(backend, product, 0, 0, n * in->stride / kernel, channels_out, patch, patches, weights,
                    y + in->lead * channels_out, kernel * channels_out, channels_out, kernel, error);
 }
 
-/* dw (k, C_in, C_out) from x and dy, whose gap rows are zero; the sum over the offsets stays in float */
-spd_status cuda_conv_weight_gradient(struct spd_backend *backend, cuda_product product, float *dw, const void *x, const void *dy,
-                                     const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
-                                     struct spd_error *error) {
-  const size_t patch = kernel * in->channels, rows = n * in->stride / kernel;
-  for (size_t r = 0; r < kernel; r++) {
-    const struct cuda_matrix patches = {shifted(x, r * in->channels, product), patch, 0};
-    const struct cuda_matrix gradient = {shifted(dy, (in->lead + r) * channels_out, product), kernel * channels_out, 0};
-    SPD_TRY(cuda_gemm(backend, product, 1, 0, patch, channels_out, rows, patches, gradient, r == 0 ? 0.0f : 1.0f, dw,
-                      channels_out, 0, 1, error));
+static __global__ void sum_offsets(float *dw, const float *partial, size_t kernel, size_t count) {
+  CUDA_EACH(i, count) {
+    float sum = 0;
+    for (size_t r = 0; r < kernel; r++) sum += partial[r * count + i];
+    dw[i] = sum;
   }
+}
+
+/* dw (k, C_in, C_out) from x and dy, whose gap rows are zero: the k products side by side fill the device, then they are added */
+spd_status cuda_conv_weight_gradient(struct spd_backend *backend, cuda_product product, float *dw, float *partial, const void *x,
+                                     const void *dy, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+                                     struct spd_error *error) {
+  const size_t patch = kernel * in->channels, count = patch * channels_out, gap = in->lead * channels_out;
+  const struct cuda_matrix patches = {x, patch, in->channels};
+  const struct cuda_matrix gradient = {(const char *)dy + gap * (product == CUDA_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)),
+                                       kernel * channels_out, channels_out};
+  SPD_TRY(cuda_gemm(backend, product, 1, 0, patch, channels_out, n * in->stride / kernel, patches, gradient, partial,
+                    channels_out, count, kernel, error));
+  CUDA_LAUNCH(sum_offsets, cuda_blocks(backend, count), CUDA_THREADS, dw, partial, kernel, count);
   return SPD_STATUS_OK;
 }
 

@@ -27,6 +27,7 @@ struct cuda_backend {
 
 static inline struct cuda_backend *cuda_of(struct spd_backend *backend) { return (struct cuda_backend *)backend; }
 
+/* Both forget the error, which would otherwise look like the next launch's. */
 spd_status cuda_fail(struct spd_error *error, cudaError_t code, const char *call);
 spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const char *call);
 
@@ -100,6 +101,9 @@ static __device__ double cuda_block_sum(double *scratch, double mine) {
 
 /* ---- backend.cu ---- */
 
+/* What an entry that no enter() precedes does first: refuses a forked process, makes our device the current one. */
+spd_status cuda_use(struct spd_backend *backend, struct spd_error *error);
+
 /* The arena, grown to at least this many bytes; what it held before is lost. */
 spd_status cuda_reserve(struct spd_backend *backend, size_t bytes, struct spd_error *error);
 /* Where the next `bytes` of a reserved arena begin, from *at on, which moves behind them. */
@@ -119,14 +123,14 @@ spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *p
 /* Matrices of floats, or of bf16 with sums and result in float. */
 typedef enum { CUDA_EXACT, CUDA_TF32, CUDA_BF16 } cuda_product;
 
-/* C (m, n) = A (m, k) B (k, n) + beta C, `batch` times: A, B and C of the next product stand `step` elements further.
+/* C (m, n) = A (m, k) B (k, n), `batch` times: A, B and C of the next product stand `step` elements further.
  * transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
 struct cuda_matrix {
   const void *at;
   size_t ld, step;
 };
 spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n,
-                     size_t k, struct cuda_matrix a, struct cuda_matrix b, float beta, float *c, size_t ldc, size_t step_c,
+                     size_t k, struct cuda_matrix a, struct cuda_matrix b, float *c, size_t ldc, size_t step_c,
                      size_t batch, struct spd_error *error);
 /* What the backend's precision makes of convolutions, and of linear layers with this many weights */
 cuda_product cuda_product_of_convolution(struct spd_backend *backend);
@@ -136,8 +140,9 @@ cuda_product cuda_product_of_dense(struct spd_backend *backend, size_t weights);
 
 spd_status cuda_conv(struct spd_backend *backend, cuda_product product, float *y, const void *x, const void *w,
                      const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n, struct spd_error *error);
-spd_status cuda_conv_weight_gradient(struct spd_backend *backend, cuda_product product, float *dw, const void *x, const void *dy,
-                                     const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+/* partial: room for k times as much as dw */
+spd_status cuda_conv_weight_gradient(struct spd_backend *backend, cuda_product product, float *dw, float *partial, const void *x,
+                                     const void *dy, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
                                      struct spd_error *error);
 /* (k, in, out) -> taps in reverse order, (k, out, in): the input gradient is a convolution with these */
 spd_status cuda_flip(struct spd_backend *backend, cuda_product product, void *flipped, const float *w, size_t kernel, size_t in,

@@ -66,7 +66,7 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) activation_backward(
 
 spd_status cuda_dense_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
   const struct cuda_matrix x = {s->x, s->in, 0}, w = {s->w, s->in, 0};
-  SPD_TRY(cuda_gemm(backend, cuda_product_of_dense(backend, s->in * s->out), 0, 1, n, s->out, s->in, x, w, 0, s->v, s->out, 0, 1,
+  SPD_TRY(cuda_gemm(backend, cuda_product_of_dense(backend, s->in * s->out), 0, 1, n, s->out, s->in, x, w, s->v, s->out, 0, 1,
                     error));
   CUDA_LAUNCH(activate, cuda_blocks(backend, n * s->out), CUDA_THREADS, *s, n);
   return SPD_STATUS_OK;
@@ -76,7 +76,7 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
   const cuda_product product = cuda_product_of_dense(backend, s->in * s->out);
   const struct cuda_matrix x = {s->x, s->in, 0}, w = {s->w, s->in, 0}, dv = {s->dy, s->out, 0};
   CUDA_LAUNCH(activation_backward, (s->out + CUDA_LANES - 1) / CUDA_LANES, dim3(CUDA_LANES, WARPS), *s, n);
-  if (s->dw) SPD_TRY(cuda_gemm(backend, product, 1, 0, s->out, s->in, n, dv, x, 0, s->dw, s->in, 0, 1, error));
-  if (s->dx) SPD_TRY(cuda_gemm(backend, product, 0, 0, n, s->in, s->out, dv, w, 0, s->dx, s->in, 0, 1, error));
+  if (s->dw) SPD_TRY(cuda_gemm(backend, product, 1, 0, s->out, s->in, n, dv, x, s->dw, s->in, 0, 1, error));
+  if (s->dx) SPD_TRY(cuda_gemm(backend, product, 0, 0, n, s->in, s->out, dv, w, s->dx, s->in, 0, 1, error));
   return SPD_STATUS_OK;
 }

@@ -118,24 +118,22 @@ static __global__ void __launch_bounds__(FORWARD_WARPS *CUDA_LANES) forward(stru
   }
 }
 
-/* Of one spectrum, with d the gradient at the winners and v their normalised values: partial gets the gradients of the taps
- * (n, k, C), and behind them those of the slopes (n, C). The first of equal winners takes the gradient. */
+/* With d the gradient at the winners l* and v their normalised values: sums (n, k + 2, C) of d x[l* + j], d and d v, and dslope
+ * (n, C). The first of equal winners takes the gradient. */
 template <int KERNEL>
-static __global__ void __launch_bounds__(BACKWARD_WARPS *CUDA_LANES) backward(struct spd_stem s, size_t n) {
+static __global__ void __launch_bounds__(BACKWARD_WARPS *CUDA_LANES) backward(struct spd_stem s, float *sums, float *dslope) {
   __shared__ float scratch[BACKWARD_WARPS][CUDA_LANES];
   const int taps = KERNEL ? KERNEL : TAPS;
   const size_t kernel = s.kernel, channels = s.out.channels, groups = (channels + CUDA_LANES - 1) / CUDA_LANES;
   const size_t i = blockIdx.x / groups, c = blockIdx.x % groups * CUDA_LANES + threadIdx.x;
-  const bool on = c < channels;
+  const bool on = c < channels, writes = on && threadIdx.y == 0;
   convolution<KERNEL> conv(s, i, on ? c : 0);
   const float slope = on ? s.slope[c] : 0;
-  const double *m = s.moments + i * kernel * (kernel + 1), *r = m + kernel;
   const float *dy = s.dy + (s.out.lead + i * s.out.stride) * channels + c;
-  double mean = 0, inverse_sd = 0;
-  if (on && threadIdx.y == 0) spd_stem_statistics(&mean, &inverse_sd, s.w, m, r, s.length, kernel, channels, c);
+  float *out = sums + i * (kernel + 2) * channels + c;
   for (size_t j0 = 0; j0 < kernel; j0 += (size_t)taps) {
-    float sum_d = 0, sum_dv = 0, sum_slope = 0, sums[taps];
-    for (int j = 0; j < taps; j++) sums[j] = 0;
+    float sum_d = 0, sum_dv = 0, sum_slope = 0, products[taps];
+    for (int j = 0; j < taps; j++) products[j] = 0;
     for (size_t t = threadIdx.y; on && t < s.out.length; t += BACKWARD_WARPS) {
       const unsigned from = (unsigned)spd_window_from(t, s.pool), to = (unsigned)spd_window_to(t, s.pool, s.length);
       conv.start(from);
@@ -151,19 +149,34 @@ static __global__ void __launch_bounds__(BACKWARD_WARPS *CUDA_LANES) backward(st
       sum_d += d;
       sum_dv += d * v;
 #pragma unroll
-      for (int j = 0; j < taps; j++) sums[j] += d * conv.input(winner, (unsigned)j0 + (unsigned)j);
+      for (int j = 0; j < taps; j++) products[j] += d * conv.input(winner, (unsigned)j0 + (unsigned)j);
     }
+#pragma unroll
+    for (int j = 0; j < taps; j++) {
+      const float sum = cuda_column_sum<BACKWARD_WARPS>(scratch, products[j]);
+      if (writes && j0 + (size_t)j < kernel) out[(j0 + (size_t)j) * channels] = sum;
+    }
+    if (j0 > 0) continue;
     sum_d = cuda_column_sum<BACKWARD_WARPS>(scratch, sum_d);
     sum_dv = cuda_column_sum<BACKWARD_WARPS>(scratch, sum_dv);
     sum_slope = cuda_column_sum<BACKWARD_WARPS>(scratch, sum_slope);
-#pragma unroll
-    for (int j = 0; j < taps; j++) {
-      const float tap = cuda_column_sum<BACKWARD_WARPS>(scratch, sums[j]);
-      if (on && threadIdx.y == 0 && j0 + (size_t)j < kernel)
-        s.partial[(i * kernel + j0 + (size_t)j) * channels + c] = spd_stem_tap_gradient(
-            (double)tap, (double)sum_d, (double)sum_dv, j0 + (size_t)j, mean, inverse_sd, s.w, m, r, s.length, kernel, channels, c);
-    }
-    if (on && threadIdx.y == 0 && j0 == 0) s.partial[n * kernel * channels + i * channels + c] = sum_slope;
+    if (writes) out[kernel * channels] = sum_d, out[(kernel + 1) * channels] = sum_dv, dslope[i * channels + c] = sum_slope;
+  }
+}
+
+/* dw (n, k, C): the sums through the norm */
+static __global__ void tap_gradients(float *dw, const float *sums, struct spd_stem s, size_t n) {
+  const size_t kernel = s.kernel, channels = s.out.channels;
+  CUDA_EACH(at, n * channels) {
+    const size_t i = at / channels, c = at % channels;
+    const double *m = s.moments + i * kernel * (kernel + 1), *r = m + kernel;
+    const float *taps = sums + i * (kernel + 2) * channels + c;
+    const double sum_d = (double)taps[kernel * channels], sum_dv = (double)taps[(kernel + 1) * channels];
+    double mean, inverse_sd;
+    spd_stem_statistics(&mean, &inverse_sd, s.w, m, r, s.length, kernel, channels, c);
+    for (size_t j = 0; j < kernel; j++)
+      dw[(i * kernel + j) * channels + c] = spd_stem_tap_gradient((double)taps[j * channels], sum_d, sum_dv, j, mean, inverse_sd, s.w, m,
+                                                                  r, s.length, kernel, channels, c);
   }
 }
 
@@ -181,12 +194,17 @@ spd_status cuda_stem_forward(struct spd_backend *backend, const struct spd_stem 
 
 spd_status cuda_stem_backward(struct spd_backend *backend, const struct spd_stem *s, size_t n, struct spd_error *error) {
   const size_t kernel = s->kernel, channels = s->out.channels;
+  float *dslope = s->partial + n * kernel * channels; /* (n, C) behind the weight gradients (n, k, C) */
+  size_t at = 0;
+  SPD_TRY(cuda_reserve(backend, cuda_room(n * (kernel + 2) * channels * sizeof(float)), error));
+  float *sums = (float *)cuda_take(backend, &at, n * (kernel + 2) * channels * sizeof(float));
   if (kernel == 5)
-    CUDA_LAUNCH(backward<5>, blocks_of(s, n), dim3(CUDA_LANES, BACKWARD_WARPS), *s, n);
+    CUDA_LAUNCH(backward<5>, blocks_of(s, n), dim3(CUDA_LANES, BACKWARD_WARPS), *s, sums, dslope);
   else
-    CUDA_LAUNCH(backward<0>, blocks_of(s, n), dim3(CUDA_LANES, BACKWARD_WARPS), *s, n);
+    CUDA_LAUNCH(backward<0>, blocks_of(s, n), dim3(CUDA_LANES, BACKWARD_WARPS), *s, sums, dslope);
+  CUDA_LAUNCH(tap_gradients, cuda_blocks(backend, n * channels), CUDA_THREADS, s->partial, sums, *s, n);
   if (s->dw) SPD_TRY(cuda_sum_rows(backend, s->dw, s->partial, n, kernel * channels, error));
-  if (s->dslope) SPD_TRY(cuda_sum_rows(backend, s->dslope, s->partial + n * kernel * channels, n, channels, error));
+  if (s->dslope) SPD_TRY(cuda_sum_rows(backend, s->dslope, dslope, n, channels, error));
   return SPD_STATUS_OK;
 }
 

@@ -24,6 +24,7 @@ esac
 cc=${CC:-gcc}
 warnings='-std=gnu99 -Wall -Wextra -Werror -Werror=missing-field-initializers -fno-common'
 build=build/core
+jobs=$(nproc 2> /dev/null || echo 2)
 passed=0 failed=0 skipped=0
 mkdir -p "$build" || exit 1
 
@@ -78,7 +79,7 @@ then
   sanitizers='-O1 -g'
 fi
 
-# compile VARIANT FLAGS [COMPILER]: all sources of the core, two at a time; a source that fails leaves its log. COMPILER is the
+# compile VARIANT FLAGS [COMPILER]: all sources of the core, some at a time; a source that fails leaves its log. COMPILER is the
 # command for the .cu files; without it the build has no CUDA.
 compile() {
   variant=$1 flags=$2 compiler=${3:-}
@@ -95,7 +96,7 @@ compile() {
       *) command=$compiler ;;
     esac
     echo "$command -c -o $build/$variant/$object.o $source 2> $build/$variant/$object.log || echo '$source' >> $build/$variant/broken"
-  done | xargs -P 2 -I{} sh -c '{}'
+  done | xargs -P "$jobs" -I{} sh -c '{}'
   [ ! -f "$build/$variant/broken" ] && return 0
   while read -r source; do
     fail "$variant: $source does not compile"
@@ -113,8 +114,8 @@ run() {
   program=$build/$variant/test-$name
   # shellcheck disable=SC2086
   if [ ! -x "$program" ] &&
-     ! { $cc $warnings -Wno-maybe-uninitialized $common $flags -c -o "$program.object" "tests/core/test-$name.c" &&
-         $link $flags -o "$program" "$program.object" "$build/$variant"/*.o $links; } > "$log" 2>&1; then
+     ! { $cc $warnings -Wno-maybe-uninitialized $common $flags -c -o "$build/$variant-$name.o" "tests/core/test-$name.c" &&
+         $link $flags -o "$program" "$build/$variant-$name.o" "$build/$variant"/*.o $links; } > "$log" 2>&1; then
     fail "$variant $name: does not build"
     sed 's/^/    /' "$log"
     return
@@ -144,7 +145,8 @@ among() { for candidate in $names; do [ "$candidate" = "$1" ] && return 0; done;
 if [ $gpu = yes ]; then
   nvcc=${NVCC:-${CUDA_HOME:+$CUDA_HOME/bin/}nvcc}
   if ! command -v "$nvcc" > /dev/null 2>&1; then skip "CUDA: no $nvcc"
-  elif compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
+  elif { [ -n "${WRAPPER:-}" ] && [ -x build/core/gpu/test-stages ]; } ||
+       compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
     link=$nvcc
     for name in ${TESTS:-stages gradients reference cuda}; do
       run gpu "$name" '' "-lcublas -Xcompiler -fopenmp $blas_libs $(echo "$libs" | sed 's/-fopenmp//')" "${WRAPPER:-}"

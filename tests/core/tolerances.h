@@ -2,8 +2,8 @@
  * a commit that changes a kernel.
  *
  * Where products are made with tf32 or bf16 operands, tolerance_precision names it, and what goes through such products is
- * compared by the norm: ||got - want|| <= rtol ||want||, with the rows whose names end in it. An operand's rounding is 2^-11 or
- * 2^-8 of it at most; where it changes the winner of a max-pool, a gradient goes to another place, so gradients get more. */
+ * compared by the norm: ||got - want|| <= rtol ||want||, with the rows whose names end in it. An operand's rounding is 2^-10 (some
+ * GPUs cut tf32 off) or 2^-8 of it at most; where it changes the winner of a max-pool, a gradient goes to another place, so gradients get more. */
 #ifndef SPD_TEST_TOLERANCES_H
 #define SPD_TEST_TOLERANCES_H
 
@@ -37,12 +37,12 @@ static const struct check_tolerance check_tolerances[] = {
     {"reference adam loss", 0, 1e-4},
     {"full-size latent", 1e-6, 0},
     {"full-size gradient", 0, 1e-5},
-    /* a GPU against the CPU, by the norm of each tensor */
-    {"devices", 0, 3e-6},
+    /* a GPU against the CPU, by the norm of each tensor; products of 5376 terms may be summed in one chain, 2.5e-6 off */
+    {"devices", 0, 1e-5},
     {"devices gradient", 0, 3e-5},
-    {"block tf32", 0, 1e-3},
-    {"block gradient tf32", 0, 1e-3},
-    {"devices tf32", 0, 1e-3},
+    {"block tf32", 0, 2e-3},
+    {"block gradient tf32", 0, 2e-3},
+    {"devices tf32", 0, 2e-3},
     {"devices gradient tf32", 0, 1e-1},
     {"block bf16", 0, 8e-3},
     {"block gradient bf16", 0, 8e-3},

@@ -19,6 +19,13 @@ data_dir <- function(...) {
 
 skip_without_cfitsio <- function() testthat::skip_if_not(devices()$built[["cfitsio"]], "built without CFITSIO")
 
+# Where SPENDER_TEST_CUDA=1 promises a GPU, tests of it do not skip.
+skip_without_cuda <- function() {
+  if (Sys.getenv("SPENDER_TEST_CUDA") == "1") return(invisible())
+  testthat::skip_if_not(devices()$built[["cuda"]], "built without CUDA")
+  testthat::skip_if_not("cuda" %in% devices()$devices$device, "no GPU here")
+}
+
 fits_card <- function(key, value) {
   text <- if (is.character(value)) sprintf("'%-8s'", value) else sprintf("%20s", if (is.logical(value)) "T" else format(value, scientific = FALSE))
   sprintf("%-80s", sprintf("%-8s= %s", key, text))

@@ -176,7 +176,7 @@ test_that("bad arguments are named", {
     small_fit(x, epochs = NA)
     small_fit(x, validation = 1)
     small_fit(x, device = "tpu")
-    small_fit(x, device = "cuda")
+    small_fit(x, precision = "fp64")
     small_fit(x, threads = 0)
     small_fit(x, seed = -1)
     small_fit(x, callback = 3)

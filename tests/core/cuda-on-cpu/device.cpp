@@ -42,8 +42,9 @@ size_t device_leaks(void) { return leaks; }
 bool device_fails() { return calls_to_failure >= 0 && calls_to_failure-- == 0; }
 void device_launch_failed() { last_error = cudaErrorLaunchFailure; }
 
+/* A failed call leaves its error for whoever asks next, as a real one does. */
 #define MAY_FAIL \
-  if (device_fails()) return cudaErrorLaunchFailure
+  if (device_fails()) return last_error = cudaErrorLaunchFailure
 
 const char *cudaGetErrorName(cudaError_t code) { return code == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : "cudaError"; }
 const char *cudaGetErrorString(cudaError_t code) {
