@@ -70,7 +70,8 @@ draw_reconstruction <- function(wave, flux, ivar, model, z, lines = spectral_lin
   if (!normalized) panels <- lapply(panels, function(p) if (identical(p$labels$y, "normalised flux")) p + ggplot2::labs(y = "flux (no norm)") else p)
   zooms <- intersect(names(windows), names(panels))
   panels[zooms[-1]] <- lapply(panels[zooms[-1]], function(p) p + ggplot2::labs(y = NULL))
-  new_spender_plot(panels, rows = list("whole", if (residuals) "residuals", zooms), heights = c(3.2, if (residuals) 1.45, 3))
+  new_spender_plot(panels, rows = list("whole", if (residuals) "residuals", zooms), heights = c(3.2, if (residuals) 1.45, 3),
+                   aligned = c("whole", "residuals"))
 }
 
 # Runs of pixels without weight, as rectangles from edge to edge.
@@ -239,17 +240,18 @@ plotmath_label <- function(label) {
 # ---- several ggplots on one page ----
 
 # rows: a list of character vectors, the panels side by side in each row.
-new_spender_plot <- function(panels, rows, heights) {
+# aligned: panels that fill a row and share their wavelength axis
+new_spender_plot <- function(panels, rows, heights, aligned) {
   used <- lengths(rows) > 0
   rows <- rows[used]
-  structure(list(panels = panels, rows = rows, heights = rep_len(heights, length(rows))), class = "spender_plot")
+  structure(list(panels = panels, rows = rows, heights = rep_len(heights, length(rows)), aligned = intersect(aligned, names(panels))),
+            class = "spender_plot")
 }
 
-# One table of graphical objects. The first panels of all rows share the left axis' room, so that their edges are in line.
+# One table of graphical objects. Aligned panels share the left axis' room, so that their edges are in line.
 spender_plot_grob <- function(x) {
   grobs <- lapply(x$panels, ggplot2::ggplotGrob)
-  full <- vapply(x$rows, function(row) length(row) == 1 && row %in% c("whole", "residuals"), NA)
-  aligned <- unlist(x$rows[full])
+  aligned <- x$aligned
   if (length(aligned) > 1) {
     widths <- do.call(grid::unit.pmax, lapply(grobs[aligned], function(g) g$widths))
     grobs[aligned] <- lapply(grobs[aligned], function(g) {

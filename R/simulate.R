@@ -201,8 +201,6 @@ air_to_vacuum <- function(wave) { # Ciddor 1996, Applied Optics 35, 1566
   wave * (1 + 0.05792105 / (238.0185 - s) + 0.00167917 / (57.362 - s))
 }
 
-light_speed <- 299792.458 # km/s
-
 # A spectrograph with pixels wider than lines has optics to match: km/s to add in quadrature, or lines would fall between pixels.
 pixel_blur <- function(wave) {
   pixel <- light_speed * stats::median(diff(log(wave)))
@@ -318,11 +316,8 @@ add_lines <- function(light, lines, dispersion, log_first, step, wave) {
   light
 }
 
-# SDSS's criteria (algorithms/spectra of its documentation), on the true lines; below 1.5 Å nothing is detected.
-sdss_subclass <- function(galaxy) {
-  active <- galaxy$log_o3_hbeta > 0.7 - 1.2 * (galaxy$log_n2_halpha + 0.4)
-  ifelse(galaxy$ew_halpha < 1.5, NA, ifelse(active, "AGN", ifelse(galaxy$ew_halpha > 50, "STARBURST", "STARFORMING")))
-}
+# On the true lines; below 1.5 Å nothing is detected.
+sdss_subclass <- function(galaxy) emission_class(galaxy$log_n2_halpha, galaxy$log_o3_hbeta, galaxy$ew_halpha, galaxy$ew_halpha >= 1.5)
 
 # Density proportional to z^2 exp(-(z / 0.071)^1.5): median 0.1, as in the main galaxy sample; by inversion in the upper tail, so
 # that any range can be asked for.

@@ -5,6 +5,7 @@
 #include "r-util.h"
 
 static const R_CallMethodDef entries[] = {
+    {"ffi_attention", (DL_FUNC)&ffi_attention, 9},
     {"ffi_build_info", (DL_FUNC)&ffi_build_info, 0},
     {"ffi_coverage", (DL_FUNC)&ffi_coverage, 4},
     {"ffi_cuda_devices", (DL_FUNC)&ffi_cuda_devices, 0},

@@ -4,6 +4,8 @@
 
 #include "r-util.h"
 
+SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
+                   SEXP gradient, SEXP options);
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);

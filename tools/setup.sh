@@ -26,7 +26,7 @@ if [ "${1:-}" = tests ] && [ "$(uname -m)" = x86_64 ]; then
 fi
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
-r_packages='cli jsonlite ggplot2 knitr rmarkdown testthat withr'
+r_packages='cli jsonlite ggplot2 knitr minpack.lm rmarkdown testthat uwot withr'
 if command -v R > /dev/null 2>&1; then
   # shellcheck disable=SC2046
   for missing in $(Rscript --vanilla -e 'p <- commandArgs(TRUE); cat(p[!p %in% rownames(installed.packages())])' $r_packages); do
