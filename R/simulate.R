@@ -458,7 +458,7 @@ keep_random_state <- function() {
 check_kernel <- function(lsf) {
   if (is.null(lsf)) return(1)
   if (!is.numeric(lsf) || length(lsf) %% 2 == 0 || any(!is.finite(lsf)) || sum(lsf) == 0)
-    abort("invalid", "`lsf` must be an odd number of finite weights with a sum other than 0, or NULL.")
+    abort("invalid", "`lsf` must be an odd number of finite weights with a sum other than 0.")
   as.double(lsf) / sum(lsf)
 }
 

@@ -15,9 +15,11 @@
 #' @param latents Number of latents \eqn{S}.
 #' @param superresolution Restframe pixels per observed pixel, at least 1. The default grid is uniform in Å from
 #'   \eqn{\lambda_1 / (1 + z_{max})} to \eqn{\lambda_M} (vacuum), with `floor(M * (1 + z_max)) * superresolution` pixels: 5881 for SDSS.
-#' @param lsf Pixels of the line spread function's kernel (odd), or 0 for none. It is learned from a delta, and is
-#'   identifiable only under conditions that [lsf()] names.
+#' @param lsf Pixels of the line spread function's kernel (odd), or 0 for none: it is learned from a delta. Or the kernel to start
+#'   from, an odd number of weights in the order of [lsf()]; they are divided by their sum. What is learned is identifiable only
+#'   under conditions that [lsf()] names.
 #' @param lsf_rate Learning rate of the kernel as a multiple of the others'; 0 keeps it as it is.
+#' @param lsf_sign `"free"`, or `"nonnegative"` to keep the kernel's weights from going below zero.
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
 #' @param network Widths and options, see [spender_network()].
@@ -57,15 +59,20 @@
 #'                threads = 1, progress = FALSE)
 #' fit
 #' encode(fit, x[1:3])
-spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, z_max = 0.5, wave_rest = NULL,
+spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
+                    wave_rest = NULL,
                     network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
                     device = "auto", precision = "tf32", threads = NULL, seed = 1, progress = interactive(), callback = NULL) {
   check_spectra(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   check_network(network)
+  kernel <- if (length(lsf) > 1) check_kernel(lsf)
+  lsf <- if (is.null(kernel)) lsf else length(kernel)
   check_number(lsf, "lsf", 0, 1023, whole = TRUE)
   if (lsf > 0 && lsf %% 2 == 0) abort("invalid", "`lsf` must be 0 or odd, not ", lsf, ".")
+  lsf_sign <- match.arg(lsf_sign)
+  if (lsf_sign == "nonnegative" && any(kernel < 0)) abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
   check_number(seed, "seed", 0, 2^53, whole = TRUE)
 
@@ -79,7 +86,8 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
     training = list(),
     call = match.call()
   ), class = "spender")
-  train(fit, x, lsf_rate = lsf_rate, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
+  if (!is.null(kernel)) fit <- set_lsf(fit, kernel)
+  train(fit, x, lsf_rate = lsf_rate, lsf_sign = lsf_sign, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
         schedule = match.arg(schedule), cycle_momentum = cycle_momentum, validation = validation, best = best,
         device = device, precision = precision, threads = threads, seed = seed, progress = progress, callback = callback)
 }
@@ -92,14 +100,14 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' @param x [spectra()] on the fit's instrument.
 #' @param epochs Further epochs.
 #' @param ... Arguments of [spender()] that concern training: `batch_size`, `learning_rate`, `schedule`, `cycle_momentum`,
-#'   `validation`, `best`, `lsf_rate`, `device`, `precision`, `threads`, `seed`, `progress`, `callback`. Those left out are as in the
+#'   `validation`, `best`, `lsf_rate`, `lsf_sign`, `device`, `precision`, `threads`, `seed`, `progress`, `callback`. Those left out are as in the
 #'   training before.
 #' @return The fit, trained further.
 #' @export
 update.spender <- function(object, x, epochs, ...) {
   check_spectra(x)
   check_same_grid(object, x)
-  known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "device",
+  known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "lsf_sign", "device",
              "precision", "threads", "seed", "progress", "callback")
   given <- list(...)
   unknown <- setdiff(names(given), known)
@@ -107,16 +115,16 @@ update.spender <- function(object, x, epochs, ...) {
     abort("invalid", "update() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
   }
   before <- object$training[intersect(c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "lsf_rate",
-                                        "seed"), names(object$training))]
+                                        "lsf_sign", "seed"), names(object$training))]
   defaults <- list(batch_size = NULL, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
-                   best = FALSE, lsf_rate = 1, device = "auto", precision = "tf32", threads = NULL, seed = 1,
+                   best = FALSE, lsf_rate = 1, lsf_sign = "free", device = "auto", precision = "tf32", threads = NULL, seed = 1,
                    progress = interactive(), callback = NULL)
   arguments <- utils::modifyList(utils::modifyList(defaults, before), given, keep.null = TRUE)
   do.call(train, c(list(object, x, epochs = epochs), arguments))
 }
 
 # The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
-train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
+train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
                   precision, threads = NULL, seed, progress, callback = NULL) {
   check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
   check_number(learning_rate, "learning_rate", 0, 10)
@@ -126,6 +134,9 @@ train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule,
   check_flag(best, "best")
   check_flag(progress, "progress")
   if (!is.null(callback) && !is.function(callback)) abort("invalid", "`callback` must be a function, not ", describe(callback), ".")
+  if (!is.character(lsf_sign) || !lsf_sign %in% c("free", "nonnegative")) {
+    abort("invalid", "`lsf_sign` must be \"free\" or \"nonnegative\", not ", describe(lsf_sign), ".")
+  }
   if (!is.character(schedule) || !schedule %in% c("step", "epoch", "constant")) {
     abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
   }
@@ -144,7 +155,7 @@ train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule,
                                      total_steps = steps_per_epoch * epochs,
                                      steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
                                      cycle_momentum = cycle_momentum, constant = schedule == "constant",
-                                     lsf_factor = lsf_rate)))
+                                     lsf_factor = lsf_rate, lsf_nonnegative = lsf_sign == "nonnegative")))
   on.exit(.Call(ffi_train_close, session))
 
   done <- nrow(fit$history)
@@ -194,7 +205,7 @@ train <- function(fit, x, lsf_rate, epochs, batch_size, learning_rate, schedule,
   fit$history <- history
   fit$training <- list(
     epochs = done + epoch, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
-    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, validation = validation, best = best, seed = seed,
+    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best, seed = seed,
     device = device$device, precision = device$precision,
     n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
     flat_loss = flat_loss(x, fit$wave_rest, fit$architecture$lsf),
@@ -376,26 +387,4 @@ coef.spender <- function(object, ...) {
     if (length(shape) < 2) return(as.vector(t))
     t
   })
-}
-
-#' The line spread function of a fit
-#'
-#' The kernel by which the model's restframe spectrum, at the observed pixels, is convolved:
-#' \eqn{y'_m = \sum_i k_i\, x_{m - i}}, divided by its sum. It is learned with everything else, from a delta, and neither forced
-#' to be positive nor symmetric.
-#'
-#' On pixels that are uniform in log wavelength, as SDSS's, the kernel is *not* identifiable: redshift is then a pure shift,
-#' which commutes with a kernel fixed in pixels, and a delta with an absorbed restframe fits as well as the truth. Only the
-#' product, kernel applied to restframe, is. On pixels uniform in Å, with a wide range of redshifts and latents that cannot see
-#' the redshift (`spender_network(redshift_input = FALSE)`), the kernel itself is found.
-#'
-#' @param fit A fit from [spender()].
-#' @return A numeric vector that sums to 1, named by the pixel offset \eqn{i}; `NULL` for a fit without LSF.
-#' @export
-lsf <- function(fit) {
-  check_fit(fit)
-  size <- fit$architecture$lsf
-  if (size == 0) return(NULL)
-  kernel <- rev(as.vector(.Call(ffi_network_export, fit$architecture, fit$weights)[["encoder.instrument.lsf.weight"]]))
-  setNames(kernel / sum(kernel), seq_along(kernel) - (size + 1) / 2)
 }

@@ -206,7 +206,7 @@ int main(int argc, char **argv) {
                        what == TRAIN ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
   TRY(spd_model_set_parameters(model, weights, error));
   const struct spd_source source = {flux, ivar, z, rows, is_training};
-  const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0}, SPD_FEED_AUTO};
+  const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO};
   if (what == TRAIN) TRY(spd_training_create(&session, model, &source, &options, error));
 
   char line[64];

@@ -52,7 +52,8 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
                    .steps_per_stage = (uint64_t)r_list_real(options, "steps_per_stage"),
                    .cycle_momentum = r_list_flag(options, "cycle_momentum"),
                    .constant = r_list_flag(options, "constant")},
-      .adam = {.rate = 0, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .lsf_factor = r_list_real(options, "lsf_factor")}};
+      .adam = {.rate = 0, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .lsf_factor = r_list_real(options, "lsf_factor"),
+               .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")}};
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;

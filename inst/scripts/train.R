@@ -42,6 +42,7 @@ options_table <- local({
     row("superresolution", "number", "1", "restframe pixels per observed pixel"),
     row("lsf", "number", "0", "pixels of the line spread function's kernel (odd), 0 for none"),
     row("lsf-rate", "number", "1", "its learning rate as a multiple of the others'"),
+    row("lsf-sign", "choice:free|nonnegative", "free", "may its weights go below zero?"),
     row("z-max", "number", "0.5", "highest redshift of the restframe grid, and of the selection"),
     row("wave-rest", "text", "", "a file of restframe wavelengths, one a line, instead of the default grid"),
     row("filters", "numbers", "128,256,512", "channels of the convolutions"),
@@ -178,7 +179,7 @@ fit_model <- function(o, given, x) {
                                 "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation"))
     if (length(fixed)) stop_with(2, "--", fixed[1], " does not go with --start: the model decides it")
     return(update(fit, x, epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
-                  cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`,
+                  cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`, lsf_sign = o$`lsf-sign`,
                   device = o$device, precision = o$precision, threads = o$threads, seed = o$seed, progress = FALSE,
                   callback = callback))
   }
@@ -190,7 +191,7 @@ fit_model <- function(o, given, x) {
                              encoder_hidden = o$`encoder-hidden`, decoder_hidden = o$`decoder-hidden`,
                              redshift_input = !o$`no-redshift-input`, weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
-  spender(x, latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, lsf_rate = o$`lsf-rate`, z_max = o$`z-max`,
+  spender(x, latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, lsf_rate = o$`lsf-rate`, lsf_sign = o$`lsf-sign`, z_max = o$`z-max`,
           wave_rest = wave_rest, network = network, epochs = o$epochs, batch_size = o$`batch-size`,
           learning_rate = o$`learning-rate`, schedule = o$schedule, cycle_momentum = o$`cycle-momentum`,
           validation = o$validation, best = o$best, device = o$device, precision = o$precision, threads = o$threads,

@@ -131,6 +131,7 @@ struct spd_adam {
   float rate, beta1, beta2, epsilon;
   float rest1, rest2;             /* 1 - beta1, 1 - beta2 */
   float correction1, correction2; /* 1 / (1 - beta1^t), 1 / (1 - beta2^t) */
+  float lowest;                   /* parameters do not go below: -INFINITY for no limit */
 };
 
 struct spd_backend;

@@ -693,12 +693,14 @@ spd_status spd_model_update(struct spd_model *model, const struct spd_adam_optio
                           (float)(1.0 - o->beta1),
                           (float)(1.0 - o->beta2),
                           (float)(1.0 / (1.0 - pow(o->beta1, (double)step))),
-                          (float)(1.0 / (1.0 - pow(o->beta2, (double)step)))};
+                          (float)(1.0 / (1.0 - pow(o->beta2, (double)step))),
+                          -INFINITY};
   size_t from = 0, size = model->network.size;
   if (model->lsf.size) { /* the LSF stands first in the block and has a learning rate of its own */
     from = model->network.parameters[1].offset;
     struct spd_adam own = adam;
     own.rate = (float)(o->rate * o->lsf_factor);
+    if (o->lsf_nonnegative) own.lowest = 0;
     if (o->lsf_factor > 0)
       SPD_TRY(backend->ops->adam(backend, model->parameters, model->m, model->v, model->gradient, from, &own, error));
   }

@@ -75,9 +75,10 @@ spd_status spd_model_read_redshift_gradient(double *through_transform, double *t
                                             struct spd_error *error);
 
 /* One Adam update with the gradient of the last backward. step counts from 1; lsf_factor scales the LSF's learning rate (0:
- * fixed). */
+ * fixed); lsf_nonnegative keeps its weights from going below zero. */
 struct spd_adam_options {
   double rate, beta1, beta2, epsilon, lsf_factor;
+  int lsf_nonnegative;
 };
 spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
                             struct spd_error *error);

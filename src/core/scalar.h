@@ -62,10 +62,11 @@ SPD_INLINE void spd_speculator_gradient(float *dx, float *dbeta, float *dgamma, 
 }
 
 SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float rest1, float beta2,
-                                float rest2, float epsilon, float correction1, float correction2) {
+                                float rest2, float epsilon, float correction1, float correction2, float lowest) {
   *m = beta1 * *m + rest1 * g;
   *v = beta2 * *v + rest2 * g * g;
-  *p -= rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
+  const float moved = *p - rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
+  *p = moved < lowest ? lowest : moved;
 }
 
 /* First and one-past-last position of max-pooling's window t (odd pool, pool / 2 padding) */

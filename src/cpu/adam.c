@@ -7,7 +7,7 @@ CPU_HOT static void update(float *restrict p, float *restrict m, float *restrict
   CPU_SIMD
   for (size_t i = 0; i < count; i++)
     spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.rest1, o.beta2, o.rest2, o.epsilon, o.correction1,
-                    o.correction2);
+                    o.correction2, o.lowest);
 }
 
 spd_status cpu_adam(struct spd_backend *backend, float *parameters, float *m, float *v, const float *gradient, size_t count,

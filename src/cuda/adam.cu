@@ -2,7 +2,8 @@
 
 static __global__ void update(float *p, float *m, float *v, const float *g, size_t count, struct spd_adam o) {
   CUDA_EACH(i, count)
-  spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.rest1, o.beta2, o.rest2, o.epsilon, o.correction1, o.correction2);
+  spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.rest1, o.beta2, o.rest2, o.epsilon, o.correction1, o.correction2,
+                  o.lowest);
 }
 
 spd_status cuda_adam(struct spd_backend *backend, float *parameters, float *m, float *v, const float *gradient, size_t count,

@@ -20,7 +20,7 @@ CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backe
   struct spd_model *model;
   struct spd_training *training;
   const struct spd_source source = {d->flux, d->ivar, d->z, SMALL_ROWS, is_training};
-  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0}, way};
+  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way};
   uint64_t count;
   memset(out, 0, sizeof *out);
   MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));

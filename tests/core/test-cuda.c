@@ -170,7 +170,7 @@ static spd_status everything(const struct spd_network *net, const struct small_d
   const unsigned char is_training[FEW] = {1, 1, 0, 1, 1, 1, 0, 1, 0};
   const struct spd_source source = {d->flux, d->ivar, d->z, FEW, is_training};
   const struct spd_training_options options = {batch < FEW ? batch : FEW, 1, {.rate = 1e-3, .constant = 1},
-                                               {0, 0, 0.999, 1e-8, 1.0}, SPD_FEED_STREAMED};
+                                               {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_STREAMED};
   struct spd_progress progress;
   double mean;
   uint64_t count;
@@ -257,7 +257,7 @@ static void test_fork(void) {
     struct spd_error refusal = {""};
     struct spd_backend *other = NULL;
     double losses[2];
-    const struct spd_adam adam = {0, 0, 0, 0, 0, 0, 0, 0};
+    const struct spd_adam adam = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     int refused = spd_cuda_count() == 0;
     refused += spd_cuda_create(&other, SPD_PRECISION_FP32, &refusal) == SPD_STATUS_UNSUPPORTED && strstr(refusal.message, "fork");
     refused += spd_model_encode(model, &refusal) == SPD_STATUS_UNSUPPORTED;

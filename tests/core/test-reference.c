@@ -127,7 +127,7 @@ static void check_special_gradients(struct spd_model *model, size_t n, const flo
 }
 
 static void check_adam(struct spd_model *model, const float *weights, size_t n) {
-  const struct spd_adam_options options = {1e-3, 0.9, 0.999, 1e-8, 1.0};
+  const struct spd_adam_options options = {1e-3, 0.9, 0.999, 1e-8, 1.0, 0};
   const size_t steps = count_of("output.adam_losses");
   double *want = doubles_of("output.adam_losses"), got[64], losses[16];
   float *zero = check_alloc(spd_model_network(model)->size * sizeof *zero);

@@ -333,6 +333,7 @@ static void test_adam(const struct vector_case *c) {
                             .rest1 = (float)(1 - beta1),
                             .rest2 = (float)(1 - beta2),
                             .epsilon = (float)vectors_number(c, "epsilon"),
+                            .lowest = -INFINITY,
                             .correction1 = (float)(1 / (1 - pow(beta1, (double)(t + 1)))),
                             .correction2 = (float)(1 / (1 - pow(beta2, (double)(t + 1))))};
     OPS(adam, p, m, v, gradient, count, &adam);
@@ -342,6 +343,18 @@ static void test_adam(const struct vector_case *c) {
   }
   check_floats(c, "m", m, "adam");
   check_floats(c, "v", v, "adam");
+}
+
+/* The limit holds what would go below it, and nothing else. */
+static void test_adam_limit(void) {
+  const double start[] = {0.05, 0.05, -1, 1}, gradient[] = {1, -1, 1, 1}, want[] = {0, 0.15, 0, 0.9};
+  const struct spd_adam adam = {0.1f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.001f, 10, 1000, 0};
+  float *p = new_floats(start, 4), *g = new_floats(gradient, 4);
+  OPS(adam, p, new_bytes(4 * sizeof *p), new_bytes(4 * sizeof *p), g, 4, &adam);
+  double *got = download(p, 4);
+  CHECK_CLOSE("adam with a limit", got, want, 4, tolerance_for("adam"));
+  free(got);
+  free_all();
 }
 
 static void test_log_ivar(void) {
@@ -428,6 +441,7 @@ static void test_all(const char *folder) {
     CHECK(v.n_cases > 0, "no vectors for %s", stages[i].file);
     vectors_free(&v);
   }
+  test_adam_limit();
   test_log_ivar();
   test_gather();
   backend->ops->destroy(backend);

@@ -201,7 +201,7 @@ static void test_training(void) {
   MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   float *weights = check_alloc(net.size * sizeof *weights);
   for (int factor = 0; factor < 2; factor++) {
-    const struct spd_adam_options adam = {1e-3, 0.9, 0.999, 1e-8, factor};
+    const struct spd_adam_options adam = {1e-3, 0.9, 0.999, 1e-8, factor, 0};
     MUST(spd_model_set_parameters(model, d.weights, error));
     MUST(spd_model_load(model, d.flux, d.ivar, d.z, SMALL_BATCH, error));
     MUST(spd_model_encode(model, error));
@@ -217,6 +217,19 @@ static void test_training(void) {
     CHECK(memcmp(weights + p->offset, d.weights + p->offset, p->count * sizeof *weights) != 0, "lsf_factor %d stops the decoder",
           factor);
   }
+  /* ... and its weights stay above zero where that is asked for: this rate would take most of them below */
+  for (int nonnegative = 0; nonnegative < 2; nonnegative++) {
+    const struct spd_adam_options adam = {5, 0.9, 0.999, 1e-8, 1.0, nonnegative};
+    size_t below = 0, others = 0;
+    MUST(spd_model_set_parameters(model, d.weights, error));
+    MUST(spd_model_backward(model, error));
+    MUST(spd_model_update(model, &adam, 1, error));
+    MUST(spd_model_get_parameters(weights, model, error));
+    for (size_t i = 0; i < a.lsf; i++) below += weights[i] < 0;
+    for (size_t i = a.lsf; i < net.size; i++) others += weights[i] < 0;
+    CHECK((below > 0) == !nonnegative && others > 0, "lsf_nonnegative %d: %zu LSF weights and %zu others below zero", nonnegative, below,
+          others);
+  }
   free(weights);
   spd_model_destroy(model);
 
@@ -224,7 +237,7 @@ static void test_training(void) {
   struct spd_training *training;
   MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   struct spd_source source = {d.flux, d.ivar, d.z, SMALL_ROWS, is_training};
-  struct spd_training_options options = {SMALL_BATCH + 1, 1, schedule, {0, 0, 0.999, 1e-8, 1.0}, SPD_FEED_AUTO};
+  struct spd_training_options options = {SMALL_BATCH + 1, 1, schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");

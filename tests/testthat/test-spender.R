@@ -94,6 +94,15 @@ test_that("an LSF is learned, kept fixed at rate 0, and sums to one", {
   expect_true(any(abs(lsf(fit) - c(0, 0, 1, 0, 0)) > 1e-4))
   fixed <- small_fit(x, lsf = 5, lsf_rate = 0)
   expect_equal(unname(lsf(fixed)), c(0, 0, 1, 0, 0))
+  # a kernel to start from, held; one that may not go negative
+  kernel <- c(1, 3, 4, 1.5, 0.5)
+  held <- small_fit(x, lsf = kernel, lsf_rate = 0)
+  expect_equal(unname(lsf(held)), kernel / 10, tolerance = 1e-6)
+  free <- small_fit(x, lsf = 5, learning_rate = 1e-2, lsf_rate = 5)
+  positive <- small_fit(x, lsf = 5, learning_rate = 1e-2, lsf_rate = 5, lsf_sign = "nonnegative")
+  expect_true(all(lsf(positive) >= 0))
+  expect_equal(positive$training$lsf_sign, "nonnegative")
+  expect_true(all(lsf(update(positive, x, epochs = 2, progress = FALSE)) >= 0))
   expect_null(lsf(small_fit(x)))
 })
 
@@ -173,6 +182,8 @@ test_that("bad arguments are named", {
     small_fit(x, latents = 0)
     small_fit(x, latents = 2.5)
     small_fit(x, lsf = 4)
+    small_fit(x, lsf = c(1, 1))
+    small_fit(x, lsf = c(-1, 3, 1), lsf_sign = "nonnegative")
     small_fit(x, epochs = NA)
     small_fit(x, validation = 1)
     small_fit(x, device = "tpu")
@@ -197,6 +208,22 @@ test_that("printing shows what a person wants first", {
   fit$training$flat_loss <- 2
   expect_snapshot(print(fit))
   expect_snapshot(print(summary(fit)))
+})
+
+test_that("check_lsf() tells kernels that data decide from those they do not", {
+  x <- small_spectra(16)
+  fit <- small_fit(x, lsf = c(1, 4, 3))
+  # no step changes a held kernel: the two starts stay apart
+  expect_warning(check <- check_lsf(fit, x, epochs = 1, lsf_rate = 0, progress = FALSE, threads = 1), "not decided",
+                 class = "spender_warning_lsf")
+  expect_false(check$agree)
+  expect_equal(unname(check$kernels["from a delta", ]), c(0, 1, 0))
+  expect_equal(unname(check$kernels[3, ]), rev(unname(lsf(fit))), tolerance = 1e-6)
+  expect_equal(unname(check$kernels["fit", ]), unname(lsf(fit)))
+  expect_silent(same <- check_lsf(fit, x, epochs = 1, lsf_rate = 0, tolerance = 2, progress = FALSE, threads = 1))
+  expect_true(same$agree)
+  expect_output(print(check), "not decided")
+  expect_error(check_lsf(small_fit(x), x), "no line spread function", class = "spender_error_invalid")
 })
 
 test_that("devices() says what is here", {
