@@ -8,7 +8,7 @@
 #' pixels too, so a perfect model's loss is half the valid fraction.
 #'
 #' Spectra without a norm (see [spectra()]) are left out, and said so. Whether a spectrum trains or validates is decided by a
-#' hash of its id and `seed`, so it does not change when others are added. With the same data, seed and build the result is
+#' hash of its id and `split_seed`, so it does not change when others are added. With the same data, seed and build the result is
 #' the same to the last bit, whatever the number of threads.
 #'
 #' @param x Observed [spectra()].
@@ -35,7 +35,8 @@
 #'   which GPUs since 2020 multiply many times faster; or `"bf16"`, with those of convolutions rounded to 8 bits. Sums, norms,
 #'   small layers, weights and optimiser are fp32 in any case. On a CPU all is fp32.
 #' @param threads Threads on the CPU; `NULL` for all cores, or `getOption("spender.threads")`.
-#' @param seed Seed of initial weights, order of the spectra and validation membership; a whole number.
+#' @param seed Seed of initial weights and order of the spectra; a whole number.
+#' @param split_seed Seed of validation membership.
 #' @param progress Show a progress bar and say what was chosen?
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
@@ -63,7 +64,8 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL,
                     network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
-                    device = "auto", precision = "tf32", threads = NULL, seed = 1, progress = interactive(), callback = NULL) {
+                    device = "auto", precision = "tf32", threads = NULL, seed = 1, split_seed = seed, progress = interactive(),
+                    callback = NULL) {
   check_spectra(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   check_network(network)
@@ -75,6 +77,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   if (lsf_sign == "nonnegative" && any(kernel < 0)) abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
   check_number(seed, "seed", 0, 2^53, whole = TRUE)
+  check_number(split_seed, "split_seed", 0, 2^53, whole = TRUE)
 
   architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf)
   fit <- structure(list(
@@ -89,7 +92,8 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   if (!is.null(kernel)) fit <- set_lsf(fit, kernel)
   train(fit, x, lsf_rate = lsf_rate, lsf_sign = lsf_sign, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
         schedule = match.arg(schedule), cycle_momentum = cycle_momentum, validation = validation, best = best,
-        device = device, precision = precision, threads = threads, seed = seed, progress = progress, callback = callback)
+        device = device, precision = precision, threads = threads, seed = seed, split_seed = split_seed, progress = progress,
+        callback = callback)
 }
 
 #' Train a fit further
@@ -100,7 +104,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' @param x [spectra()] on the fit's instrument.
 #' @param epochs Further epochs.
 #' @param ... Arguments of [spender()] that concern training: `batch_size`, `learning_rate`, `schedule`, `cycle_momentum`,
-#'   `validation`, `best`, `lsf_rate`, `lsf_sign`, `device`, `precision`, `threads`, `seed`, `progress`, `callback`. Those left out are as in the
+#'   `validation`, `best`, `lsf_rate`, `lsf_sign`, `device`, `precision`, `threads`, `seed`, `split_seed`, `progress`, `callback`. Those left out are as in the
 #'   training before.
 #' @return The fit, trained further.
 #' @export
@@ -108,24 +112,25 @@ update.spender <- function(object, x, epochs, ...) {
   check_spectra(x)
   check_same_grid(object, x)
   known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "lsf_sign", "device",
-             "precision", "threads", "seed", "progress", "callback")
+             "precision", "threads", "seed", "split_seed", "progress", "callback")
   given <- list(...)
   unknown <- setdiff(names(given), known)
   if (length(unknown) || length(given) && is.null(names(given))) {
     abort("invalid", "update() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
   }
   before <- object$training[intersect(c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "lsf_rate",
-                                        "lsf_sign", "seed"), names(object$training))]
+                                        "lsf_sign", "seed", "split_seed"), names(object$training))]
   defaults <- list(batch_size = NULL, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
                    best = FALSE, lsf_rate = 1, lsf_sign = "free", device = "auto", precision = "tf32", threads = NULL, seed = 1,
-                   progress = interactive(), callback = NULL)
-  arguments <- utils::modifyList(utils::modifyList(defaults, before), given, keep.null = TRUE)
+                   split_seed = NULL, progress = interactive(), callback = NULL)
+  arguments <- utils::modifyList(utils::modifyList(defaults, before, keep.null = TRUE), given, keep.null = TRUE)
+  if (is.null(arguments$split_seed)) arguments$split_seed <- arguments$seed
   do.call(train, c(list(object, x, epochs = epochs), arguments))
 }
 
 # The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
 train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
-                  precision, threads = NULL, seed, progress, callback = NULL) {
+                  precision, threads = NULL, seed, split_seed = seed, progress, callback = NULL) {
   check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
   check_number(learning_rate, "learning_rate", 0, 10)
   check_number(lsf_rate, "lsf_rate", 0, 1e3)
@@ -142,7 +147,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   }
   device <- choose_device(device, precision, threads)
   x <- usable_for_fit(fit, x)
-  is_training <- split_by_id(x$id, validation, seed)
+  is_training <- split_by_id(x$id, validation, split_seed)
   n_training <- sum(is_training)
   batch_size <- min(choose_batch_size(batch_size, device), length(x))
   steps_per_epoch <- ceiling(n_training / batch_size)
@@ -205,8 +210,8 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   fit$history <- history
   fit$training <- list(
     epochs = done + epoch, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
-    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best, seed = seed,
-    device = device$device, precision = device$precision,
+    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
+    seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
     n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
     flat_loss = flat_loss(x, fit$wave_rest, fit$architecture$lsf),
     valid_fraction = mean(x$ivar > 0)
