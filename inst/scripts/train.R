@@ -63,7 +63,8 @@ options_table <- local({
     row("device", "choice:auto|cpu|cuda", "auto", "where to compute"),
     row("precision", "choice:fp32|tf32|bf16", "tf32", "of products of matrices on a GPU"),
     row("threads", "number", "", "threads; all cores if not given"),
-    row("seed", "number", "1", "seed")
+    row("seed", "number", "1", "seed of initial weights and order"),
+    row("split-seed", "number", "", "seed of validation membership; that of --seed if not given")
   )
 })
 
@@ -173,15 +174,16 @@ epoch_line <- function(history) {
 
 fit_model <- function(o, given, x) {
   callback <- if (!o$quiet) epoch_line
+  split_seed <- if (is.null(o$`split-seed`)) o$seed else o$`split-seed`
   if (!is.null(o$start)) {
     fit <- tryCatch(read_model(o$start), error = function(e) stop_with(3, conditionMessage(e)))
     fixed <- intersect(given, c("latents", "superresolution", "lsf", "wave-rest", "filters", "kernels", "pools", "encoder-hidden",
                                 "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation"))
     if (length(fixed)) stop_with(2, "--", fixed[1], " does not go with --start: the model decides it")
     return(update(fit, x, epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
-                  cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`, lsf_sign = o$`lsf-sign`,
-                  device = o$device, precision = o$precision, threads = o$threads, seed = o$seed, progress = FALSE,
-                  callback = callback))
+                  cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`,
+                  lsf_sign = o$`lsf-sign`, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
+                  split_seed = split_seed, progress = FALSE, callback = callback))
   }
   wave_rest <- if (!is.null(o$`wave-rest`)) {
     tryCatch(scan(o$`wave-rest`, quiet = TRUE), error = function(e) stop_with(2, "--wave-rest: ", conditionMessage(e)),
@@ -191,11 +193,11 @@ fit_model <- function(o, given, x) {
                              encoder_hidden = o$`encoder-hidden`, decoder_hidden = o$`decoder-hidden`,
                              redshift_input = !o$`no-redshift-input`, weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
-  spender(x, latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, lsf_rate = o$`lsf-rate`, lsf_sign = o$`lsf-sign`, z_max = o$`z-max`,
-          wave_rest = wave_rest, network = network, epochs = o$epochs, batch_size = o$`batch-size`,
+  spender(x, latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, lsf_rate = o$`lsf-rate`, lsf_sign = o$`lsf-sign`,
+          z_max = o$`z-max`, wave_rest = wave_rest, network = network, epochs = o$epochs, batch_size = o$`batch-size`,
           learning_rate = o$`learning-rate`, schedule = o$schedule, cycle_momentum = o$`cycle-momentum`,
           validation = o$validation, best = o$best, device = o$device, precision = o$precision, threads = o$threads,
-          seed = o$seed, progress = FALSE, callback = callback)
+          seed = o$seed, split_seed = split_seed, progress = FALSE, callback = callback)
 }
 
 write_outputs <- function(o, fit, x) {
