@@ -27,7 +27,8 @@
 #' @export
 #' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
 #' x <- simulate_spectra(3, z = 0.05, seed = 3)
-#' measure_lines(x, c("Halpha", "NII_6585", "OIII_5008"))[, c("id", "line", "flux", "flux_err", "ew", "sigma")]
+#' m <- measure_lines(x, c("Halpha", "NII_6585", "OIII_5008"))
+#' m[, c("id", "line", "flux", "flux_err", "ew", "sigma")]
 measure_lines <- function(x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_4960", "OIII_5008", "NII_6550", "Halpha", "NII_6585",
                                        "SII_6718", "SII_6733"),
                           wave = NULL, z = 0, ivar = NULL, window = 40, physical = TRUE, sigma_max = 600, velocity_max = 600) {
