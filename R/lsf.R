@@ -33,7 +33,7 @@ lsf <- function(fit) {
 #' @param ... Arguments of training, as in [update.spender()]; a larger `lsf_rate` gets there faster.
 #' @return A list of class `spender_lsf_check`: `kernels`, a matrix whose rows are the fit's own kernel and those found from a delta
 #'   and from the fit's kernel reversed (from a box, where that is the same); `losses`, mean training loss of the last epoch;
-#'   `difference`, the largest between the two that were found; and `agree`. A warning of class `spender_warning_lsf` says so where
+#'   `difference`, the largest between the two that were found; `tolerance` and `agree`. A warning of class `spender_warning_lsf` says so where
 #'   they do not agree.
 #' @section Errors: `spender_error_invalid` for a fit without line spread function.
 #' @seealso [lsf()], [plot_lsf()]
@@ -42,7 +42,9 @@ lsf <- function(fit) {
 #' x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, lsf = 3, epochs = 4, network = small, threads = 1, progress = FALSE)
-#' check_lsf(fit, x, epochs = 2, tolerance = 1, threads = 1, progress = FALSE)
+#' # so short a training decides nothing, and says so
+#' tryCatch(check_lsf(fit, x, epochs = 2, threads = 1, progress = FALSE),
+#'          spender_warning_lsf = conditionMessage)
 check_lsf <- function(fit, x, epochs = 10, tolerance = 0.05, ...) {
   own <- lsf(fit)
   if (length(own) < 3) abort("invalid", "`fit` has no line spread function to check: see the argument `lsf` of spender().")
@@ -61,7 +63,8 @@ check_lsf <- function(fit, x, epochs = 10, tolerance = 0.05, ...) {
          format(difference, digits = 2), ", at losses of ", paste(format(losses, digits = 5), collapse = " and "), ".",
          if (is_log_uniform(fit$instrument$wave)) " On pixels uniform in log wavelength it cannot be: see ?lsf.")
   }
-  structure(list(kernels = kernels, losses = losses, difference = difference, agree = difference <= tolerance),
+  structure(list(kernels = kernels, losses = losses, difference = difference, tolerance = tolerance,
+                 agree = difference <= tolerance),
             class = "spender_lsf_check")
 }
 
@@ -69,8 +72,8 @@ check_lsf <- function(fit, x, epochs = 10, tolerance = 0.05, ...) {
 print.spender_lsf_check <- function(x, ...) {
   print(round(x$kernels, 3))
   cat("losses ", paste(names(x$losses), format(x$losses, digits = 5), collapse = ", "), "\n", sep = "")
-  cat("largest difference ", format(x$difference, digits = 2), ": the kernel is ", if (x$agree) "the same from both starts" else "not decided by the data",
-      "\n", sep = "")
+  cat("largest difference ", format(x$difference, digits = 2), if (x$agree) ", within" else ", beyond", " the tolerance of ",
+      format(x$tolerance), if (!x$agree) ": the kernel is not decided by the data", "\n", sep = "")
   invisible(x)
 }
 
