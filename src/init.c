@@ -17,9 +17,11 @@ static const R_CallMethodDef entries[] = {
     {"ffi_network_table", (DL_FUNC)&ffi_network_table, 1},
     {"ffi_predict", (DL_FUNC)&ffi_predict, 10},
     {"ffi_prepare_spectra", (DL_FUNC)&ffi_prepare_spectra, 4},
+    {"ffi_read_image", (DL_FUNC)&ffi_read_image, 2},
     {"ffi_read_sdss", (DL_FUNC)&ffi_read_sdss, 4},
     {"ffi_safetensors_read", (DL_FUNC)&ffi_safetensors_read, 2},
     {"ffi_safetensors_write", (DL_FUNC)&ffi_safetensors_write, 4},
+    {"ffi_simulate", (DL_FUNC)&ffi_simulate, 5},
     {"ffi_spectra_quality", (DL_FUNC)&ffi_spectra_quality, 3},
     {"ffi_split", (DL_FUNC)&ffi_split, 3},
     {"ffi_train_advance", (DL_FUNC)&ffi_train_advance, 2},
@@ -27,6 +29,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_train_open", (DL_FUNC)&ffi_train_open, 9},
     {"ffi_train_validate", (DL_FUNC)&ffi_train_validate, 1},
     {"ffi_train_weights", (DL_FUNC)&ffi_train_weights, 1},
+    {"ffi_uniforms", (DL_FUNC)&ffi_uniforms, 4},
     {NULL, NULL, 0},
 };
 

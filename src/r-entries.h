@@ -18,9 +18,11 @@ SEXP ffi_network_table(SEXP architecture);
 SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent,
                  SEXP type, SEXP options);
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe);
+SEXP ffi_read_image(SEXP path, SEXP hdu);
 SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick);
 SEXP ffi_safetensors_read(SEXP path, SEXP names);
 SEXP ffi_safetensors_write(SEXP path, SEXP tensors, SEXP metadata, SEXP overwrite);
+SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe);
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads);
 SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
@@ -29,5 +31,6 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
                     SEXP is_training, SEXP options);
 SEXP ffi_train_validate(SEXP pointer);
 SEXP ffi_train_weights(SEXP pointer);
+SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k);
 
 #endif

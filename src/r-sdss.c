@@ -1,72 +1,34 @@
 /* .Call entries that read SDSS files and prepare spectra. */
 #include <string.h>
 
-#include "core/prepare.h"
 #include "core/sdss.h"
 #include "r-entries.h"
+#include "r-spectra.h"
 #include "r-threads.h"
 #include "r-util.h"
 
-/* Rows that a thread prepares before it writes them into R's column-major matrices, 128 contiguous bytes a column; and rows
- * between two looks at Ctrl-C. */
-enum { BLOCK = 16, CHUNK = 1024 };
-
 struct workspace { /* one per thread */
   struct spd_sdss_pixels pixels;
-  double *flux, *ivar; /* (BLOCK, M) */
+  double *flux, *ivar; /* (R_BLOCK, M) */
   double *work;        /* (M) */
 };
 
 static struct workspace *new_spaces(int n, size_t n_observed) {
   struct workspace *spaces = (struct workspace *)R_alloc((size_t)n, sizeof *spaces);
   for (int i = 0; i < n; i++) {
-    spaces[i].flux = (double *)R_alloc(BLOCK * n_observed, sizeof(double));
-    spaces[i].ivar = (double *)R_alloc(BLOCK * n_observed, sizeof(double));
+    spaces[i].flux = (double *)R_alloc(R_BLOCK * n_observed, sizeof(double));
+    spaces[i].ivar = (double *)R_alloc(R_BLOCK * n_observed, sizeof(double));
     spaces[i].work = (double *)R_alloc(n_observed, sizeof(double));
   }
   return spaces;
 }
 
-/* No more threads than blocks of rows. */
-static int team_size(SEXP wanted, size_t n) {
-  size_t n_blocks = (n + BLOCK - 1) / BLOCK, threads = (size_t)r_threads(wanted);
-  return (int)(threads < n_blocks ? threads : n_blocks > 0 ? n_blocks : 1);
-}
-
-/* columns: (n, M) of R, rows: (count, M); row 0 is R's row `first`. */
-static void rows_to_columns(double *columns, const double *rows, size_t n, size_t n_observed, size_t first, size_t count) {
-  for (size_t m = 0; m < n_observed; m++)
-    for (size_t i = 0; i < count; i++) columns[m * n + first + i] = rows[i * n_observed + m];
-}
-
-static void columns_to_rows(double *rows, const double *columns, size_t n, size_t n_observed, size_t first, size_t count) {
-  for (size_t m = 0; m < n_observed; m++)
-    for (size_t i = 0; i < count; i++) rows[i * n_observed + m] = columns[m * n + first + i];
-}
-
-/* recipe: wave, sky (wavelengths of lines, may be empty), half_width, window, normalize, threads; R/spectra.R makes it. */
-static struct spd_preparation preparation_from(SEXP recipe) {
-  SEXP wave = r_list_get(recipe, "wave"), lines = r_list_get(recipe, "sky"), window = r_list_get(recipe, "window");
-  struct spd_preparation preparation = {.n_observed = (size_t)Rf_xlength(wave),
-                                        .wave = REAL(wave),
-                                        .sky = NULL,
-                                        .window = {REAL(window)[0], REAL(window)[1]},
-                                        .normalize = r_list_flag(recipe, "normalize")};
-  if (Rf_xlength(lines) > 0) {
-    unsigned char *sky = (unsigned char *)R_alloc(preparation.n_observed, 1);
-    spd_prepare_sky(sky, preparation.wave, preparation.n_observed, REAL(lines), (size_t)Rf_xlength(lines),
-                    r_list_real(recipe, "half_width"));
-    preparation.sky = sky;
-  }
-  return preparation;
-}
-
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
   size_t n = (size_t)Rf_nrows(flux);
-  int threads = team_size(r_list_get(recipe, "threads"), n);
+  int threads = r_team_size(r_list_get(recipe, "threads"), n);
   static const char *const names[] = {"flux", "ivar", "norm", "found", "negative"};
   SEXP result = PROTECT(r_list_new(5, names));
-  struct spd_preparation preparation = preparation_from(recipe);
+  struct spd_preparation preparation = r_preparation(recipe);
   size_t n_observed = preparation.n_observed;
   SEXP flux_out = Rf_allocMatrix(REALSXP, (int)n, (int)n_observed);
   SET_VECTOR_ELT(result, 0, flux_out);
@@ -83,18 +45,18 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
 #ifdef SPD_HAVE_OPENMP
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
 #endif
-  for (size_t first = 0; first < n; first += BLOCK) {
+  for (size_t first = 0; first < n; first += R_BLOCK) {
     struct workspace *space = &spaces[r_thread_number()];
-    size_t count = n - first < BLOCK ? n - first : BLOCK;
-    columns_to_rows(space->flux, flux_from, n, n_observed, first, count);
-    columns_to_rows(space->ivar, ivar_from, n, n_observed, first, count);
+    size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
+    r_columns_to_rows(space->flux, flux_from, n, n_observed, first, count);
+    r_columns_to_rows(space->ivar, ivar_from, n, n_observed, first, count);
     for (size_t i = 0; i < count; i++) {
       double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed;
       negative[first + i] = (int)spd_prepare_clean(y, w, n_observed);
       found[first + i] = spd_prepare_normalize(&norm[first + i], y, w, space->work, redshift[first + i], &preparation);
     }
-    rows_to_columns(flux_to, space->flux, n, n_observed, first, count);
-    rows_to_columns(ivar_to, space->ivar, n, n_observed, first, count);
+    r_rows_to_columns(flux_to, space->flux, n, n_observed, first, count);
+    r_rows_to_columns(ivar_to, space->ivar, n, n_observed, first, count);
   }
   UNPROTECT(1);
   return result;
@@ -103,7 +65,7 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
 /* Per row: median of flux sqrt(ivar) over the valid pixels (NaN without one), and how many are valid. */
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
   size_t n = (size_t)Rf_nrows(flux), n_observed = (size_t)Rf_ncols(flux);
-  int threads = team_size(threads_wanted, n);
+  int threads = r_team_size(threads_wanted, n);
   static const char *const names[] = {"sn", "valid"};
   SEXP result = PROTECT(r_list_new(2, names));
   SET_VECTOR_ELT(result, 0, Rf_allocVector(REALSXP, (R_xlen_t)n));
@@ -116,11 +78,11 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
 #ifdef SPD_HAVE_OPENMP
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
 #endif
-  for (size_t first = 0; first < n; first += BLOCK) {
+  for (size_t first = 0; first < n; first += R_BLOCK) {
     struct workspace *space = &spaces[r_thread_number()];
-    size_t count = n - first < BLOCK ? n - first : BLOCK;
-    columns_to_rows(space->flux, flux_from, n, n_observed, first, count);
-    columns_to_rows(space->ivar, ivar_from, n, n_observed, first, count);
+    size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
+    r_columns_to_rows(space->flux, flux_from, n, n_observed, first, count);
+    r_columns_to_rows(space->ivar, ivar_from, n, n_observed, first, count);
     for (size_t i = 0; i < count; i++) {
       const double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed;
       valid[first + i] = (int)spd_prepare_sn(&sn[first + i], y, w, space->work, n_observed);
@@ -198,10 +160,10 @@ static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
 /* tick(done) is called on the main thread between chunks. All memory is R's, so an interrupt there leaks nothing. */
 SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
   size_t n = (size_t)Rf_xlength(paths);
-  int threads = team_size(r_list_get(recipe, "threads"), n);
+  int threads = r_team_size(r_list_get(recipe, "threads"), n);
   const int n_names = 2 + N_REAL + N_INTEGER + N_TEXT;
   SEXP result = PROTECT(r_list_new(n_names, read_names));
-  struct spd_preparation preparation = preparation_from(recipe);
+  struct spd_preparation preparation = r_preparation(recipe);
   struct spd_log_grid grid = {Rf_asReal(log_first), SPD_SDSS_STEP, preparation.n_observed};
   for (int i = 0; i < n_names; i++)
     SET_VECTOR_ELT(result, i,
@@ -211,25 +173,25 @@ SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
                                                 : Rf_allocVector(STRSXP, (R_xlen_t)n));
   double *flux = REAL(VECTOR_ELT(result, 0)), *ivar = REAL(VECTOR_ELT(result, 1));
   struct workspace *spaces = new_spaces(threads, grid.size);
-  struct outcome *outcomes = (struct outcome *)R_alloc(CHUNK, sizeof *outcomes);
-  const char **files = (const char **)R_alloc(CHUNK, sizeof *files);
+  struct outcome *outcomes = (struct outcome *)R_alloc(R_CHUNK, sizeof *outcomes);
+  const char **files = (const char **)R_alloc(R_CHUNK, sizeof *files);
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
 
-  for (size_t start = 0; start < n && status == SPD_STATUS_OK; start += CHUNK) {
-    size_t stop = n - start < CHUNK ? n : start + CHUNK;
+  for (size_t start = 0; start < n && status == SPD_STATUS_OK; start += R_CHUNK) {
+    size_t stop = n - start < R_CHUNK ? n : start + R_CHUNK;
     for (size_t i = start; i < stop; i++) files[i - start] = Rf_translateChar(STRING_ELT(paths, (R_xlen_t)i));
 
 #ifdef SPD_HAVE_OPENMP
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
 #endif
-    for (size_t first = start; first < stop; first += BLOCK) {
+    for (size_t first = start; first < stop; first += R_BLOCK) {
       struct workspace *space = &spaces[r_thread_number()];
-      size_t count = stop - first < BLOCK ? stop - first : BLOCK;
+      size_t count = stop - first < R_BLOCK ? stop - first : R_BLOCK;
       for (size_t i = 0; i < count; i++)
         read_one(&outcomes[first - start + i], space, i, files[first - start + i], grid, &preparation);
-      rows_to_columns(flux, space->flux, n, grid.size, first, count);
-      rows_to_columns(ivar, space->ivar, n, grid.size, first, count);
+      r_rows_to_columns(flux, space->flux, n, grid.size, first, count);
+      r_rows_to_columns(ivar, space->ivar, n, grid.size, first, count);
     }
 
     for (size_t i = start; i < stop; i++) {

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/median.h"
+
 void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines,
                      double half_width) {
   memset(sky, 0, n_observed);
@@ -40,46 +42,6 @@ size_t spd_prepare_place(double *flux, double *ivar, struct spd_log_grid grid, c
   return 0;
 }
 
-static void swap(double *a, double *b) {
-  double c = *a;
-  *a = *b;
-  *b = c;
-}
-
-/* Reorders x until x[k] is what it would be in sorted order, nothing larger before it (Hoare's FIND). */
-static double select_kth(double *x, size_t n, size_t k) {
-  size_t low = 0, high = n - 1;
-  while (low < high) {
-    size_t middle = low + (high - low) / 2;
-    if (x[middle] < x[low]) swap(&x[middle], &x[low]);
-    if (x[high] < x[low]) swap(&x[high], &x[low]);
-    if (x[high] < x[middle]) swap(&x[high], &x[middle]);
-    double pivot = x[middle];
-    size_t i = low, j = high;
-    for (;;) {
-      while (x[i] < pivot) i++;
-      while (pivot < x[j]) j--;
-      if (i >= j) break;
-      swap(&x[i++], &x[j--]);
-    }
-    /* x[low..j] <= pivot <= x[j + 1..high] */
-    if (k <= j)
-      high = j;
-    else
-      low = j + 1;
-  }
-  return x[k];
-}
-
-static double median(double *x, size_t n) {
-  double upper = select_kth(x, n, n / 2);
-  if (n % 2) return upper;
-  double lower = x[0];
-  for (size_t i = 1; i < n / 2; i++)
-    if (x[i] > lower) lower = x[i];
-  return lower + 0.5 * (upper - lower);
-}
-
 static spd_norm find_norm(double *norm, const double *flux, const double *ivar, double *work, double z,
                           const struct spd_preparation *preparation) {
   const double *window = preparation->window;
@@ -94,7 +56,7 @@ static spd_norm find_norm(double *norm, const double *flux, const double *ivar, 
   if (n_valid == 0) return SPD_NORM_NO_PIXEL;
   if (!preparation->normalize) return SPD_NORM_FOUND;
   if (n == 0) return SPD_NORM_NO_WINDOW;
-  *norm = median(work, n);
+  *norm = spd_median(work, n);
   /* the square must be a number too */
   return isfinite(*norm * *norm) && *norm * *norm >= DBL_MIN && *norm > 0 ? SPD_NORM_FOUND : SPD_NORM_NOT_POSITIVE;
 }
@@ -125,6 +87,6 @@ size_t spd_prepare_sn(double *sn, const double *flux, const double *ivar, double
   size_t n_valid = 0;
   for (size_t m = 0; m < n; m++)
     if (ivar[m] > 0) work[n_valid++] = flux[m] * sqrt(ivar[m]);
-  *sn = n_valid ? median(work, n_valid) : NAN;
+  *sn = n_valid ? spd_median(work, n_valid) : NAN;
   return n_valid;
 }

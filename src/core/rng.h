@@ -10,6 +10,16 @@ uint64_t spd_mix64(uint64_t x); /* splitmix64's output function, Steele et al. 2
 /* Uniform in [0, 1) with 24 bits, for element i of stream t. */
 float spd_uniform(uint64_t seed, uint64_t stream, uint64_t i);
 
+/* A sequence of its own for each (seed, stream, i): splitmix64 from a mixed start. */
+struct spd_random {
+  uint64_t state;
+};
+struct spd_random spd_random_start(uint64_t seed, uint64_t stream, uint64_t i);
+double spd_random_uniform(struct spd_random *random); /* in (0, 1), never an end, 52 bits */
+double spd_random_normal(struct spd_random *random);  /* Box & Muller 1958; uses two uniforms */
+/* n of them, two from each pair of uniforms. */
+void spd_random_normals(double *x, size_t n, struct spd_random *random);
+
 /* Uniform integer below n (n > 0) without bias worth naming (64-bit multiply-high). */
 uint64_t spd_below(uint64_t bits, uint64_t n);
 

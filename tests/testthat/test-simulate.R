@@ -73,7 +73,7 @@ test_that("without noise and defects the flux is the truth", {
 
 test_that("the truth is the restframe spectrum, interpolated and convolved", {
   kernel <- c(0.06, 0.24, 0.40, 0.22, 0.08)
-  x <- simulate_spectra(4, lsf = 2 * kernel, z = c(0, 0.05, 0.2, 0.4), seed = 8)
+  x <- simulate_spectra(4, lsf = 2 * kernel, integrate = FALSE, z = c(0, 0.05, 0.2, 0.4), seed = 8)
   expect_equal(x$truth$shared$lsf, kernel)
   wave <- x$instrument$wave
   for (i in 1:4) {
@@ -82,6 +82,80 @@ test_that("the truth is the restframe spectrum, interpolated and convolved", {
     expected <- kernel[1] * at[m + 2] + kernel[2] * at[m + 1] + kernel[3] * at[m] + kernel[4] * at[m - 1] + kernel[5] * at[m - 2]
     expect_equal(x$truth$flux[i, m], expected, tolerance = 1e-7)
   }
+})
+
+test_that("a pixel has the mean over its width", {
+  wave <- seq(4000, 8000, by = 4)
+  x <- simulate_spectra(2, instrument(wave), z = c(0, 0.1), seed = 8)
+  rest <- x$truth$shared$wave_rest
+  mean_between <- function(flux, from, to) { # of a function linear between its nodes
+    at <- c(from, rest[rest > from & rest < to], to)
+    y <- stats::approx(rest, flux, at)$y
+    sum(diff(at) * (y[-1] + y[-length(y)]) / 2) / (to - from)
+  }
+  for (i in 1:2) for (m in c(1, 2, 150, 641, 1000, 1001)) {
+    expected <- mean_between(x$truth$rest[i, ], (wave[m] - 2) / (1 + x$z[i]), (wave[m] + 2) / (1 + x$z[i]))
+    expect_equal(x$truth$flux[i, m], expected, tolerance = 1e-6)
+  }
+})
+
+test_that("a sample's first spectra do not depend on how many follow, nor on threads", {
+  x <- simulate_spectra(40, seed = 5, threads = 1)
+  y <- simulate_spectra(20, seed = 5, threads = 2)
+  for (field in c("flux", "ivar", "z")) expect_identical(x[1:20][[field]], y[[field]])
+  expect_identical(x$truth$parameters[1:20, ], y$truth$parameters)
+  expect_false(identical(x$flux[1:20, ], simulate_spectra(20, seed = 6)$flux))
+})
+
+test_that("galaxies can be observed again", {
+  x <- simulate_spectra(3, seed = 2, noise = FALSE, defects = FALSE)
+  galaxies <- x$truth$parameters
+  again <- simulate_spectra(3, galaxies = galaxies, z = x$z, sn = galaxies$sn, seed = 2, noise = FALSE, defects = FALSE)
+  expect_identical(again$truth$parameters, galaxies)
+  expect_lt(mean(abs(again$flux - x$flux)), 1e-4) # the restframe grid begins elsewhere
+  # the same light at another redshift
+  galaxies <- galaxies[c(1, 1), ]
+  y <- simulate_spectra(2, galaxies = galaxies, z = c(0.05, 0.15), noise = FALSE, defects = FALSE, integrate = FALSE, seed = 1)
+  wave <- 4500:7000
+  light <- vapply(1:2, function(i) stats::approx(y$truth$shared$wave_rest, y$truth$rest[i, ], wave)$y, wave + 0)
+  expect_equal(light[, 1], light[, 2], tolerance = 1e-3) # the norm's window falls on other pixels
+})
+
+test_that("density ties the lines of a doublet", {
+  galaxies <- simulate_spectra(2, seed = 1)$truth$parameters
+  galaxies$log_ne <- c(0, 4)
+  lines <- line_fluxes(galaxies)
+  # low- and high-density limits: statistical weights and transition rates
+  expect_equal(unname(lines[, "OII_3730"] / lines[, "OII_3727"]), c(1.46, 0.44), tolerance = 0.03)
+  expect_equal(unname(lines[, "SII_6718"] / lines[, "SII_6733"]), c(1.45, 0.49), tolerance = 0.03)
+})
+
+test_that("the sample is limited in magnitude", {
+  x <- simulate_spectra(500, instrument(c(5000, 6000)), rest = FALSE, seed = 1)
+  r <- x$truth$parameters$mag_r + distance_modulus(x$z)
+  expect_true(all(r > 14.49 & r < 17.78))
+  expect_gt(stats::cor(x$z, -x$truth$parameters$mag_r, method = "spearman"), 0.7)
+  expect_equal(comoving_distance(0.1147), light_speed / 70 * stats::integrate(function(z) 1 / sqrt(0.3 * (1 + z)^3 + 0.7), 0, 0.1147)$value,
+               tolerance = 1e-8)
+})
+
+test_that("dust is Calzetti's", {
+  expect_equal(calzetti(c(5500, 4400)), c(4.05, 5.05), tolerance = 0.02) # k(B) - k(V) = 1 by definition
+  expect_equal(calzetti(6299.999), calzetti(6300), tolerance = 0.01)
+})
+
+test_that("templates take the starlight's place", {
+  wave <- seq(2000, 10000, by = 2)
+  templates <- list(wave = wave, flux = rbind(wave / 5500, rep(1, length(wave))), coefficients = rbind(c(1, 0), c(0, 2)))
+  x <- simulate_spectra(12, templates = templates, noise = FALSE, defects = FALSE, seed = 1)
+  expect_setequal(x$truth$parameters$archetype, 1:2)
+  rest <- x$truth$shared$wave_rest
+  for (i in match(1:2, x$truth$parameters$archetype)) {
+    expected <- if (x$truth$parameters$archetype[i] == 1) rest else rep(1, length(rest))
+    expect_lt(diff(range(x$truth$rest[i, ] / expected)) / mean(x$truth$rest[i, ] / expected), 1e-5)
+  }
+  expect_error(simulate_spectra(2, templates = list(wave = 4000:7000, flux = matrix(1, 1, 3001)), seed = 1), class = "spender_error_grid")
+  expect_error(simulate_spectra(2, templates = list(wave = wave, flux = -templates$flux), seed = 1), class = "spender_error_invalid")
 })
 
 test_that("emission lines have the ratios that the parameters say", {
@@ -144,6 +218,9 @@ test_that("bad arguments are named", {
     simulate_spectra(2, z_range = c(0.3, 0.1))
     simulate_spectra(2, lsf = c(0.5, 0.5))
     simulate_spectra(2, sn = 0)
+    simulate_spectra(2, galaxies = data.frame(type = c("quiescent", "active")))
+    simulate_spectra(2, templates = 1)
+    simulate_spectra(2, templates = list(wave = 1:2, flux = diag(2), coefficients = diag(3)))
     simulate_spectra(2, seed = "x")
     simulate_spectra(2, instrument = "hubble")
     spectral_lines("continuum")

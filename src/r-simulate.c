@@ -1,0 +1,139 @@
+/* .Call entries of simulated spectra. */
+#include "core/rng.h"
+#include "core/simulate.h"
+#include "r-entries.h"
+#include "r-spectra.h"
+#include "r-threads.h"
+#include "r-util.h"
+
+/* (n, k): row i is that of number first + i in a sample of any size with this seed. */
+SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
+  R_xlen_t rows = (R_xlen_t)Rf_asReal(n), columns = (R_xlen_t)Rf_asReal(k);
+  SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)rows, (int)columns));
+  const uint64_t stream = 0x6761; /* apart from those of core/simulate.c */
+  for (R_xlen_t i = 0; i < rows; i++) {
+    struct spd_random random = spd_random_start((uint64_t)(int64_t)Rf_asReal(seed), stream, (uint64_t)(Rf_asReal(first) + (double)i));
+    for (R_xlen_t j = 0; j < columns; j++) REAL(out)[j * rows + i] = spd_random_uniform(&random);
+  }
+  UNPROTECT(1);
+  return out;
+}
+
+static const double *reals(SEXP list, const char *name) { return REAL(r_list_get(list, name)); }
+
+/* shared: a list whose names are the fields of spd_simulation, components and lines with a column each; R/simulate.R makes it. */
+static struct spd_simulation simulation_from(SEXP shared) {
+  SEXP components = r_list_get(shared, "components"), extinction = r_list_get(shared, "extinction");
+  size_t n_rest = (size_t)Rf_xlength(extinction), size = (size_t)Rf_xlength(components);
+  float *narrow = (float *)R_alloc(size + n_rest, sizeof(float));
+  for (size_t i = 0; i < size; i++) narrow[i] = (float)REAL(components)[i];
+  for (size_t i = 0; i < n_rest; i++) narrow[size + i] = (float)REAL(extinction)[i];
+  return (struct spd_simulation){
+      .n_rest = n_rest,
+      .log_first = r_list_real(shared, "log_first"),
+      .step = r_list_real(shared, "step"),
+      .wave_rest = reals(shared, "wave_rest"),
+      .n_components = (size_t)Rf_ncols(components),
+      .components = narrow,
+      .extinction = narrow + size,
+      .n_lines = (size_t)Rf_xlength(r_list_get(shared, "line_wave")),
+      .line_wave = reals(shared, "line_wave"),
+      .n_observed = (size_t)Rf_xlength(r_list_get(shared, "wave")),
+      .wave = reals(shared, "wave"),
+      .integrate = r_list_flag(shared, "integrate"),
+      .log_wave = reals(shared, "log_wave"),
+      .n_lsf = (size_t)Rf_xlength(r_list_get(shared, "lsf")),
+      .lsf = reals(shared, "lsf"),
+      .sky = reals(shared, "sky"),
+      .sky_lines = reals(shared, "sky_lines"),
+      .photons = reals(shared, "photons"),
+      .noise = r_list_flag(shared, "noise"),
+      .defects = r_list_flag(shared, "defects"),
+      .seed = (uint64_t)(int64_t)r_list_real(shared, "seed"),
+  };
+}
+
+struct workspace { /* one per thread */
+  double *flux, *ivar, *truth; /* (R_BLOCK, M) */
+  double *rest;                /* (R_BLOCK, R) or NULL */
+  double *work;
+  double *mix, *lines; /* of one object */
+};
+
+/* objects: a list whose names are the fields of spd_object, n of each; first_row: the number of row 0 in the sample. recipe: as for
+ * ffi_prepare_spectra. Returns flux, ivar, norm, found as that does, and truth and rest in the units of flux. */
+SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe) {
+  struct spd_simulation s = simulation_from(shared);
+  struct spd_preparation preparation = r_preparation(recipe);
+  const double *z = reals(objects, "z"), *mix = reals(objects, "mix"), *ebv = reals(objects, "ebv");
+  const double *lines = reals(objects, "lines"), *line_sigma = reals(objects, "line_sigma"), *sn = reals(objects, "sn");
+  const double *brightness = reals(objects, "brightness"), *contrast = reals(objects, "contrast");
+  size_t n = (size_t)Rf_xlength(r_list_get(objects, "z")), n_observed = s.n_observed;
+  uint64_t offset = (uint64_t)Rf_asReal(first_row);
+  int with_rest = Rf_asLogical(keep_rest), threads = r_team_size(r_list_get(recipe, "threads"), n);
+
+  static const char *const names[] = {"flux", "ivar", "truth", "rest", "norm", "found"};
+  SEXP result = PROTECT(r_list_new(6, names));
+  for (int i = 0; i < 3; i++) SET_VECTOR_ELT(result, i, Rf_allocMatrix(REALSXP, (int)n, (int)n_observed));
+  if (with_rest) SET_VECTOR_ELT(result, 3, Rf_allocMatrix(REALSXP, (int)n, (int)s.n_rest));
+  SET_VECTOR_ELT(result, 4, Rf_allocVector(REALSXP, (R_xlen_t)n));
+  SET_VECTOR_ELT(result, 5, Rf_allocVector(INTSXP, (R_xlen_t)n));
+  double *flux = REAL(VECTOR_ELT(result, 0)), *ivar = REAL(VECTOR_ELT(result, 1)), *truth = REAL(VECTOR_ELT(result, 2));
+  double *rest = with_rest ? REAL(VECTOR_ELT(result, 3)) : NULL, *norm = REAL(VECTOR_ELT(result, 4));
+  int *found = INTEGER(VECTOR_ELT(result, 5));
+
+  struct workspace *spaces = (struct workspace *)R_alloc((size_t)threads, sizeof *spaces);
+  for (int i = 0; i < threads; i++) {
+    spaces[i].flux = (double *)R_alloc(3 * R_BLOCK * n_observed, sizeof(double));
+    spaces[i].ivar = spaces[i].flux + R_BLOCK * n_observed;
+    spaces[i].truth = spaces[i].ivar + R_BLOCK * n_observed;
+    spaces[i].rest = with_rest ? (double *)R_alloc(R_BLOCK * s.n_rest, sizeof(double)) : NULL;
+    spaces[i].work = (double *)R_alloc(spd_simulate_work(&s), sizeof(double));
+    spaces[i].mix = (double *)R_alloc(s.n_components + s.n_lines, sizeof(double));
+    spaces[i].lines = spaces[i].mix + s.n_components;
+  }
+  spd_status *statuses = (spd_status *)R_alloc(R_CHUNK / R_BLOCK, sizeof *statuses);
+  struct spd_error *errors = (struct spd_error *)R_alloc(R_CHUNK / R_BLOCK, sizeof *errors);
+  spd_status status = SPD_STATUS_OK;
+  struct spd_error error = {""};
+
+  for (size_t start = 0; start < n && status == SPD_STATUS_OK; start += R_CHUNK) {
+    size_t stop = n - start < R_CHUNK ? n : start + R_CHUNK;
+#ifdef SPD_HAVE_OPENMP
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+#endif
+    for (size_t first = start; first < stop; first += R_BLOCK) {
+      struct workspace *space = &spaces[r_thread_number()];
+      size_t count = stop - first < R_BLOCK ? stop - first : R_BLOCK, block = (first - start) / R_BLOCK;
+      statuses[block] = SPD_STATUS_OK;
+      for (size_t i = 0; i < count && statuses[block] == SPD_STATUS_OK; i++) {
+        size_t row = first + i;
+        for (size_t c = 0; c < s.n_components; c++) space->mix[c] = mix[c * n + row];
+        for (size_t l = 0; l < s.n_lines; l++) space->lines[l] = lines[l * n + row];
+        struct spd_object object = {z[row],          space->mix,    ebv[row], space->lines, line_sigma[row],
+                                    brightness[row], contrast[row], sn[row],  offset + row};
+        double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed, *t = space->truth + i * n_observed;
+        double *x = with_rest ? space->rest + i * s.n_rest : NULL;
+        statuses[block] = spd_simulate(t, y, w, x, &object, &s, space->work, &errors[block]);
+        if (statuses[block] != SPD_STATUS_OK) break;
+        spd_prepare_clean(y, w, n_observed);
+        found[row] = spd_prepare_normalize(&norm[row], y, w, space->work, z[row], &preparation);
+        double unit = found[row] == SPD_NORM_FOUND ? norm[row] : 1.0;
+        for (size_t m = 0; m < n_observed; m++) t[m] /= unit;
+        for (size_t r = 0; with_rest && r < s.n_rest; r++) x[r] /= unit;
+      }
+      r_rows_to_columns(flux, space->flux, n, n_observed, first, count);
+      r_rows_to_columns(ivar, space->ivar, n, n_observed, first, count);
+      r_rows_to_columns(truth, space->truth, n, n_observed, first, count);
+      if (with_rest) r_rows_to_columns(rest, space->rest, n, s.n_rest, first, count);
+    }
+    for (size_t block = 0; block * R_BLOCK < stop - start && status == SPD_STATUS_OK; block++) {
+      status = statuses[block];
+      error = errors[block];
+    }
+    R_CheckUserInterrupt();
+  }
+  UNPROTECT(1);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return result;
+}
