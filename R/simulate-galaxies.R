@@ -83,10 +83,10 @@ galaxy_columns <- c("type", "old", "intermediate", "young", "metals", "ebv", "si
                     "log_n2_halpha", "log_o3_hbeta", "log_s2_halpha", "log_o2_hbeta")
 
 # Named columns of uniform random numbers; row i is that of number i in any sample with this seed.
-uniform_columns <- function(seed, n) {
+uniform_columns <- function(seed, n, first) {
   names <- c("z", "mag", "type", "activity", "enrichment", "young", "middle", "metals", "ebv", "sigma_stars", "sigma_gas", "log_ne", "ew",
              "n2", "o3", "s2", "o2", "aperture", "sn", "nucleus")
-  u <- .Call(ffi_uniforms, seed, 0, n, length(names))
+  u <- .Call(ffi_uniforms, seed, first, n, length(names))
   colnames(u) <- names
   u
 }

@@ -76,6 +76,13 @@
 simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
                              lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = n <= 1000, normalize = TRUE,
                              mask_sky = defects, seed = NULL, threads = NULL) {
+  simulate_rows(n, instrument, z, z_range, galaxies, templates, lsf, integrate, sn, noise, defects, rest, normalize, mask_sky, seed, threads)
+}
+
+# Spectra first + 1 ... first + n of the sample that the seed makes.
+simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
+                          lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = FALSE, normalize = TRUE,
+                          mask_sky = defects, seed = NULL, threads = NULL, first = 0) {
   check_number(n, "n", 1, 1e7, whole = TRUE)
   for (flag in c("integrate", "noise", "defects", "rest")) check_flag(get(flag), flag)
   instrument <- instrument(instrument)
@@ -91,7 +98,7 @@ simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01,
   check_number(seed, "seed", -.Machine$integer.max, .Machine$integer.max, whole = TRUE)
   recipe <- preparation(instrument, mask_sky, c(5300, 5850), normalize, threads)
 
-  u <- uniform_columns(seed, n)
+  u <- uniform_columns(seed, n, first)
   sample <- draw_main_sample(u[, "z"], u[, "mag"], z_range)
   sn <- if (is.null(sn)) {
     sn_of_contrast(contrast_of_magnitude(sample$mag + distance_modulus(sample$z), u)) * exp(0.15 * stats::qnorm(u[, "sn"]))
@@ -120,8 +127,8 @@ simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01,
   contrast <- contrast_of_sn(sn)
   objects[c("z", "sn", "contrast", "brightness")] <- list(z, sn, contrast, sky_brightness * contrast)
 
-  raw <- .Call(ffi_simulate, shared, objects, 0, rest, recipe)
-  id <- sprintf("sim-%06d", seq_len(n))
+  raw <- .Call(ffi_simulate, shared, objects, first, rest, recipe)
+  id <- sprintf("sim-%06d", as.integer(first + seq_len(n)))
   truth <- list(flux = raw$truth, rest = raw$rest, parameters = cbind(galaxies, sn = sn), shared = shared[c("wave_rest", "lsf")])
   row.names(truth$parameters) <- NULL
   meta$sn_median <- .Call(ffi_spectra_quality, raw$flux, raw$ivar, recipe$threads)$sn

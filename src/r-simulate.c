@@ -12,7 +12,8 @@ SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)rows, (int)columns));
   const uint64_t stream = 0x6761; /* apart from those of core/simulate.c */
   for (R_xlen_t i = 0; i < rows; i++) {
-    struct spd_random random = spd_random_start((uint64_t)(int64_t)Rf_asReal(seed), stream, (uint64_t)(Rf_asReal(first) + (double)i));
+    struct spd_random random =
+        spd_random_start((uint64_t)(int64_t)Rf_asReal(seed), stream, (uint64_t)(Rf_asReal(first) + (double)i));
     for (R_xlen_t j = 0; j < columns; j++) REAL(out)[j * rows + i] = spd_random_uniform(&random);
   }
   UNPROTECT(1);
@@ -21,7 +22,8 @@ SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
 
 static const double *reals(SEXP list, const char *name) { return REAL(r_list_get(list, name)); }
 
-/* shared: a list whose names are the fields of spd_simulation, components and lines with a column each; R/simulate.R makes it. */
+/* shared: a list whose names are the fields of spd_simulation, components and lines with a column each; R/simulate.R makes it.
+ */
 static struct spd_simulation simulation_from(SEXP shared) {
   SEXP components = r_list_get(shared, "components"), extinction = r_list_get(shared, "extinction");
   size_t n_rest = (size_t)Rf_xlength(extinction), size = (size_t)Rf_xlength(components);
@@ -53,15 +55,15 @@ static struct spd_simulation simulation_from(SEXP shared) {
   };
 }
 
-struct workspace { /* one per thread */
+struct workspace {             /* one per thread */
   double *flux, *ivar, *truth; /* (R_BLOCK, M) */
   double *rest;                /* (R_BLOCK, R) or NULL */
   double *work;
   double *mix, *lines; /* of one object */
 };
 
-/* objects: a list whose names are the fields of spd_object, n of each; first_row: the number of row 0 in the sample. recipe: as for
- * ffi_prepare_spectra. Returns flux, ivar, norm, found as that does, and truth and rest in the units of flux. */
+/* objects: a list whose names are the fields of spd_object, n of each; first_row: the number of row 0 in the sample. recipe: as
+ * for ffi_prepare_spectra. Returns flux, ivar, norm, found as that does, and truth and rest in the units of flux. */
 SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe) {
   struct spd_simulation s = simulation_from(shared);
   struct spd_preparation preparation = r_preparation(recipe);

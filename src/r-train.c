@@ -25,7 +25,7 @@ static spd_status open_session(struct r_session *session, const struct spd_netwo
                                struct spd_training_options *options, const struct r_device *device, struct spd_error *error) {
   SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device,
                           error));
-  struct spd_source source = {session->flux, session->ivar, session->z, n, session->is_training};
+  struct spd_source source = {.flux = session->flux, .ivar = session->ivar, .z = session->z, .n_rows = n, .is_training = session->is_training};
   session->schedule = options->schedule;
   return spd_training_create(&session->training, session->model, &source, options, error);
 }

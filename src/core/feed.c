@@ -17,7 +17,8 @@ struct spd_feed {
   void *owned[4];
   /* streamed */
   struct spd_lane lanes[2];
-  size_t sent; /* of the rows */
+  size_t sent;               /* of the rows */
+  struct spd_reader *reader; /* of a source in surveys */
 };
 
 enum { FLUX, IVAR, REDSHIFT, ROWS };
@@ -29,6 +30,32 @@ static spd_status copy_of(const void **copy, struct spd_feed *feed, int slot, co
   return from ? feed->backend->ops->upload(feed->backend, feed->owned[slot], from, bytes, error) : SPD_STATUS_OK;
 }
 
+/* From the surveys through one lane's worth of host memory. */
+static spd_status upload_surveys(struct spd_feed *feed, struct spd_error *error) {
+  struct spd_backend *backend = feed->backend;
+  const size_t n = feed->batch_size, width = feed->width;
+  const uint64_t n_rows = feed->source.n_rows;
+  uint64_t *rows = malloc(n_rows * sizeof *rows);
+  float *batch = malloc(2 * n * width * sizeof *batch);
+  spd_status status =
+      rows && batch ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a batch of spectra");
+  for (uint64_t i = 0; status == SPD_STATUS_OK && i < n_rows; i++) rows[i] = i;
+  if (status == SPD_STATUS_OK) status = spd_reader_start(feed->reader, rows, (size_t)n_rows, feed->source.places, error);
+  for (uint64_t from = 0; status == SPD_STATUS_OK && from < n_rows; from += n) {
+    const size_t count = n_rows - from < n ? (size_t)(n_rows - from) : n, bytes = count * width * sizeof(float);
+    status = spd_reader_next(batch, batch + n * width, count, feed->reader, error);
+    if (status == SPD_STATUS_OK)
+      status = backend->ops->upload(backend, (float *)feed->owned[FLUX] + from * width, batch, bytes, error);
+    if (status == SPD_STATUS_OK)
+      status = backend->ops->upload(backend, (float *)feed->owned[IVAR] + from * width, batch + n * width, bytes, error);
+  }
+  spd_reader_destroy(feed->reader); /* it knows `rows`, and is not needed any more */
+  feed->reader = NULL;
+  free(rows);
+  free(batch);
+  return status;
+}
+
 static spd_status make_resident(struct spd_feed *feed, struct spd_error *error) {
   const struct spd_source *source = &feed->source;
   const size_t bytes = source->n_rows * feed->width * sizeof(float);
@@ -38,7 +65,7 @@ static spd_status make_resident(struct spd_feed *feed, struct spd_error *error) 
   SPD_TRY(copy_of(&z, feed, REDSHIFT, source->z, source->n_rows * sizeof(float), error));
   SPD_TRY(copy_of(&rows, feed, ROWS, NULL, source->n_rows * sizeof(uint64_t), error));
   feed->flux = flux, feed->ivar = ivar, feed->z = z, feed->resident_rows = rows;
-  return SPD_STATUS_OK;
+  return feed->reader ? upload_surveys(feed, error) : SPD_STATUS_OK;
 }
 
 static size_t batch_bytes(const struct spd_feed *feed, size_t n) { return n * (2 * feed->width + 1) * sizeof(float); }
@@ -46,6 +73,8 @@ static size_t batch_bytes(const struct spd_feed *feed, size_t n) { return n * (2
 static spd_status prepare(struct spd_feed *feed, spd_feed_way way, struct spd_error *error) {
   const struct spd_backend_ops *ops = feed->backend->ops;
   const struct spd_source *source = &feed->source;
+  if (source->surveys) SPD_TRY(spd_reader_create(&feed->reader, source->surveys, error));
+  if (feed->reader && ops->shares_host_memory) way = SPD_FEED_STREAMED;
   if (way == SPD_FEED_AUTO) {
     size_t available;
     SPD_TRY(ops->available(feed->backend, &available, error));
@@ -85,6 +114,7 @@ spd_status spd_feed_create(struct spd_feed **out, struct spd_model *model, const
 
 void spd_feed_destroy(struct spd_feed *feed) {
   if (!feed) return;
+  spd_reader_destroy(feed->reader);
   for (size_t i = 0; i < sizeof feed->owned / sizeof *feed->owned; i++)
     if (feed->owned[i]) feed->backend->ops->free(feed->backend, feed->owned[i]);
   for (int i = 0; i < 2; i++)
@@ -106,11 +136,13 @@ static spd_status send(struct spd_feed *feed, struct spd_error *error) {
   struct spd_lane *lane = &feed->lanes[feed->sent / feed->batch_size % 2];
   SPD_TRY(ops->lane_fill(feed->backend, lane, error));
   float *flux = lane->host, *ivar = flux + n * width, *z = ivar + n * width;
+  if (feed->reader) SPD_TRY(spd_reader_next(flux, ivar, n, feed->reader, error));
   for (size_t i = 0; i < n; i++) {
     const uint64_t row = feed->rows[feed->sent + i];
+    z[i] = source->z[row];
+    if (feed->reader) continue;
     memcpy(flux + i * width, source->flux + row * width, width * sizeof *flux);
     memcpy(ivar + i * width, source->ivar + row * width, width * sizeof *ivar);
-    z[i] = source->z[row];
   }
   feed->sent += n;
   return ops->lane_send(feed->backend, lane, batch_bytes(feed, n), error);
@@ -120,6 +152,7 @@ spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t co
   feed->rows = rows;
   feed->count = count;
   feed->loaded = feed->sent = 0;
+  if (feed->reader) SPD_TRY(spd_reader_start(feed->reader, rows, count, feed->source.places, error));
   if (!feed->resident) return send(feed, error);
   if (feed->backend->ops->shares_host_memory) {
     feed->resident_rows = rows;

@@ -4,17 +4,20 @@
 #define SPD_CORE_FEED_H
 
 #include "core/model.h"
+#include "core/reader.h"
 
-/* Rows of spectra in host memory. Not owned. */
+/* Rows of spectra, in host memory or in survey files. Not owned. */
 struct spd_source {
-  const float *flux, *ivar; /* (n_rows, M) */
+  const float *flux, *ivar; /* (n_rows, M); NULL: they are in the surveys */
   const float *z;           /* (n_rows) */
   uint64_t n_rows;
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
+  const struct spd_surveys *surveys;
+  const uint64_t *places; /* (n_rows): where each row is in the surveys; NULL: at its own number */
 };
 
 typedef enum {
-  SPD_FEED_AUTO = 0, /* resident where that leaves memory for the rest */
+  SPD_FEED_AUTO = 0, /* resident where that leaves memory for the rest; of surveys, on a device only */
   SPD_FEED_RESIDENT,
   SPD_FEED_STREAMED
 } spd_feed_way;

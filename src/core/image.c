@@ -17,7 +17,8 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
   (void)path;
   (void)hdu;
   memset(image, 0, sizeof *image);
-  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED,
+                  "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
 }
 
 #else
@@ -52,7 +53,8 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
   fits_movabs_hdu(file, hdu, &type, &status);
   if (status != 0 || type != IMAGE_HDU) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has no image in HDU %d", name, hdu);
   fits_get_img_dim(file, &n_axes, &status);
-  if (status != 0 || n_axes < 1 || n_axes > 2) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s, HDU %d: the image has %d axes, not 1 or 2", name, hdu, n_axes);
+  if (status != 0 || n_axes < 1 || n_axes > 2)
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s, HDU %d: the image has %d axes, not 1 or 2", name, hdu, n_axes);
   fits_get_img_size(file, 2, sizes, &status);
   if (n_axes == 1) sizes[1] = 1;
   /* more pixels than the file has bytes is a damaged header */
@@ -66,7 +68,8 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
   if (!image->pixels) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the image in %.200s", name);
   double null = NAN;
   fits_read_img(file, TDOUBLE, 1, (LONGLONG)(image->width * image->height), &null, image->pixels, &any_null, &status);
-  if (status != 0) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: reading the image in HDU %d failed", name, hdu);
+  if (status != 0)
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: reading the image in HDU %d failed", name, hdu);
   read_placement(image, file);
   return SPD_STATUS_OK;
 }

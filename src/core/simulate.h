@@ -50,8 +50,8 @@ struct spd_object {
 /* How many doubles `work` must hold. */
 size_t spd_simulate_work(const struct spd_simulation *simulation);
 
-/* truth: (M) noiseless; flux, ivar: (M) as observed; rest: (R) the restframe spectrum in the same units, or NULL. Fails where the
- * restframe grid does not hold all pixels or the light's median is not positive. */
+/* truth: (M) noiseless; flux, ivar: (M) as observed; rest: (R) the restframe spectrum in the same units, or NULL. Fails where
+ * the restframe grid does not hold all pixels or the light's median is not positive. */
 spd_status spd_simulate(double *truth, double *flux, double *ivar, double *rest, const struct spd_object *object,
                         const struct spd_simulation *simulation, double *work, struct spd_error *error);
 

@@ -19,7 +19,7 @@ CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backe
                                      const struct spd_schedule *schedule, spd_feed_way way) {
   struct spd_model *model;
   struct spd_training *training;
-  const struct spd_source source = {d->flux, d->ivar, d->z, SMALL_ROWS, is_training};
+  const struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training};
   struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way};
   uint64_t count;
   memset(out, 0, sizeof *out);

@@ -168,7 +168,7 @@ static spd_status everything(const struct spd_network *net, const struct small_d
   struct spd_model *model = NULL;
   struct spd_training *training = NULL;
   const unsigned char is_training[FEW] = {1, 1, 0, 1, 1, 1, 0, 1, 0};
-  const struct spd_source source = {d->flux, d->ivar, d->z, FEW, is_training};
+  const struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = FEW, .is_training = is_training};
   const struct spd_training_options options = {batch < FEW ? batch : FEW, 1, {.rate = 1e-3, .constant = 1},
                                                {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_STREAMED};
   struct spd_progress progress;

@@ -236,7 +236,7 @@ static void test_training(void) {
   /* refusals */
   struct spd_training *training;
   MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
-  struct spd_source source = {d.flux, d.ivar, d.z, SMALL_ROWS, is_training};
+  struct spd_source source = {.flux = d.flux, .ivar = d.ivar, .z = d.z, .n_rows = SMALL_ROWS, .is_training = is_training};
   struct spd_training_options options = {SMALL_BATCH + 1, 1, schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;

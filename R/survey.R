@@ -1,0 +1,323 @@
+#' Surveys larger than memory
+#'
+#' A survey is one FITS file of prepared spectra, or several, of which nothing but redshifts and norms is in memory. It goes where
+#' [spectra()] go: [spender()] trains on it, [predict()][predict.spender()] and its relatives read it in parts.
+#'
+#' @param paths Names of survey files on one grid; they count as one survey, in this order.
+#' @param x,object A survey.
+#' @param i Numbers or a logical vector: which spectra, in which order. Nothing is read.
+#' @param row.names,optional Ignored.
+#' @param ... For methods; not used.
+#'
+#' @section Format:
+#' The primary HDU is an image, `WAVELENGTH` (Å, vacuum, doubles). The table `SPECTRA` follows, with a row for each spectrum: `ID`, `Z`,
+#' `NORM` (`NaN` for a spectrum without norm), catalogue columns, then `FLUX` and `IVAR` (\eqn{M} floats each, prepared as
+#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. Inputs that were rejected are
+#' in a last table, `REJECTED`. The file of a survey that is still being written, or whose writer was killed, holds whole rows.
+#' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
+#'   spectra over all files), `z`, `norm`, `instrument` and `columns`. `x[i]` is a smaller survey, `as_spectra(x)` reads it into memory as
+#'   [spectra()], `as.data.frame(x)` is its catalogue, [problems()] lists what was rejected.
+#' @section Errors: `spender_error_io` where a file cannot be opened, `spender_error_format` where it is not a survey, cut, or damaged;
+#'   `spender_error_grid` for files on different grids.
+#' @seealso [write_survey()], [simulate_survey()]
+#' @export
+#' @examples
+#' path <- tempfile(fileext = ".fits")
+#' write_survey(simulate_spectra(50, instrument(seq(4000, 8000, by = 8)), seed = 1), path)
+#' survey <- open_survey(path)
+#' survey
+#' nearby <- survey[survey$z < 0.1]
+#' head(as.data.frame(nearby))
+#' as_spectra(nearby[1:3])
+open_survey <- function(paths) {
+  if (!is.character(paths) || !length(paths) || anyNA(paths)) abort("invalid", "`paths` must be names of survey files, not ", describe(paths), ".")
+  paths <- normalizePath(paths, mustWork = FALSE)
+  info <- lapply(paths, function(path) .Call(ffi_survey_info, path))
+  first <- info[[1]]
+  for (i in seq_along(info)) {
+    if (!identical(info[[i]]$wave, first$wave)) abort("grid", basename(paths[i]), " is on another grid than ", basename(paths[1]), ".")
+  }
+  n <- vapply(info, `[[`, 0, "n")
+  rows <- as.double(seq_len(sum(n)))
+  known <- .Call(ffi_survey_columns, paths, c("Z", "NORM"), rows)
+  columns <- unique(unlist(lapply(info, function(f) f$columns[f$types != "E" & (f$types == "A" | f$repeats == 1)])))
+  structure(list(files = data.frame(path = paths, n = n), rows = rows, z = known$Z, norm = known$NORM,
+                 instrument = new_instrument(first$wave, first$instrument),
+                 columns = setdiff(columns, c("ID", "Z", "NORM", "PADDING", "ROWSUM"))), class = "survey")
+}
+
+#' @rdname open_survey
+#' @export
+as_spectra <- function(x) {
+  if (inherits(x, "spectra")) return(x)
+  check_survey(x)
+  raw <- .Call(ffi_survey_spectra, x$files$path, x$rows)
+  catalogue <- survey_catalogue(x, c("ID", x$columns))
+  id <- make.unique(catalogue$ID)
+  without <- which(is.na(x$norm))
+  new_spectra(raw$flux, raw$ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns],
+              data.frame(id = id[without], file = rep(NA_character_, length(without)), row = without, reason = rep("no norm", length(without))))
+}
+
+check_survey <- function(x) {
+  if (!inherits(x, "survey")) abort("invalid", "`x` must be a survey from open_survey() or spectra, not ", describe(x), ".")
+}
+
+survey_catalogue <- function(x, columns, rows = x$rows) {
+  as.data.frame(.Call(ffi_survey_columns, x$files$path, columns, rows), optional = TRUE)
+}
+
+#' @export
+length.survey <- function(x) length(x$rows)
+
+#' @export
+dim.survey <- function(x) c(length(x$rows), length(x$instrument$wave))
+
+#' @rdname open_survey
+#' @export
+`[.survey` <- function(x, i, ...) {
+  if (missing(i)) return(x)
+  if (is.character(i)) {
+    row <- match(i, survey_catalogue(x, "ID")$ID)
+    if (anyNA(row)) abort("id", "No spectrum has the id ", enumerate(paste0('"', unique(i[is.na(row)]), '"')), ".")
+    i <- row
+  }
+  row <- find_rows(x, i)
+  x[c("rows", "z", "norm")] <- list(x$rows[row], x$z[row], x$norm[row])
+  x
+}
+
+#' @rdname open_survey
+#' @export
+as.data.frame.survey <- function(x, row.names = NULL, optional = FALSE, ...) {
+  catalogue <- survey_catalogue(x, c("ID", x$columns))
+  cbind(data.frame(id = catalogue$ID, z = x$z, norm = x$norm), catalogue[setdiff(x$columns, c("id", "z", "norm"))])
+}
+
+#' @export
+problems.survey <- function(x, ...) {
+  rejected <- do.call(rbind, lapply(x$files$path, function(path) as.data.frame(.Call(ffi_survey_rejected, path))))
+  without <- which(is.na(x$norm))
+  rbind(data.frame(id = survey_catalogue(x, "ID", x$rows[without])$ID, file = rep(NA_character_, length(without)), row = without,
+                   reason = rep("no norm", length(without))),
+        data.frame(id = rep(NA_character_, nrow(rejected)), file = rejected$file, row = rep(NA_integer_, nrow(rejected)), reason = rejected$reason))
+}
+
+#' @export
+print.survey <- function(x, ...) {
+  fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
+  cat("<survey> ", count(length(x), "spectrum", "spectra"), if (length(x) < sum(x$files$n)) paste0(" of ", sum(x$files$n)), "\n", sep = "")
+  fact("files", enumerate(basename(x$files$path), 4))
+  fact("grid", format(x$instrument))
+  if (length(x)) fact("redshift", paste(formatC(range(x$z), digits = 3, format = "f"), collapse = " to "), ", median ", formatC(stats::median(x$z), digits = 3, format = "f"))
+  if (anyNA(x$norm)) fact("without norm", sum(is.na(x$norm)), " (fits leave them out)")
+  if (length(x$columns)) fact("catalogue", enumerate(x$columns, 8))
+  invisible(x)
+}
+
+#' @export
+summary.survey <- function(object, ...) {
+  catalogue <- as.data.frame(object)
+  structure(list(survey = object, quantiles = t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5),
+                                                       probs = c(0, 0.05, 0.5, 0.95, 1), na.rm = TRUE)),
+                 class = if (!is.null(catalogue$class)) table(catalogue$class, useNA = "ifany"), problems = problems(object)), class = "summary.survey")
+}
+
+#' @export
+print.summary.survey <- function(x, ...) {
+  print(x$survey)
+  cat("\n")
+  print(x$quantiles, digits = 3)
+  if (length(x$class)) cat("\nclass: ", paste0(names(x$class), " ", x$class, collapse = ", "), "\n", sep = "")
+  if (nrow(x$problems)) {
+    cat("\nproblems:\n")
+    print(utils::head(x$problems, 20), right = FALSE)
+    if (nrow(x$problems) > 20) cat("... and ", nrow(x$problems) - 20, " more; see problems()\n", sep = "")
+  }
+  invisible(x)
+}
+
+# Spectra in memory, of a survey that is small enough for what is done with them.
+in_memory <- function(x, most = 50000) {
+  if (!inherits(x, "survey")) return(x)
+  if (length(x) > most) abort("invalid", "This needs spectra in memory, and the survey has ", length(x), " of them: choose some with [.")
+  as_spectra(x)
+}
+
+# Calls f(spectra, rows) on parts of a survey, in order.
+in_parts <- function(x, f, size = 2048) {
+  for (first in seq(1, length(x), by = size)) {
+    rows <- first:min(length(x), first + size - 1)
+    f(as_spectra(x[rows]), rows)
+  }
+}
+
+#' Write a survey file
+#'
+#' Prepares spectra, or takes prepared ones, and appends them to one FITS file, in bounded memory: from SDSS or BOSS files hundreds of
+#' thousands at a time. A program that was killed is called again with the same arguments and goes on where it was.
+#'
+#' @param x Names of SDSS or BOSS files or folders, as for [read_sdss()]; or [spectra()], or a survey (whose rows are copied).
+#' @param path The file to write.
+#' @param instrument,mask_sky,window,threads As in [read_sdss()].
+#' @param overwrite Replace a file that is there? Otherwise a survey that was made from files is continued: files that it has, or
+#'   that were rejected, are not read again; any other file is an error.
+#' @param progress Show a progress bar?
+#' @return The survey, opened, invisibly: see [open_survey()] for the format. Files that could not be read are in [problems()], with
+#'   reasons; a spectrum without norm has its row.
+#' @section Errors: `spender_error_exists` for a file that is there and cannot be continued; `spender_error_io` where writing fails (the
+#'   file then holds the rows before); those of [read_sdss()].
+#' @seealso [open_survey()]
+#' @export
+#' @inherit open_survey examples
+write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL, overwrite = FALSE,
+                         progress = interactive()) {
+  check_flag(overwrite, "overwrite")
+  check_flag(progress, "progress")
+  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  path <- path.expand(path)
+  if (overwrite) unlink(c(path, rejects_path(path)))
+  if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
+  if (!inherits(x, "spectra")) check_survey(x)
+  if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
+  if (inherits(x, "spectra")) {
+    append_spectra(x, path)
+  } else {
+    in_parts(x, function(part, rows) append_spectra(part, path))
+  }
+  finish_survey(path)
+  invisible(open_survey(path))
+}
+
+rejects_path <- function(path) paste0(path, ".rejected")
+
+# Appends to the file, which the first spectra make. `widths`: of text columns, where later texts may be longer.
+append_spectra <- function(x, path, widths = list()) {
+  columns <- c(list(ID = x$id, Z = x$z, NORM = x$norm), lapply(x$meta, plain_column))
+  if (!file.exists(path)) {
+    types <- vapply(columns, function(column) switch(typeof(column), character = "A", integer = "J", logical = "L", "D"), "")
+    repeats <- mapply(function(column, name, type) {
+      if (type != "A") return(1)
+      max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE)
+    }, columns, names(columns), types)
+    .Call(ffi_survey_create, path, x$instrument$wave, x$instrument$name, names(columns), unname(types), as.double(repeats))
+  } else {
+    info <- .Call(ffi_survey_info, path)
+    ours <- setdiff(info$columns, c("PADDING", "FLUX", "IVAR", "ROWSUM"))
+    if (!identical(ours, names(columns)) || !identical(info$wave, x$instrument$wave)) {
+      abort("grid", basename(path), " has other columns or another grid than the spectra to append.")
+    }
+    types <- info$types[match(ours, info$columns)]
+    columns <- Map(function(column, type) switch(type, A = as.character(column), J = as.integer(column), L = as.logical(column), as.double(column)),
+                   columns, types)
+    texts <- which(types == "A")
+    longest <- vapply(columns[texts], function(column) max(0, nchar(column, "bytes"), na.rm = TRUE), 0)
+    long <- texts[longest > info$repeats[match(ours, info$columns)][texts]]
+    if (length(long)) abort("invalid", "Column ", ours[long[1]], " of ", basename(path), " is too narrow for the texts to append.")
+  }
+  .Call(ffi_survey_append, path, unname(columns), x$flux, x$ivar)
+}
+
+plain_column <- function(column) if (is.numeric(column) || is.logical(column)) column else as.character(column)
+
+finish_survey <- function(path, rejected = data.frame(file = character(), reason = character())) {
+  .Call(ffi_survey_finish, path, rejected$file, rejected$reason)
+}
+
+# Reads files some at a time. What is done is known from the column `file` and from the sidecar of rejected ones, into which each goes
+# before the spectra of its part are appended, so that a kill between the two only reads a part again.
+ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = 1024) {
+  files <- expand_folders(files)
+  rejected <- data.frame(file = character(), reason = character())
+  if (file.exists(path)) {
+    survey <- open_survey(path)
+    if (!"file" %in% survey$columns) abort("exists", path, " exists already and was not made from files; `overwrite = TRUE` replaces it.")
+    rejected <- unique(rbind(rejected, as.data.frame(.Call(ffi_survey_rejected, path))))
+    done <- survey_catalogue(survey, "file")$file
+  } else {
+    done <- character()
+  }
+  sidecar <- rejects_path(path)
+  if (file.exists(sidecar)) rejected <- unique(rbind(rejected, read_rejects(sidecar)))
+  rejected <- rejected[!duplicated(rejected$file), ]
+  left <- files[!files %in% c(done, rejected$file)]
+  widths <- list(ID = 20, file = max(1, nchar(files, "bytes")), class = 12, subclass = 32, plate_quality = 12, instrument = 8)
+  bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
+  for (first in seq(1, length(left), by = part)[seq_len(ceiling(length(left) / part))]) {
+    some <- left[first:min(length(left), first + part - 1)]
+    x <- withCallingHandlers(read_sdss(some, instrument, mask_sky, window, threads, progress = FALSE),
+                             spender_warning_files = function(w) invokeRestart("muffleWarning"))
+    unread <- problems(x)[is.na(problems(x)$row), c("file", "reason")]
+    if (nrow(unread)) {
+      write_rejects(unread, sidecar)
+      rejected <- rbind(rejected, unread)
+    }
+    if (length(x)) append_spectra(x, path, widths)
+    if (progress) cli::cli_progress_update(set = first + length(some) - 1, id = bar)
+  }
+  if (!file.exists(path)) {
+    abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ", rejected$reason[1], ".")
+  }
+  finish_survey(path, rejected)
+  unlink(sidecar)
+  if (nrow(rejected)) {
+    warn("files", nrow(rejected), " of ", count(length(files), "file"), " could not be read; problems() says why. The first: ", rejected$reason[1], ".")
+  }
+  open_survey(path)
+}
+
+write_rejects <- function(rejected, path) {
+  lines <- paste(rejected$file, gsub("[\t\n]", " ", rejected$reason), sep = "\t")
+  con <- file(path, "ab")
+  on.exit(close(con))
+  writeLines(lines, con)
+}
+
+# A line without its end is of a writer that was killed.
+read_rejects <- function(path) {
+  text <- rawToChar(readBin(path, raw(), file.size(path)))
+  lines <- strsplit(sub("[^\n]*$", "", text), "\n", fixed = TRUE)[[1]]
+  parts <- strsplit(lines, "\t", fixed = TRUE)
+  parts <- parts[lengths(parts) == 2]
+  data.frame(file = vapply(parts, `[`, "", 1), reason = vapply(parts, `[`, "", 2))
+}
+
+#' Simulate a survey
+#'
+#' [simulate_spectra()] into a survey file, some thousand spectra at a time, in bounded memory.
+#'
+#' @param n Number of spectra.
+#' @param path The file to write.
+#' @param ... Arguments of [simulate_spectra()], except `rest` and `galaxies`. A `seed` is chosen where none is given; the spectra are those of
+#'   `simulate_spectra(n, ...)` with that seed.
+#' @param overwrite Replace a file that is there?
+#' @param progress Show a progress bar?
+#' @return The survey, opened, invisibly. The true parameters are columns of its catalogue, their names with `true_` in front.
+#' @export
+#' @examples
+#' path <- tempfile(fileext = ".fits")
+#' survey <- simulate_survey(100, path, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' survey
+simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interactive()) {
+  check_number(n, "n", 1, 1e9, whole = TRUE)
+  check_flag(overwrite, "overwrite")
+  check_flag(progress, "progress")
+  arguments <- list(...)
+  if (any(c("rest", "galaxies") %in% names(arguments))) abort("invalid", "simulate_survey() has no arguments `rest` and `galaxies`.")
+  if (is.null(arguments$seed)) arguments$seed <- sample.int(.Machine$integer.max, 1)
+  if (overwrite) unlink(path)
+  if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
+  part <- 4096
+  bar <- if (progress) cli::cli_progress_bar("Simulating spectra", total = n)
+  for (first in seq(0, n - 1, by = part)) {
+    rows <- min(part, n - first)
+    given <- lapply(arguments[intersect(c("z", "sn"), names(arguments))], function(v) if (length(v) > 1) v[first + seq_len(rows)] else v)
+    x <- do.call(simulate_rows, c(list(n = rows, first = first, rest = FALSE), utils::modifyList(arguments, given)))
+    parameters <- x$truth$parameters
+    x$meta <- cbind(x$meta, setNames(parameters, paste0("true_", names(parameters))))
+    append_spectra(x, path, list(ID = 14, subclass = 12, true_type = 12))
+    if (progress) cli::cli_progress_update(set = first + rows, id = bar)
+  }
+  finish_survey(path)
+  invisible(open_survey(path))
+}

@@ -1,0 +1,76 @@
+/* A survey in one FITS file: an image WAVELENGTH, then a binary table SPECTRA with a row for each spectrum, catalogue columns
+ * first, then FLUX and IVAR, then a checksum of the row. Rows are appended so that a program killed at any moment leaves a file
+ * of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading needs
+ * to distrust every byte.
+ */
+#ifndef SPD_CORE_SURVEY_H
+#define SPD_CORE_SURVEY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/status.h"
+
+enum { SPD_SURVEY_MAX_COLUMNS = 500, SPD_SURVEY_NAME = 69 };
+
+/* 'A' text of `repeat` bytes, 'J' int32 (INT32_MIN: unknown), 'D' double (NaN: unknown), 'L' logical ('T', 'F', 0: unknown),
+ * 'E' `repeat` floats. */
+struct spd_survey_column {
+  char name[SPD_SURVEY_NAME];
+  char type;
+  size_t repeat;
+  size_t offset; /* in a row; set by the functions below */
+};
+size_t spd_survey_column_bytes(const struct spd_survey_column *column);
+
+struct spd_survey {
+  int file; /* descriptor */
+  char name[256];
+  char instrument[SPD_SURVEY_NAME];
+  size_t n_observed; /* M */
+  double *wave;      /* (M) Å */
+  size_t n_columns, row_bytes;
+  struct spd_survey_column *columns;
+  int id, flux, ivar, checksum; /* where they are among the columns; -1 without */
+  uint64_t n_rows;
+  uint64_t count_at, rows_at; /* in the file: the card NAXIS2, the first row */
+  uint64_t header_at;         /* of the table */
+  int finished;               /* checksums of the table were written */
+};
+
+/* A survey to read. Fails where the file is not one, where it is cut, or where a checksum of a header does not fit. */
+spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct spd_error *error);
+/* A new file, which must not exist, without rows. columns: names and types; wave: (M). */
+spd_status spd_survey_create(struct spd_survey *survey, const char *path, const double *wave, size_t n_observed,
+                             const char *instrument, const struct spd_survey_column *columns, size_t n_columns,
+                             struct spd_error *error);
+/* One that spd_survey_create() made, to append to: what a killed program left beyond the last whole row is cut off. */
+spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);
+void spd_survey_close(struct spd_survey *survey);
+
+/* Sets the checksums of `count` rows (count, row_bytes) and appends them: rows, padding, flush, then the number of rows. */
+spd_status spd_survey_append(struct spd_survey *survey, unsigned char *rows, size_t count, struct spd_error *error);
+/* Ends the file: a table REJECTED of n inputs and reasons, if there are any, and the standard's checksums. It can be reopened.
+ */
+spd_status spd_survey_finish(struct spd_survey *survey, const char *const *inputs, const char *const *reasons, size_t n,
+                             struct spd_error *error);
+/* The rows of REJECTED: *n of them, texts that the caller frees with *inputs and *reasons (one block each). */
+spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struct spd_survey *survey, struct spd_error *error);
+
+/* `count` rows as they are in the file, their checksums verified. rows: (count, row_bytes). Reentrant. */
+spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
+                           struct spd_error *error);
+
+/* n bytes of one row from `offset` on; no checksum tells whether they are right. */
+spd_status spd_survey_read_part(unsigned char *bytes, const struct spd_survey *survey, uint64_t row, size_t offset, size_t n,
+                                struct spd_error *error);
+
+/* Numbers in a row, which are big-endian. A flux and ivar that are not finite, or an ivar below 0, become 0 both. */
+void spd_survey_put_floats(unsigned char *to, const float *from, size_t n);
+void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey);
+void spd_survey_put_double(unsigned char *to, double value);
+double spd_survey_get_double(const unsigned char *from);
+void spd_survey_put_int(unsigned char *to, int32_t value);
+int32_t spd_survey_get_int(const unsigned char *from);
+
+#endif

@@ -1,0 +1,348 @@
+/* .Call entries of survey files. Each opens and closes them, so that nothing stays open behind R's back. */
+#include "r-survey.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "r-entries.h"
+#include "r-spectra.h"
+#include "r-threads.h"
+
+/* ---- opening ---- */
+
+spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, struct spd_error *error) {
+  const size_t n = (size_t)Rf_xlength(paths);
+  memset(surveys, 0, sizeof *surveys);
+  surveys->files = calloc(n, sizeof *surveys->files);
+  surveys->first = calloc(n + 1, sizeof *surveys->first);
+  if (!surveys->files || !surveys->first) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a list of surveys");
+  for (size_t f = 0; f < n; f++) {
+    struct spd_survey *file = &surveys->files[f];
+    SPD_TRY(spd_survey_open(file, R_ExpandFileName(Rf_translateChar(STRING_ELT(paths, (R_xlen_t)f))), error));
+    surveys->n_files++;
+    surveys->first[f + 1] = surveys->first[f] + file->n_rows;
+    if (file->n_observed != surveys->files[0].n_observed ||
+        memcmp(file->wave, surveys->files[0].wave, file->n_observed * sizeof *file->wave) != 0)
+      return spd_fail(error, SPD_STATUS_INVALID, "%.200s is on another grid than %.200s", file->name, surveys->files[0].name);
+  }
+  return SPD_STATUS_OK;
+}
+
+void r_surveys_close(struct spd_surveys *surveys) {
+  for (size_t f = 0; f < surveys->n_files; f++) spd_survey_close(&surveys->files[f]);
+  free(surveys->files);
+  free(surveys->first);
+  memset(surveys, 0, sizeof *surveys);
+}
+
+/* The same, closed by R's garbage collector where an R error leaves them open. */
+static void finalize(SEXP pointer) {
+  struct spd_surveys *surveys = R_ExternalPtrAddr(pointer);
+  if (!surveys) return;
+  R_ClearExternalPtr(pointer);
+  r_surveys_close(surveys);
+  free(surveys);
+}
+
+static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths) {
+  SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
+  R_RegisterCFinalizerEx(pointer, finalize, TRUE);
+  *surveys = calloc(1, sizeof **surveys);
+  if (!*surveys) Rf_error("no memory for a list of surveys");
+  R_SetExternalPtrAddr(pointer, *surveys);
+  struct spd_error error = {""};
+  spd_status status = r_surveys_open(*surveys, paths, &error);
+  UNPROTECT(1);
+  if (status != SPD_STATUS_OK) {
+    finalize(pointer);
+    r_raise(status, &error);
+  }
+  return pointer;
+}
+
+static const char *path_of(SEXP path) { return R_ExpandFileName(Rf_translateChar(STRING_ELT(path, 0))); }
+
+/* ---- what there is ---- */
+
+static SEXP texts_to_r(char **texts, size_t n) {
+  SEXP out = PROTECT(Rf_allocVector(STRSXP, (R_xlen_t)n));
+  for (size_t i = 0; i < n; i++) SET_STRING_ELT(out, (R_xlen_t)i, Rf_mkChar(texts[i]));
+  UNPROTECT(1);
+  return out;
+}
+
+/* Of one file: n, wave, instrument, finished, columns (names), types, repeats. */
+SEXP ffi_survey_info(SEXP path) {
+  static const char *const names[] = {"n", "wave", "instrument", "finished", "columns", "types", "repeats"};
+  struct spd_surveys *surveys;
+  SEXP pointer = PROTECT(guarded_open(&surveys, path)), result = PROTECT(r_list_new(7, names));
+  const struct spd_survey *s = surveys->files;
+  SET_VECTOR_ELT(result, 0, Rf_ScalarReal((double)s->n_rows));
+  SET_VECTOR_ELT(result, 1, Rf_allocVector(REALSXP, (R_xlen_t)s->n_observed));
+  memcpy(REAL(VECTOR_ELT(result, 1)), s->wave, s->n_observed * sizeof(double));
+  SET_VECTOR_ELT(result, 2, Rf_mkString(s->instrument));
+  SET_VECTOR_ELT(result, 3, Rf_ScalarLogical(s->finished));
+  for (int i = 4; i < 6; i++) SET_VECTOR_ELT(result, i, Rf_allocVector(STRSXP, (R_xlen_t)s->n_columns));
+  SET_VECTOR_ELT(result, 6, Rf_allocVector(REALSXP, (R_xlen_t)s->n_columns));
+  for (size_t c = 0; c < s->n_columns; c++) {
+    const char type[2] = {s->columns[c].type, '\0'};
+    SET_STRING_ELT(VECTOR_ELT(result, 4), (R_xlen_t)c, Rf_mkChar(s->columns[c].name));
+    SET_STRING_ELT(VECTOR_ELT(result, 5), (R_xlen_t)c, Rf_mkChar(type));
+    REAL(VECTOR_ELT(result, 6))[c] = (double)s->columns[c].repeat;
+  }
+  finalize(pointer);
+  UNPROTECT(2);
+  return result;
+}
+
+/* A list of inputs and reasons. */
+SEXP ffi_survey_rejected(SEXP path) {
+  static const char *const names[] = {"file", "reason"};
+  struct spd_surveys *surveys;
+  SEXP pointer = PROTECT(guarded_open(&surveys, path)), result = PROTECT(r_list_new(2, names));
+  char **inputs, **reasons;
+  size_t n;
+  struct spd_error error = {""};
+  spd_status status = spd_survey_rejected(&inputs, &reasons, &n, surveys->files, &error);
+  if (status == SPD_STATUS_OK) {
+    SET_VECTOR_ELT(result, 0, texts_to_r(inputs, n));
+    SET_VECTOR_ELT(result, 1, texts_to_r(reasons, n));
+    free(inputs);
+    free(reasons);
+  }
+  finalize(pointer);
+  UNPROTECT(2);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return result;
+}
+
+/* ---- rows to R ---- */
+
+static size_t file_of(const struct spd_surveys *surveys, uint64_t row) {
+  size_t f = 0;
+  while (f + 1 < surveys->n_files && row >= surveys->first[f + 1]) f++;
+  return f;
+}
+
+static SEXP text_or_na(const unsigned char *bytes, size_t n) {
+  char text[1024];
+  if (n > sizeof text) n = sizeof text;
+  size_t used = 0;
+  while (used < n && bytes[used] != '\0') text[used] = (char)bytes[used], used++;
+  while (used > 0 && text[used - 1] == ' ') used--;
+  for (size_t i = 0; i < used; i++)
+    if (text[i] < ' ' || text[i] > '~') text[i] = '?';
+  return used ? Rf_mkCharLen(text, (int)used) : NA_STRING;
+}
+
+static SEXP new_column(char type, R_xlen_t n) {
+  return Rf_allocVector(type == 'A' ? STRSXP : type == 'J' ? INTSXP : type == 'L' ? LGLSXP : REALSXP, n);
+}
+
+static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const struct spd_survey_column *c) {
+  switch (c->type) {
+    case 'A':
+      SET_STRING_ELT(column, i, text_or_na(bytes, c->repeat));
+      break;
+    case 'J':
+      INTEGER(column)[i] = spd_survey_get_int(bytes);
+      break; /* R's NA is INT32_MIN, too */
+    case 'L':
+      LOGICAL(column)[i] = *bytes == 'T' ? TRUE : *bytes == 'F' ? FALSE : NA_LOGICAL;
+      break;
+    default: {
+      double value = spd_survey_get_double(bytes);
+      REAL(column)[i] = ISNAN(value) ? NA_REAL : value;
+    }
+  }
+}
+
+/* Catalogue columns of rows (numbers from 1 over all files): a list named by `names`. Only single values and texts; a column
+ * that a file lacks is NA there. */
+SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows) {
+  struct spd_surveys *surveys;
+  SEXP pointer = PROTECT(guarded_open(&surveys, paths));
+  const R_xlen_t n = Rf_xlength(rows), n_names = Rf_xlength(names);
+  SEXP result = PROTECT(Rf_allocVector(VECSXP, n_names));
+  Rf_setAttrib(result, R_NamesSymbol, names);
+  struct spd_error error = {""};
+  spd_status status = SPD_STATUS_OK;
+  for (R_xlen_t k = 0; k < n_names; k++) {
+    char type = 'D';
+    const struct spd_survey_column **places =
+        (const struct spd_survey_column **)R_alloc(surveys->n_files, sizeof *places); /* the column in each file */
+    for (size_t f = 0; f < surveys->n_files; f++) {
+      const struct spd_survey *s = &surveys->files[f];
+      places[f] = NULL;
+      for (size_t c = 0; c < s->n_columns; c++) {
+        const struct spd_survey_column *column = &s->columns[c];
+        if (strcmp(column->name, CHAR(STRING_ELT(names, k))) == 0 && column->type != 'E' &&
+            (column->type == 'A' || column->repeat == 1))
+          places[f] = column;
+      }
+      if (places[f]) type = places[f]->type;
+    }
+    SEXP column = new_column(type, n);
+    SET_VECTOR_ELT(result, k, column);
+    unsigned char bytes[1024];
+    size_t f = 0;
+    for (R_xlen_t i = 0; i < n && status == SPD_STATUS_OK; i++) {
+      const uint64_t row = (uint64_t)REAL(rows)[i] - 1;
+      if (row < surveys->first[f] || row >= surveys->first[f + 1]) f = file_of(surveys, row);
+      const struct spd_survey_column *place = places[f];
+      memset(bytes, 0, sizeof bytes);
+      if (place && place->type == type) {
+        size_t size = spd_survey_column_bytes(place);
+        status = spd_survey_read_part(bytes, &surveys->files[f], row - surveys->first[f], place->offset,
+                                      size < sizeof bytes ? size : sizeof bytes, &error);
+        set_cell(column, i, bytes, place);
+      } else if (type == 'A') {
+        SET_STRING_ELT(column, i, NA_STRING);
+      } else if (type == 'D') {
+        REAL(column)[i] = NA_REAL;
+      } else {
+        INTEGER(column)[i] = NA_INTEGER;
+      }
+    }
+  }
+  finalize(pointer);
+  UNPROTECT(2);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return result;
+}
+
+/* flux and ivar (n, M) of rows (numbers from 1 over all files). */
+SEXP ffi_survey_spectra(SEXP paths, SEXP rows) {
+  static const char *const names[] = {"flux", "ivar"};
+  struct spd_surveys *surveys;
+  SEXP pointer = PROTECT(guarded_open(&surveys, paths)), result = PROTECT(r_list_new(2, names));
+  const size_t n = (size_t)Rf_xlength(rows), width = surveys->files[0].n_observed;
+  for (int i = 0; i < 2; i++) SET_VECTOR_ELT(result, i, Rf_allocMatrix(REALSXP, (int)n, (int)width));
+  double *flux = REAL(VECTOR_ELT(result, 0)), *ivar = REAL(VECTOR_ELT(result, 1));
+  size_t most = 0;
+  for (size_t f = 0; f < surveys->n_files; f++) most = surveys->files[f].row_bytes > most ? surveys->files[f].row_bytes : most;
+  unsigned char *raw = (unsigned char *)R_alloc(most, 1);
+  float *y = (float *)R_alloc(2 * width, sizeof *y), *w = y + width;
+  double *block = (double *)R_alloc(2 * R_BLOCK * width, sizeof *block), *block_ivar = block + R_BLOCK * width;
+  struct spd_error error = {""};
+  spd_status status = SPD_STATUS_OK;
+  for (size_t first = 0; first < n && status == SPD_STATUS_OK; first += R_BLOCK) {
+    const size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
+    for (size_t i = 0; i < count && status == SPD_STATUS_OK; i++) {
+      const uint64_t row = (uint64_t)REAL(rows)[first + i] - 1;
+      const size_t f = file_of(surveys, row);
+      status = spd_survey_read(raw, &surveys->files[f], row - surveys->first[f], 1, &error);
+      if (status == SPD_STATUS_OK) spd_survey_get_spectrum(y, w, raw, &surveys->files[f]);
+      for (size_t m = 0; status == SPD_STATUS_OK && m < width; m++)
+        block[i * width + m] = y[m], block_ivar[i * width + m] = w[m];
+    }
+    r_rows_to_columns(flux, block, n, width, first, count);
+    r_rows_to_columns(ivar, block_ivar, n, width, first, count);
+    if (first % R_CHUNK == 0) R_CheckUserInterrupt();
+  }
+  finalize(pointer);
+  UNPROTECT(2);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return result;
+}
+
+/* ---- rows from R ---- */
+
+/* columns: names, types and widths (vectors of one length), as of spd_survey_column. */
+SEXP ffi_survey_create(SEXP path, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats) {
+  const size_t n = (size_t)Rf_xlength(names);
+  struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
+  memset(columns, 0, n * sizeof *columns);
+  for (size_t c = 0; c < n; c++) {
+    strncpy(columns[c].name, CHAR(STRING_ELT(names, (R_xlen_t)c)), SPD_SURVEY_NAME - 1);
+    columns[c].type = CHAR(STRING_ELT(types, (R_xlen_t)c))[0];
+    columns[c].repeat = (size_t)REAL(repeats)[c];
+  }
+  struct spd_survey survey;
+  struct spd_error error = {""};
+  spd_status status = spd_survey_create(&survey, path_of(path), REAL(wave), (size_t)Rf_xlength(wave),
+                                        CHAR(STRING_ELT(instrument, 0)), columns, n, &error);
+  if (status == SPD_STATUS_OK) spd_survey_close(&survey);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return R_NilValue;
+}
+
+static void put_cell(unsigned char *to, SEXP column, R_xlen_t i, const struct spd_survey_column *c) {
+  switch (c->type) {
+    case 'A': {
+      const SEXP text = STRING_ELT(column, i);
+      const size_t n = text == NA_STRING ? 0 : (size_t)LENGTH(text);
+      for (size_t k = 0; k < c->repeat && k < n; k++)
+        to[k] = (unsigned char)(CHAR(text)[k] >= ' ' && CHAR(text)[k] <= '~' ? CHAR(text)[k] : '?');
+      break;
+    }
+    case 'J':
+      spd_survey_put_int(to, INTEGER(column)[i]);
+      break;
+    case 'L':
+      *to = LOGICAL(column)[i] == NA_LOGICAL ? 0 : LOGICAL(column)[i] ? 'T' : 'F';
+      break;
+    default:
+      spd_survey_put_double(to, REAL(column)[i]);
+  }
+}
+
+/* columns: a list in the order of the file's columns before PADDING and FLUX. flux, ivar: (n, M). Returns how many rows there
+ * are now. */
+SEXP ffi_survey_append(SEXP path, SEXP columns, SEXP flux, SEXP ivar) {
+  const size_t n = (size_t)Rf_nrows(flux), width = (size_t)Rf_ncols(flux);
+  struct spd_survey survey;
+  struct spd_error error = {""};
+  spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  double n_rows = 0;
+  unsigned char *rows = NULL;
+  float *values = NULL;
+  if (survey.n_observed != width || (size_t)Rf_xlength(columns) > survey.n_columns) {
+    status = spd_fail(&error, SPD_STATUS_INVALID, "the spectra do not fit the survey");
+  } else {
+    rows = calloc(n ? n : 1, survey.row_bytes);
+    values = malloc(2 * R_BLOCK * width * sizeof *values);
+    if (!rows || !values) status = spd_fail(&error, SPD_STATUS_NO_MEMORY, "no memory for %zu spectra", n);
+  }
+  for (size_t first = 0; status == SPD_STATUS_OK && first < n; first += R_BLOCK) {
+    const size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
+    for (size_t m = 0; m < width; m++)
+      for (size_t i = 0; i < count; i++) {
+        values[i * width + m] = (float)REAL(flux)[m * n + first + i];
+        values[(R_BLOCK + i) * width + m] = (float)REAL(ivar)[m * n + first + i];
+      }
+    for (size_t i = 0; i < count; i++) {
+      unsigned char *row = rows + (first + i) * survey.row_bytes;
+      for (R_xlen_t c = 0; c < Rf_xlength(columns); c++)
+        put_cell(row + survey.columns[c].offset, VECTOR_ELT(columns, c), (R_xlen_t)(first + i), &survey.columns[c]);
+      spd_survey_put_floats(row + survey.columns[survey.flux].offset, values + i * width, width);
+      spd_survey_put_floats(row + survey.columns[survey.ivar].offset, values + (R_BLOCK + i) * width, width);
+    }
+  }
+  if (status == SPD_STATUS_OK) status = spd_survey_append(&survey, rows, n, &error);
+  n_rows = (double)survey.n_rows;
+  free(rows);
+  free(values);
+  spd_survey_close(&survey);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return Rf_ScalarReal(n_rows);
+}
+
+SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
+  const size_t n = (size_t)Rf_xlength(inputs);
+  const char **in = (const char **)R_alloc(n + 1, sizeof *in), **why = (const char **)R_alloc(n + 1, sizeof *why);
+  for (size_t i = 0; i < n; i++) {
+    in[i] = CHAR(STRING_ELT(inputs, (R_xlen_t)i));
+    why[i] = CHAR(STRING_ELT(reasons, (R_xlen_t)i));
+  }
+  struct spd_survey survey;
+  struct spd_error error = {""};
+  spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  status = spd_survey_finish(&survey, in, why, n, &error);
+  spd_survey_close(&survey);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return R_NilValue;
+}

@@ -1,0 +1,12 @@
+/* Survey files, open, for as long as an R call or a training session needs them. */
+#ifndef SPD_R_SURVEY_H
+#define SPD_R_SURVEY_H
+
+#include "core/reader.h"
+#include "r-util.h"
+
+/* paths: a character vector. Memory is from malloc; r_surveys_close() also after a failure. */
+spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, struct spd_error *error);
+void r_surveys_close(struct spd_surveys *surveys);
+
+#endif

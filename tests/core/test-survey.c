@@ -1,0 +1,219 @@
+/* Survey files: what is written is what is read, and what is damaged is refused. */
+#include <stdint.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "core/rng.h"
+#include "core/survey.h"
+
+enum { M = 37 };
+
+static char path[64];
+
+static void make(struct spd_survey *s) {
+  static const struct spd_survey_column columns[] = {
+      {"ID", 'A', 9, 0}, {"Z", 'D', 1, 0}, {"NORM", 'D', 1, 0}, {"plate", 'J', 1, 0}, {"good", 'L', 1, 0}};
+  double wave[M];
+  for (int m = 0; m < M; m++) wave[m] = 4000 + m;
+  unlink(path);
+  MUST(spd_survey_create(s, path, wave, M, "it's", columns, 5, error));
+}
+
+/* Row `number` with contents that follow from it. */
+static void fill(unsigned char *row, const struct spd_survey *s, int number) {
+  float values[M];
+  memset(row, 0, s->row_bytes);
+  char id[16];
+  snprintf(id, sizeof id, "id-%06d", number);
+  memcpy(row, id, 9);
+  spd_survey_put_double(row + s->columns[1].offset, 0.001 * number);
+  spd_survey_put_double(row + s->columns[2].offset, 1 + number);
+  spd_survey_put_int(row + s->columns[3].offset, -number);
+  row[s->columns[4].offset] = number % 2 ? 'T' : 'F';
+  for (int m = 0; m < M; m++) values[m] = (float)(number + 0.5 * m);
+  spd_survey_put_floats(row + s->columns[s->flux].offset, values, M);
+  for (int m = 0; m < M; m++) values[m] = (float)(1 + m);
+  spd_survey_put_floats(row + s->columns[s->ivar].offset, values, M);
+}
+
+static void append(struct spd_survey *s, int first, int count) {
+  unsigned char *rows = malloc((size_t)count * s->row_bytes);
+  for (int i = 0; i < count; i++) fill(rows + (size_t)i * s->row_bytes, s, first + i);
+  MUST(spd_survey_append(s, rows, (size_t)count, error));
+  free(rows);
+}
+
+static void check_rows(const char *what, const struct spd_survey *s, int n) {
+  CHECK(s->n_rows == (uint64_t)n, "%s: %d rows, not %d", what, (int)s->n_rows, n);
+  unsigned char *rows = malloc(s->row_bytes * (size_t)(n + 1));
+  MUST(spd_survey_read(rows, s, 0, (size_t)n, error));
+  int wrong = 0;
+  for (int i = 0; i < n; i++) {
+    const unsigned char *row = rows + (size_t)i * s->row_bytes;
+    char id[16];
+    float flux[M], ivar[M];
+    snprintf(id, sizeof id, "id-%06d", i);
+    spd_survey_get_spectrum(flux, ivar, row, s);
+    wrong += memcmp(id, row, 9) != 0 || spd_survey_get_double(row + s->columns[1].offset) != 0.001 * i ||
+             spd_survey_get_int(row + s->columns[3].offset) != -i || flux[0] != (float)i || flux[M - 1] != (float)(i + 18) ||
+             ivar[M - 1] != M;
+  }
+  CHECK(wrong == 0, "%s: %d rows differ", what, wrong);
+  free(rows);
+}
+
+static void test_round_trip(void) {
+  struct spd_survey s;
+  make(&s);
+  CHECK(strcmp(s.instrument, "it's") == 0, "the instrument is %s", s.instrument);
+  CHECK(s.row_bytes % 4 == 0 && s.columns[s.flux].offset % 4 == 0, "rows are not aligned");
+  append(&s, 0, 3);
+  append(&s, 3, 1);
+  check_rows("while writing", &s, 4);
+  spd_survey_close(&s);
+  MUST(spd_survey_open(&s, path, error));
+  CHECK(!s.finished && s.wave[M - 1] == 4000 + M - 1, "opened before its end");
+  check_rows("unfinished", &s, 4);
+  spd_survey_close(&s);
+
+  MUST(spd_survey_reopen(&s, path, error));
+  append(&s, 4, 100);
+  static const char *const inputs[] = {"a.fits", "folder/b.fits"}, *const reasons[] = {"is cut", "no"};
+  MUST(spd_survey_finish(&s, inputs, reasons, 2, error));
+  spd_survey_close(&s);
+  MUST(spd_survey_open(&s, path, error));
+  CHECK(s.finished, "it is not finished");
+  check_rows("finished", &s, 104);
+  char **found_inputs, **found_reasons;
+  size_t n;
+  MUST(spd_survey_rejected(&found_inputs, &found_reasons, &n, &s, error));
+  CHECK(n == 2 && strcmp(found_inputs[1], "folder/b.fits") == 0 && strcmp(found_reasons[0], "is cut") == 0, "%d rejected", (int)n);
+  free(found_inputs);
+  free(found_reasons);
+  CHECK_STATUS(spd_survey_read(NULL, &s, 100, 5, error), SPD_STATUS_INVALID, "104");
+  spd_survey_close(&s);
+
+  MUST(spd_survey_reopen(&s, path, error)); /* and on */
+  append(&s, 104, 2);
+  MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
+  check_rows("continued", &s, 106);
+  MUST(spd_survey_rejected(&found_inputs, &found_reasons, &n, &s, error));
+  CHECK(n == 0, "%d rejected remain", (int)n);
+  spd_survey_close(&s);
+}
+
+/* A writer that dies leaves any prefix of the bytes that it was about to write. */
+static void test_killed(void) {
+  struct spd_survey s;
+  make(&s);
+  append(&s, 0, 5);
+  uint64_t end = s.rows_at + 5 * s.row_bytes;
+  spd_survey_close(&s);
+  FILE *file = fopen(path, "r+b");
+  fseek(file, (long)end, SEEK_SET);
+  for (int i = 0; i < 777; i++) fputc('x', file); /* rows that were not counted yet */
+  fclose(file);
+  MUST(spd_survey_open(&s, path, error));
+  check_rows("after a kill", &s, 5);
+  spd_survey_close(&s);
+  MUST(spd_survey_reopen(&s, path, error));
+  append(&s, 5, 3);
+  check_rows("continued after a kill", &s, 8);
+  spd_survey_close(&s);
+}
+
+static void test_refusals(void) {
+  struct spd_survey s;
+  make(&s);
+  append(&s, 0, 5);
+  MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
+  uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux].offset;
+  spd_survey_close(&s);
+  CHECK_STATUS(spd_survey_create(&s, path, NULL, 0, "", NULL, 0, error), SPD_STATUS_IO, "creating");
+  CHECK_STATUS(spd_survey_open(&s, "/nonexistent/file", error), SPD_STATUS_IO, "opening");
+  CHECK_STATUS(spd_survey_open(&s, ".", error), SPD_STATUS_IO, "regular");
+  CHECK(truncate(path, (off_t)(rows_at + 3 * row_bytes + 10)) == 0, "cannot cut");
+  CHECK_STATUS(spd_survey_open(&s, path, error), SPD_STATUS_FORMAT, "first 3");
+
+  make(&s);
+  append(&s, 0, 5);
+  MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
+  spd_survey_close(&s);
+  FILE *file = fopen(path, "r+b");
+  fseek(file, (long)(rows_at + 2 * row_bytes + flux_at + 5), SEEK_SET);
+  fputc(0x55, file);
+  fclose(file);
+  MUST(spd_survey_open(&s, path, error));
+  unsigned char *rows = malloc(5 * row_bytes);
+  CHECK_STATUS(spd_survey_read(rows, &s, 0, 5, error), SPD_STATUS_FORMAT, "spectrum 3");
+  MUST(spd_survey_read(rows, &s, 3, 2, error));
+  free(rows);
+  spd_survey_close(&s);
+}
+
+/* Bytes changed and files cut at random: refused, or the rows that are read are right. MUTATIONS in the environment: how many. */
+static void test_mutations(void) {
+  struct spd_survey s;
+  make(&s);
+  append(&s, 0, 4);
+  static const char *const inputs[] = {"a.fits"}, *const reasons[] = {"is cut"};
+  MUST(spd_survey_finish(&s, inputs, reasons, 1, error));
+  spd_survey_close(&s);
+  FILE *file = fopen(path, "rb");
+  fseek(file, 0, SEEK_END);
+  size_t size = (size_t)ftell(file);
+  rewind(file);
+  unsigned char *good = malloc(size), *bad = malloc(size), *rows = malloc(size);
+  CHECK(fread(good, 1, size, file) == size, "cannot read");
+  fclose(file);
+  const char *wanted = getenv("MUTATIONS");
+  const int n = wanted ? atoi(wanted) : 500;
+  int silent = 0, refused = 0;
+  for (int i = 0; i < n; i++) {
+    struct spd_random random = spd_random_start(1, 2, (uint64_t)i);
+    memcpy(bad, good, size);
+    size_t length = size;
+    if (i % 4 == 0) length = (size_t)(spd_random_uniform(&random) * (double)size);
+    else
+      for (int k = 0; k <= i % 3; k++)
+        bad[(size_t)(spd_random_uniform(&random) * (double)(i % 2 ? size : size / 2))] ^= (unsigned char)(1 + 254 * spd_random_uniform(&random));
+    file = fopen(path, "wb");
+    fwrite(bad, 1, length, file);
+    fclose(file);
+    struct spd_error error = {""};
+    if (spd_survey_open(&s, path, &error) != SPD_STATUS_OK) {
+      refused++;
+      continue;
+    }
+    char **found_inputs, **found_reasons;
+    size_t n_rejected;
+    if (spd_survey_rejected(&found_inputs, &found_reasons, &n_rejected, &s, &error) == SPD_STATUS_OK) {
+      free(found_inputs);
+      free(found_reasons);
+    }
+    if (s.n_rows * s.row_bytes <= size && spd_survey_read(rows, &s, 0, (size_t)s.n_rows, &error) == SPD_STATUS_OK) {
+      /* accepted: then every row is as it was */
+      int same = s.n_rows == 4 && memcmp(rows, good + s.rows_at, 4 * s.row_bytes) == 0;
+      for (int m = 0; same && m < M; m++) same = s.wave[m] == 4000 + m;
+      silent += !same;
+    } else
+      refused++;
+    spd_survey_close(&s);
+  }
+  CHECK(silent == 0, "%d of %d mutations went unnoticed", silent, n);
+  CHECK(refused > n / 4, "%d of %d mutations were refused", refused, n);
+  free(good);
+  free(bad);
+  free(rows);
+}
+
+int main(void) {
+  snprintf(path, sizeof path, "/tmp/spender-survey-%ld.fits", (long)getpid());
+  test_round_trip();
+  test_killed();
+  test_refusals();
+  test_mutations();
+  unlink(path);
+  return check_end();
+}
