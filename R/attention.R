@@ -54,6 +54,7 @@ attention <- function(fit, x, device = "auto", precision = "fp32", threads = NUL
 #' feature_channel(fam)[1:3, ]
 grad_fam <- function(fit, x, feature, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL) {
   check_fit(fit)
+  x <- in_memory(x)
   check_spectra(x)
   check_same_grid(fit, x)
   device <- choose_device(device, precision, threads)
@@ -148,6 +149,7 @@ print.spender_attention <- function(x, ...) {
 #' plot_attention(attention(fit, x), x, 2)
 plot_attention <- function(map, x, i = 1, channels = NULL, most = 48, lines = spectral_lines("emission")) {
   need_ggplot()
+  x <- in_memory(x)
   check_spectra(x)
   if (!inherits(map, "spender_attention")) abort("invalid", "`map` must come from attention() or grad_fam(); it is ", describe(map), ".")
   if (dim(map)[1] != length(x)) abort("invalid", "`map` is of ", dim(map)[1], " spectra, `x` has ", length(x), ".")
@@ -208,6 +210,7 @@ marked_lines <- function(lines, z, xlim) {
 # gradient: NULL, or with respect to the restframe, of the spectra that have a norm
 attention_maps <- function(fit, x, gradient, device, batch_size) {
   check_fit(fit)
+  x <- in_memory(x)
   check_spectra(x)
   check_same_grid(fit, x)
   usable <- !is.na(x$norm)

@@ -109,6 +109,7 @@ print.spender_ensemble <- function(x, ...) {
 #' pca <- spectra_pca(x, components = 3)
 #' mean(predict(pca, x, "loss"))
 spectra_pca <- function(x, components = 6, wave_rest = NULL, iterations = 15, z_max = 0.5, seed = 1) {
+  x <- in_memory(x)
   check_spectra(x)
   check_number(components, "components", 1, 1000, whole = TRUE)
   check_number(iterations, "iterations", 1, 1e4, whole = TRUE)
@@ -147,6 +148,7 @@ spectra_pca <- function(x, components = 6, wave_rest = NULL, iterations = 15, z_
 #' @export
 predict.spender_pca <- function(object, x, type = c("observed", "rest", "latent", "loss"), ...) {
   type <- match.arg(type)
+  x <- in_memory(x)
   check_spectra(x)
   check_same_grid(object, x)
   data <- to_restframe(x, object$wave_rest)

@@ -30,6 +30,7 @@
 plot_reconstruction <- function(fit, x, i = 1, residuals = TRUE, extend = FALSE, lines = spectral_lines(), title = NULL, ...) {
   need_ggplot()
   check_fit(fit)
+  x <- in_memory(x)
   check_spectra(x)
   if (length(i) != 1) abort("invalid", "`i` must be one row number or one id; it has length ", length(i), ".")
   if (is.numeric(i) && !is.na(i) && (i < 1 || i > length(x) || i != round(i)))

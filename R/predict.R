@@ -1,13 +1,16 @@
 #' Apply a fit to spectra
 #'
 #' @param object A fit from [spender()] or [read_model()].
-#' @param x [spectra()] on the fit's instrument, \eqn{n} of them.
+#' @param x [spectra()] or a survey on the fit's instrument, \eqn{n} of them. Of a survey no more than some thousand spectra are in
+#'   memory at a time.
 #' @param type What is wanted: `"observed"`, the model in the observed frame (\eqn{n \times M}), `NA` where the restframe grid
 #'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); or `"loss"`
 #'   (\eqn{n}), see [spender()]. All but latents and loss are normalised fluxes; [reconstruct()] gives physical ones.
 #' @param device,precision,threads Where and how to compute, see [spender()]. In `"fp32"`, the default, a GPU and a CPU agree to
 #'   rounding.
 #' @param batch_size Spectra that are computed at a time; `NULL` for 64 on a CPU, 1024 on a GPU.
+#' @param path A FITS file to write the result to, in parts, instead of returning it: a table `RESULTS` with a row for each spectrum. A
+#'   program that was killed goes on where it was when it is called again. [read_predictions()] reads it.
 #' @param ... Not used.
 #'
 #' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"`.
@@ -21,16 +24,15 @@
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss"), device = "auto", precision = "fp32",
-                            threads = NULL, batch_size = NULL, ...) {
+                            threads = NULL, batch_size = NULL, path = NULL, ...) {
   type <- match.arg(type)
+  if (!is.null(path)) return(invisible(predict_to_file(object, x, type, path, device, precision, threads, batch_size)))
+  if (inherits(x, "survey")) return(predict_survey(object, x, type, device, precision, threads, batch_size))
   check_spectra(x)
   check_same_grid(object, x)
   device <- choose_device(device, precision, threads)
   usable <- !is.na(x$norm)
-  if (!all(usable)) {
-    warn("no_norm", sum(!usable), ngettext(sum(!usable), " spectrum has", " spectra have"), " no norm: rows ",
-         enumerate(which(!usable)), " of the result are NA.")
-  }
+  without_norm(x)
   part <- if (all(usable)) x else x[usable]
   out <- run_network(object, type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z)
   if (!all(usable)) {
@@ -40,6 +42,84 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
   }
   rownames(out) <- x$id
   if (type == "loss") out[, 1] else out
+}
+
+# The same of a survey, some thousand spectra at a time.
+predict_survey <- function(fit, x, type, ...) {
+  check_same_grid(fit, x)
+  parts <- list()
+  without_norm(x)
+  in_parts(x, function(part, rows) {
+    parts[[length(parts) + 1]] <<- withCallingHandlers(stats::predict(fit, part, type, ...),
+                                                       spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
+  })
+  if (type == "loss") do.call(c, parts) else do.call(rbind, parts)
+}
+
+# A table of results, part after part. What is there of the same fit, type and spectra is not computed again.
+predict_to_file <- function(fit, x, type, path, ...) {
+  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  check_source(x)
+  check_same_grid(fit, x)
+  path <- path.expand(path)
+  name <- result_columns[[type]]
+  wave <- if (type == "rest") fit$wave_rest else fit$instrument$wave
+  of <- .Call(ffi_digest, c(fit$weights, writeBin(c(x$z, x$norm), raw()), charToRaw(type)))
+  done <- 0
+  if (file.exists(path)) {
+    info <- .Call(ffi_survey_info, path)
+    if (!identical(info$instrument, of)) abort("exists", path, " exists already, and is not of this fit, type and spectra.")
+    done <- info$n
+  }
+  without_norm(x)
+  for (first in seq(1, length(x), by = 2048)) {
+    rows <- first:min(length(x), first + 2047)
+    rows <- rows[rows > done]
+    if (!length(rows)) next
+    part <- in_memory(x[rows])
+    values <- withCallingHandlers(stats::predict(fit, part, type, ...), spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
+    columns <- list(ID = part$id, Z = part$z, NORM = part$norm, VALUES = if (is.matrix(values)) values else cbind(values))
+    names(columns)[4] <- name
+    append_rows(columns, path, "RESULTS", wave, of, list(ID = 32))
+  }
+  finish_survey(path)
+  path
+}
+
+result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS")
+
+#' Read predictions from a file
+#'
+#' @param path A file that [predict.spender()] wrote.
+#' @return What `predict()` would have returned, in single precision: a matrix with one row per spectrum, named by their ids, or a
+#'   vector of losses.
+#' @section Errors: `spender_error_format` for another file.
+#' @export
+#' @examples
+#' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
+#' path <- tempfile(fileext = ".fits")
+#' predict(fit, x, "latent", path = path)
+#' read_predictions(path)[1:3, ]
+read_predictions <- function(path) {
+  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  info <- .Call(ffi_survey_info, path)
+  name <- intersect(result_columns, info$columns)
+  if (length(name) != 1) abort("format", basename(path), " does not hold predictions.")
+  rows <- as.double(seq_len(info$n))
+  values <- .Call(ffi_survey_matrix, path, name, rows)
+  rownames(values) <- .Call(ffi_survey_columns, path, "ID", rows)$ID
+  values[is.nan(values)] <- NA
+  if (name == "LOSS") values[, 1] else values
+}
+
+without_norm <- function(x) {
+  without <- which(is.na(x$norm))
+  if (length(without)) {
+    warn("no_norm", length(without), ngettext(length(without), " spectrum has", " spectra have"), " no norm: rows ", enumerate(without),
+         " of the result are NA.")
+  }
 }
 
 # flux and ivar, or latent: whatever the type needs
@@ -144,6 +224,7 @@ reconstruct <- function(fit, x, normalized = FALSE, ...) {
 #' @export
 residuals.spender <- function(object, x, type = c("pearson", "response"), ...) {
   type <- match.arg(type)
+  x <- in_memory(x)
   difference <- x$flux - predict(object, x, "observed", ...)
   if (type == "response") return(difference)
   scaled <- difference * sqrt(x$ivar)

@@ -11,7 +11,8 @@
 #' hash of its id and `split_seed`, so it does not change when others are added. With the same data, seed and build the result is
 #' the same to the last bit, whatever the number of threads.
 #'
-#' @param x Observed [spectra()].
+#' @param x Observed [spectra()], or a survey from [open_survey()], which is read from its files while training goes on: with the same
+#'   seed, the same losses to the last bit as from memory.
 #' @param latents Number of latents \eqn{S}.
 #' @param superresolution Restframe pixels per observed pixel, at least 1. The default grid is uniform in Å from
 #'   \eqn{\lambda_1 / (1 + z_{max})} to \eqn{\lambda_M} (vacuum), with `floor(M * (1 + z_max)) * superresolution` pixels: 5881 for SDSS.
@@ -37,6 +38,11 @@
 #' @param threads Threads on the CPU; `NULL` for all cores, or `getOption("spender.threads")`.
 #' @param seed Seed of initial weights and order of the spectra; a whole number.
 #' @param split_seed Seed of validation membership.
+#' @param checkpoint A file to keep the state of the training in, or `NULL`. It is written every `checkpoint_minutes`, when training
+#'   is interrupted, and at the end; a new one replaces the old one in one step, so there is always a whole one.
+#' @param checkpoint_minutes Minutes between two checkpoints; 0 writes one several times a second.
+#' @param resume Go on from `checkpoint`, if that file is there: with the same data and arguments (number of threads and the callback
+#'   aside) the fit has the bits of one that was never interrupted.
 #' @param progress Show a progress bar and say what was chosen?
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
@@ -48,7 +54,8 @@
 #'
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
-#'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning).
+#'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning); `spender_error_checkpoint`
+#'   where `checkpoint` is of another training, or damaged.
 #' @references Melchior, P., Liang, Y., Hahn, C., Goulding, A. (2023), Autoencoding Galaxy Spectra I: Architecture, AJ 166, 74.
 #'   <https://arxiv.org/abs/2211.07890>
 #' @seealso [encode()], [predict.spender()], [reconstruct()], [write_model()], [plot_reconstruction()]
@@ -64,9 +71,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL,
                     network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
-                    device = "auto", precision = "tf32", threads = NULL, seed = 1, split_seed = seed, progress = interactive(),
-                    callback = NULL) {
-  check_spectra(x)
+                    device = "auto", precision = "tf32", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
+                    checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL) {
+  check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   check_network(network)
   kernel <- if (length(lsf) > 1) check_kernel(lsf)
@@ -92,8 +99,8 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   if (!is.null(kernel)) fit <- set_lsf(fit, kernel)
   train(fit, x, lsf_rate = lsf_rate, lsf_sign = lsf_sign, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
         schedule = match.arg(schedule), cycle_momentum = cycle_momentum, validation = validation, best = best,
-        device = device, precision = precision, threads = threads, seed = seed, split_seed = split_seed, progress = progress,
-        callback = callback)
+        device = device, precision = precision, threads = threads, seed = seed, split_seed = split_seed, checkpoint = checkpoint,
+        checkpoint_minutes = checkpoint_minutes, resume = resume, progress = progress, callback = callback)
 }
 
 #' Train a fit further
@@ -101,18 +108,19 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' A warm start: the weights are kept, the learning rate goes through a new cycle, and Adam starts afresh. The history goes on.
 #'
 #' @param object A fit from [spender()] or [read_model()].
-#' @param x [spectra()] on the fit's instrument.
+#' @param x [spectra()] or a survey on the fit's instrument.
 #' @param epochs Further epochs.
 #' @param ... Arguments of [spender()] that concern training: `batch_size`, `learning_rate`, `schedule`, `cycle_momentum`,
-#'   `validation`, `best`, `lsf_rate`, `lsf_sign`, `device`, `precision`, `threads`, `seed`, `split_seed`, `progress`, `callback`. Those left out are as in the
+#'   `validation`, `best`, `lsf_rate`, `lsf_sign`, `device`, `precision`, `threads`, `seed`, `split_seed`, `checkpoint`,
+#'   `checkpoint_minutes`, `resume`, `progress`, `callback`. Those left out are as in the
 #'   training before.
 #' @return The fit, trained further.
 #' @export
 update.spender <- function(object, x, epochs, ...) {
-  check_spectra(x)
+  check_source(x)
   check_same_grid(object, x)
   known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "lsf_sign", "device",
-             "precision", "threads", "seed", "split_seed", "progress", "callback")
+             "precision", "threads", "seed", "split_seed", "checkpoint", "checkpoint_minutes", "resume", "progress", "callback")
   given <- list(...)
   unknown <- setdiff(names(given), known)
   if (length(unknown) || length(given) && is.null(names(given))) {
@@ -122,7 +130,7 @@ update.spender <- function(object, x, epochs, ...) {
                                         "lsf_sign", "seed", "split_seed"), names(object$training))]
   defaults <- list(batch_size = NULL, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
                    best = FALSE, lsf_rate = 1, lsf_sign = "free", device = "auto", precision = "tf32", threads = NULL, seed = 1,
-                   split_seed = NULL, progress = interactive(), callback = NULL)
+                   split_seed = NULL, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL)
   arguments <- utils::modifyList(utils::modifyList(defaults, before, keep.null = TRUE), given, keep.null = TRUE)
   if (is.null(arguments$split_seed)) arguments$split_seed <- arguments$seed
   do.call(train, c(list(object, x, epochs = epochs), arguments))
@@ -130,7 +138,8 @@ update.spender <- function(object, x, epochs, ...) {
 
 # The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
 train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
-                  precision, threads = NULL, seed, split_seed = seed, progress, callback = NULL) {
+                  precision, threads = NULL, seed, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE,
+                  progress, callback = NULL) {
   check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
   check_number(learning_rate, "learning_rate", 0, 10)
   check_number(lsf_rate, "lsf_rate", 0, 1e3)
@@ -138,6 +147,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   check_flag(cycle_momentum, "cycle_momentum")
   check_flag(best, "best")
   check_flag(progress, "progress")
+  check_checkpoint(checkpoint, checkpoint_minutes, resume)
   if (!is.null(callback) && !is.function(callback)) abort("invalid", "`callback` must be a function, not ", describe(callback), ".")
   if (!is.character(lsf_sign) || !lsf_sign %in% c("free", "nonnegative")) {
     abort("invalid", "`lsf_sign` must be \"free\" or \"nonnegative\", not ", describe(lsf_sign), ".")
@@ -147,7 +157,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   }
   device <- choose_device(device, precision, threads)
   x <- usable_for_fit(fit, x)
-  is_training <- split_by_id(x$id, validation, split_seed)
+  is_training <- split_rows(x, validation, split_seed)
   n_training <- sum(is_training)
   batch_size <- min(choose_batch_size(batch_size, device), length(x))
   steps_per_epoch <- ceiling(n_training / batch_size)
@@ -155,7 +165,8 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {length(x) - n_training}; {device$device}, {device$name}, {device$precision}."))
   }
 
-  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, x$flux, x$ivar, x$z,
+  data <- if (inherits(x, "survey")) list(paths = x$files$path, rows = x$rows) else list(flux = x$flux, ivar = x$ivar)
+  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, x$z,
                    is_training, c(device, list(batch_size = batch_size, seed = seed, rate = learning_rate,
                                      total_steps = steps_per_epoch * epochs,
                                      steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
@@ -167,31 +178,63 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   history <- fit$history
   weights <- fit$weights
   lowest <- Inf
+  before <- 0 # seconds, epochs
+  epoch <- 0
+  identity <- if (!is.null(checkpoint)) {
+    training_identity(fit, x, is_training, list(epochs = epochs, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
+                                                cycle_momentum = cycle_momentum, best = best, lsf_rate = lsf_rate, lsf_sign = lsf_sign,
+                                                seed = seed, device = device$device, precision = device$precision))
+  }
+  if (resume && file.exists(checkpoint)) {
+    kept <- read_checkpoint(checkpoint, identity, fit$architecture)
+    .Call(ffi_train_restore, session, kept$state)
+    epoch <- kept$state$numbers[1]
+    history <- rbind(history, kept$history)
+    weights <- kept$weights
+    lowest <- kept$lowest
+    before <- kept$seconds
+    if (progress) cli::cli_inform(c(i = "Going on from epoch {epoch}, as {basename(checkpoint)} has it."))
+  }
+  keep <- function() {
+    if (is.null(checkpoint)) return()
+    write_checkpoint(checkpoint, identity, list(state = .Call(ffi_train_state, session), history = history[seq_len(nrow(history)) > done, ], weights = weights,
+                                                lowest = lowest, seconds = before + proc.time()[["elapsed"]] - started))
+  }
   bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
                                              format = "{cli::pb_bar} epoch {epoch}/{epochs}  loss {format(shown, digits = 4)}  {cli::pb_eta_str}")
-  epoch <- 0
   shown <- NA_real_
-  started <- proc.time()[["elapsed"]]
+  started <- kept_at <- proc.time()[["elapsed"]]
   outcome <- tryCatch({
     while (epoch < epochs) {
       state <- .Call(ffi_train_advance, session, 0.2)
       shown <- state$loss
       if (progress) cli::cli_progress_update(id = bar, set = state$step)
       if (!is.finite(shown)) stop(diverged_condition(epoch + 1))
-      if (!state$epoch_finished) next
+      if (!state$epoch_finished) {
+        if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) {
+          keep()
+          kept_at <- proc.time()[["elapsed"]]
+        }
+        next
+      }
       held_out <- .Call(ffi_train_validate, session)
       epoch <- epoch + 1
       history <- rbind(history, data.frame(epoch = done + epoch, train_loss = shown, validation_loss = held_out,
                                            learning_rate = state$learning_rate,
-                                           seconds = proc.time()[["elapsed"]] - started))
+                                           seconds = before + proc.time()[["elapsed"]] - started))
       if (!best || is.na(held_out) || held_out < lowest) {
         weights <- .Call(ffi_train_weights, session)
         lowest <- min(lowest, held_out, na.rm = TRUE)
+      }
+      if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) {
+        keep()
+        kept_at <- proc.time()[["elapsed"]]
       }
       if (!is.null(callback) && identical(callback(history), FALSE)) break
     }
     NULL
   }, interrupt = function(e) e, spender_diverged = function(e) e)
+  if (!inherits(outcome, "spender_diverged")) keep()
   if (progress) cli::cli_progress_done(id = bar)
 
   if (inherits(outcome, "spender_diverged")) {
@@ -212,10 +255,11 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     epochs = done + epoch, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
     cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
     seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
-    n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
-    flat_loss = flat_loss(x, fit$wave_rest, fit$architecture$lsf),
-    valid_fraction = mean(x$ivar > 0)
+    n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z)
   )
+  x <- a_part_of(x)
+  fit$training$flat_loss <- flat_loss(x, fit$wave_rest, fit$architecture$lsf)
+  fit$training$valid_fraction <- mean(x$ivar > 0)
   fit
 }
 
@@ -236,6 +280,17 @@ check_spectra <- function(x, name = "x") {
           describe(x), ".")
   }
 }
+
+# Spectra in memory or in files
+check_source <- function(x) if (!inherits(x, "survey")) check_spectra(x)
+
+# What is measured of all spectra in memory is measured of some thousand spread over a survey.
+a_part_of <- function(x, most = 4096) {
+  if (!inherits(x, "survey")) return(x)
+  as_spectra(if (length(x) > most) x[round(seq(1, length(x), length.out = most))] else x)
+}
+
+ids_of <- function(x, rows) if (inherits(x, "survey")) survey_catalogue(x, "ID", x$rows[rows])$ID else x$id[rows]
 
 check_network <- function(network) {
   if (!inherits(network, "spender_network")) {
@@ -295,7 +350,7 @@ usable_for_fit <- function(fit, x) {
   if (any(fraction < 0.5)) {
     rows <- which(fraction < 0.5)
     abort("invalid", "The restframe grid covers less than half of ", length(rows), ngettext(length(rows), " spectrum", " spectra"),
-          " at ", ngettext(length(rows), "its redshift", "their redshifts"), ": ", enumerate(paste0(x$id[rows], " (z = ", format(x$z[rows], digits = 4, trim = TRUE), ")")),
+          " at ", ngettext(length(rows), "its redshift", "their redshifts"), ": ", enumerate(paste0(ids_of(x, rows), " (z = ", format(x$z[rows], digits = 4, trim = TRUE), ")")),
           ". Leave them out, or give a larger `z_max` or a wider `wave_rest`.")
   }
   if (any(fraction < 1)) {
@@ -305,9 +360,20 @@ usable_for_fit <- function(fit, x) {
   x
 }
 
-# TRUE trains, FALSE validates; at least one trains.
+# TRUE trains, FALSE validates, by hash of the id; at least one trains.
 split_by_id <- function(id, validation, seed) {
   is_training <- .Call(ffi_split, id, as.double(validation), as.double(seed))
+  if (!any(is_training)) is_training[] <- TRUE
+  is_training
+}
+
+split_rows <- function(x, validation, seed, part = 1e5) {
+  if (!inherits(x, "survey")) return(split_by_id(x$id, validation, seed))
+  is_training <- logical(length(x))
+  for (first in seq(1, length(x), by = part)) {
+    rows <- first:min(length(x), first + part - 1)
+    is_training[rows] <- .Call(ffi_split, ids_of(x, rows), as.double(validation), as.double(seed))
+  }
   if (!any(is_training)) is_training[] <- TRUE
   is_training
 }

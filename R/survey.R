@@ -51,11 +51,14 @@ open_survey <- function(paths) {
 as_spectra <- function(x) {
   if (inherits(x, "spectra")) return(x)
   check_survey(x)
-  raw <- .Call(ffi_survey_spectra, x$files$path, x$rows)
+  flux <- .Call(ffi_survey_matrix, x$files$path, "FLUX", x$rows)
+  ivar <- .Call(ffi_survey_matrix, x$files$path, "IVAR", x$rows)
+  bad <- !is.finite(flux) | !is.finite(ivar) | ivar < 0
+  if (any(bad)) flux[bad] <- ivar[bad] <- 0
   catalogue <- survey_catalogue(x, c("ID", x$columns))
   id <- make.unique(catalogue$ID)
   without <- which(is.na(x$norm))
-  new_spectra(raw$flux, raw$ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns],
+  new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns],
               data.frame(id = id[without], file = rep(NA_character_, length(without)), row = without, reason = rep("no norm", length(without))))
 }
 
@@ -191,31 +194,33 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
 
 rejects_path <- function(path) paste0(path, ".rejected")
 
-# Appends to the file, which the first spectra make. `widths`: of text columns, where later texts may be longer.
 append_spectra <- function(x, path, widths = list()) {
-  columns <- c(list(ID = x$id, Z = x$z, NORM = x$norm), lapply(x$meta, plain_column))
+  append_rows(c(list(ID = x$id, Z = x$z, NORM = x$norm), lapply(x$meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
+              x$instrument$wave, x$instrument$name, widths)
+}
+
+# Appends to a file, which the first rows make. columns: named, matrices for vectors of floats; widths: of text columns, where later
+# texts may be longer.
+append_rows <- function(columns, path, table, wave, instrument, widths = list()) {
   if (!file.exists(path)) {
-    types <- vapply(columns, function(column) switch(typeof(column), character = "A", integer = "J", logical = "L", "D"), "")
+    types <- vapply(columns, function(column) if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D"), "")
     repeats <- mapply(function(column, name, type) {
-      if (type != "A") return(1)
-      max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE)
+      if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
     }, columns, names(columns), types)
-    .Call(ffi_survey_create, path, x$instrument$wave, x$instrument$name, names(columns), unname(types), as.double(repeats))
-  } else {
-    info <- .Call(ffi_survey_info, path)
-    ours <- setdiff(info$columns, c("PADDING", "FLUX", "IVAR", "ROWSUM"))
-    if (!identical(ours, names(columns)) || !identical(info$wave, x$instrument$wave)) {
-      abort("grid", basename(path), " has other columns or another grid than the spectra to append.")
-    }
-    types <- info$types[match(ours, info$columns)]
-    columns <- Map(function(column, type) switch(type, A = as.character(column), J = as.integer(column), L = as.logical(column), as.double(column)),
-                   columns, types)
-    texts <- which(types == "A")
-    longest <- vapply(columns[texts], function(column) max(0, nchar(column, "bytes"), na.rm = TRUE), 0)
-    long <- texts[longest > info$repeats[match(ours, info$columns)][texts]]
-    if (length(long)) abort("invalid", "Column ", ours[long[1]], " of ", basename(path), " is too narrow for the texts to append.")
+    .Call(ffi_survey_create, path, table, wave, instrument, names(columns), unname(types), as.double(repeats))
   }
-  .Call(ffi_survey_append, path, unname(columns), x$flux, x$ivar)
+  info <- .Call(ffi_survey_info, path)
+  ours <- setdiff(info$columns, c("PADDING", "ROWSUM"))
+  if (!identical(ours, names(columns)) || !identical(info$wave, wave)) {
+    abort("grid", basename(path), " has other columns or another grid than what is to be appended.")
+  }
+  place <- match(ours, info$columns)
+  columns <- Map(function(column, type) switch(type, A = as.character(column), J = as.integer(column), L = as.logical(column), D = as.double(column), column),
+                 columns, info$types[place])
+  texts <- which(info$types[place] == "A")
+  long <- texts[vapply(columns[texts], function(column) max(0, nchar(column, "bytes"), na.rm = TRUE), 0) > info$repeats[place][texts]]
+  if (length(long)) abort("invalid", "Column ", ours[long[1]], " of ", basename(path), " is too narrow for the texts to append.")
+  .Call(ffi_survey_append, path, unname(columns))
 }
 
 plain_column <- function(column) if (is.numeric(column) || is.logical(column)) column else as.character(column)

@@ -9,6 +9,7 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);
+SEXP ffi_digest(SEXP bytes);
 SEXP ffi_float32(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);
 SEXP ffi_network_export(SEXP architecture, SEXP weights);
@@ -25,17 +26,19 @@ SEXP ffi_safetensors_write(SEXP path, SEXP tensors, SEXP metadata, SEXP overwrit
 SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe);
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads);
 SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
-SEXP ffi_survey_append(SEXP path, SEXP columns, SEXP flux, SEXP ivar);
+SEXP ffi_survey_append(SEXP path, SEXP columns);
 SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows);
-SEXP ffi_survey_create(SEXP path, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats);
+SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats);
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons);
 SEXP ffi_survey_info(SEXP path);
+SEXP ffi_survey_matrix(SEXP paths, SEXP name, SEXP rows);
 SEXP ffi_survey_rejected(SEXP path);
-SEXP ffi_survey_spectra(SEXP paths, SEXP rows);
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
 SEXP ffi_train_close(SEXP pointer);
-SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
-                    SEXP is_training, SEXP options);
+SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP is_training,
+                    SEXP options);
+SEXP ffi_train_restore(SEXP pointer, SEXP list);
+SEXP ffi_train_state(SEXP pointer);
 SEXP ffi_train_validate(SEXP pointer);
 SEXP ffi_train_weights(SEXP pointer);
 SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k);

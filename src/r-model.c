@@ -48,6 +48,8 @@ static void finalize(SEXP pointer) {
   free(session->ivar);
   free(session->z);
   free(session->is_training);
+  r_surveys_close(&session->surveys);
+  free(session->places);
   free(session);
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/model.h"
 #include "core/train.h"
+#include "r-survey.h"
 #include "r-util.h"
 
 /* Everything that a fit or a prediction holds outside R; freed by the external pointer's finalizer, so that neither an R error
@@ -15,6 +16,8 @@ struct r_session {
   struct spd_model *model;
   struct spd_training *training;
   float *flux, *ivar, *z;
+  struct spd_surveys surveys; /* instead of flux and ivar */
+  uint64_t *places;
   unsigned char *is_training;
   struct spd_schedule schedule;
 };

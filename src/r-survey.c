@@ -1,13 +1,12 @@
 /* .Call entries of survey files. Each opens and closes them, so that nothing stays open behind R's back. */
 #include "r-survey.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "r-entries.h"
+#include "r-model.h"
 #include "r-spectra.h"
-#include "r-threads.h"
 
 /* ---- opening ---- */
 
@@ -212,33 +211,41 @@ SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows) {
   return result;
 }
 
-/* flux and ivar (n, M) of rows (numbers from 1 over all files). */
-SEXP ffi_survey_spectra(SEXP paths, SEXP rows) {
-  static const char *const names[] = {"flux", "ivar"};
+/* A column of floats of rows (numbers from 1 over all files): (n, repeat), as it is in the files, checksums verified. */
+SEXP ffi_survey_matrix(SEXP paths, SEXP name, SEXP rows) {
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, paths)), result = PROTECT(r_list_new(2, names));
-  const size_t n = (size_t)Rf_xlength(rows), width = surveys->files[0].n_observed;
-  for (int i = 0; i < 2; i++) SET_VECTOR_ELT(result, i, Rf_allocMatrix(REALSXP, (int)n, (int)width));
-  double *flux = REAL(VECTOR_ELT(result, 0)), *ivar = REAL(VECTOR_ELT(result, 1));
-  size_t most = 0;
-  for (size_t f = 0; f < surveys->n_files; f++) most = surveys->files[f].row_bytes > most ? surveys->files[f].row_bytes : most;
-  unsigned char *raw = (unsigned char *)R_alloc(most, 1);
-  float *y = (float *)R_alloc(2 * width, sizeof *y), *w = y + width;
-  double *block = (double *)R_alloc(2 * R_BLOCK * width, sizeof *block), *block_ivar = block + R_BLOCK * width;
+  SEXP pointer = PROTECT(guarded_open(&surveys, paths));
+  const size_t n = (size_t)Rf_xlength(rows);
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
+  size_t width = 0, most = 0, *offsets = (size_t *)R_alloc(surveys->n_files, sizeof *offsets);
+  for (size_t f = 0; f < surveys->n_files && status == SPD_STATUS_OK; f++) {
+    const struct spd_survey *s = &surveys->files[f];
+    const struct spd_survey_column *found = NULL;
+    for (size_t c = 0; c < s->n_columns; c++)
+      if (strcmp(s->columns[c].name, CHAR(STRING_ELT(name, 0))) == 0 && s->columns[c].type == 'E') found = &s->columns[c];
+    if (!found || (width && found->repeat != width))
+      status =
+          spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->name, CHAR(STRING_ELT(name, 0)));
+    if (!found) continue;
+    width = found->repeat;
+    offsets[f] = found->offset;
+    most = s->row_bytes > most ? s->row_bytes : most;
+  }
+  SEXP result = PROTECT(Rf_allocMatrix(REALSXP, (int)n, (int)width));
+  unsigned char *raw = (unsigned char *)R_alloc(most + 1, 1);
+  float *values = (float *)R_alloc(width + 1, sizeof *values);
+  double *block = (double *)R_alloc(R_BLOCK * width + 1, sizeof *block);
   for (size_t first = 0; first < n && status == SPD_STATUS_OK; first += R_BLOCK) {
     const size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
     for (size_t i = 0; i < count && status == SPD_STATUS_OK; i++) {
       const uint64_t row = (uint64_t)REAL(rows)[first + i] - 1;
       const size_t f = file_of(surveys, row);
       status = spd_survey_read(raw, &surveys->files[f], row - surveys->first[f], 1, &error);
-      if (status == SPD_STATUS_OK) spd_survey_get_spectrum(y, w, raw, &surveys->files[f]);
-      for (size_t m = 0; status == SPD_STATUS_OK && m < width; m++)
-        block[i * width + m] = y[m], block_ivar[i * width + m] = w[m];
+      if (status == SPD_STATUS_OK) spd_survey_get_floats(values, raw + offsets[f], width);
+      for (size_t m = 0; status == SPD_STATUS_OK && m < width; m++) block[i * width + m] = values[m];
     }
-    r_rows_to_columns(flux, block, n, width, first, count);
-    r_rows_to_columns(ivar, block_ivar, n, width, first, count);
+    r_rows_to_columns(REAL(result), block, n, width, first, count);
     if (first % R_CHUNK == 0) R_CheckUserInterrupt();
   }
   finalize(pointer);
@@ -250,7 +257,7 @@ SEXP ffi_survey_spectra(SEXP paths, SEXP rows) {
 /* ---- rows from R ---- */
 
 /* columns: names, types and widths (vectors of one length), as of spd_survey_column. */
-SEXP ffi_survey_create(SEXP path, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats) {
+SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats) {
   const size_t n = (size_t)Rf_xlength(names);
   struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
   memset(columns, 0, n * sizeof *columns);
@@ -261,73 +268,101 @@ SEXP ffi_survey_create(SEXP path, SEXP wave, SEXP instrument, SEXP names, SEXP t
   }
   struct spd_survey survey;
   struct spd_error error = {""};
-  spd_status status = spd_survey_create(&survey, path_of(path), REAL(wave), (size_t)Rf_xlength(wave),
-                                        CHAR(STRING_ELT(instrument, 0)), columns, n, &error);
+  spd_status status = spd_survey_create(&survey, path_of(path), CHAR(STRING_ELT(table, 0)), REAL(wave),
+                                        (size_t)Rf_xlength(wave), CHAR(STRING_ELT(instrument, 0)), columns, n, &error);
   if (status == SPD_STATUS_OK) spd_survey_close(&survey);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
 }
 
-static void put_cell(unsigned char *to, SEXP column, R_xlen_t i, const struct spd_survey_column *c) {
-  switch (c->type) {
-    case 'A': {
-      const SEXP text = STRING_ELT(column, i);
-      const size_t n = text == NA_STRING ? 0 : (size_t)LENGTH(text);
-      for (size_t k = 0; k < c->repeat && k < n; k++)
-        to[k] = (unsigned char)(CHAR(text)[k] >= ' ' && CHAR(text)[k] <= '~' ? CHAR(text)[k] : '?');
-      break;
+static void put_text(unsigned char *to, SEXP text, size_t width) {
+  const size_t n = text == NA_STRING ? 0 : (size_t)LENGTH(text);
+  for (size_t k = 0; k < width && k < n; k++)
+    to[k] = (unsigned char)(CHAR(text)[k] >= ' ' && CHAR(text)[k] <= '~' ? CHAR(text)[k] : '?');
+}
+
+/* A column of `count` rows from `first` on; x: a vector, or a matrix for a column of floats. values: (R_BLOCK, repeat). */
+static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t first, size_t count,
+                       const struct spd_survey_column *c, float *values) {
+  if (c->type == 'E') r_rows_to_float(values, REAL(x), (size_t)Rf_nrows(x), c->repeat, first, count);
+  for (size_t i = 0; i < count; i++) {
+    unsigned char *to = rows + i * row_bytes + c->offset;
+    const size_t row = first + i;
+    switch (c->type) {
+      case 'E':
+        spd_survey_put_floats(to, values + i * c->repeat, c->repeat);
+        break;
+      case 'A':
+        put_text(to, STRING_ELT(x, (R_xlen_t)row), c->repeat);
+        break;
+      case 'J':
+        spd_survey_put_int(to, INTEGER(x)[row]);
+        break;
+      case 'L':
+        *to = LOGICAL(x)[row] == NA_LOGICAL ? 0 : LOGICAL(x)[row] ? 'T' : 'F';
+        break;
+      default:
+        spd_survey_put_double(to, REAL(x)[row]);
     }
-    case 'J':
-      spd_survey_put_int(to, INTEGER(column)[i]);
-      break;
-    case 'L':
-      *to = LOGICAL(column)[i] == NA_LOGICAL ? 0 : LOGICAL(column)[i] ? 'T' : 'F';
-      break;
-    default:
-      spd_survey_put_double(to, REAL(column)[i]);
   }
 }
 
-/* columns: a list in the order of the file's columns before PADDING and FLUX. flux, ivar: (n, M). Returns how many rows there
- * are now. */
-SEXP ffi_survey_append(SEXP path, SEXP columns, SEXP flux, SEXP ivar) {
-  const size_t n = (size_t)Rf_nrows(flux), width = (size_t)Rf_ncols(flux);
-  struct spd_survey survey;
-  struct spd_error error = {""};
-  spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
-  if (status != SPD_STATUS_OK) r_raise(status, &error);
-  double n_rows = 0;
-  unsigned char *rows = NULL;
-  float *values = NULL;
-  if (survey.n_observed != width || (size_t)Rf_xlength(columns) > survey.n_columns) {
-    status = spd_fail(&error, SPD_STATUS_INVALID, "the spectra do not fit the survey");
-  } else {
-    rows = calloc(n ? n : 1, survey.row_bytes);
-    values = malloc(2 * R_BLOCK * width * sizeof *values);
-    if (!rows || !values) status = spd_fail(&error, SPD_STATUS_NO_MEMORY, "no memory for %zu spectra", n);
+static int fits(SEXP x, size_t n, const struct spd_survey_column *c) {
+  switch (c->type) {
+    case 'E':
+      return Rf_isReal(x) && Rf_isMatrix(x) && (size_t)Rf_nrows(x) == n && (size_t)Rf_ncols(x) == c->repeat;
+    case 'A':
+      return Rf_isString(x) && (size_t)Rf_xlength(x) == n;
+    case 'J':
+      return TYPEOF(x) == INTSXP && (size_t)Rf_xlength(x) == n;
+    case 'L':
+      return TYPEOF(x) == LGLSXP && (size_t)Rf_xlength(x) == n;
+    default:
+      return Rf_isReal(x) && (size_t)Rf_xlength(x) == n;
   }
+}
+
+static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, struct spd_error *error) {
+  R_xlen_t k = 0;
+  size_t widest = 1;
+  for (size_t c = 0; c < survey->n_columns; c++) {
+    const struct spd_survey_column *column = &survey->columns[c];
+    if (column->repeat > widest) widest = column->repeat;
+    if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum) continue;
+    if (k == Rf_xlength(columns) || !fits(VECTOR_ELT(columns, k++), n, column))
+      return spd_fail(error, SPD_STATUS_INVALID, "what is to be appended does not fit the column %.60s of %.200s", column->name,
+                      survey->name);
+  }
+  unsigned char *rows = calloc(n ? n : 1, survey->row_bytes);
+  float *values = malloc(R_BLOCK * widest * sizeof *values);
+  spd_status status = rows && values ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for %zu rows", n);
   for (size_t first = 0; status == SPD_STATUS_OK && first < n; first += R_BLOCK) {
-    const size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
-    for (size_t m = 0; m < width; m++)
-      for (size_t i = 0; i < count; i++) {
-        values[i * width + m] = (float)REAL(flux)[m * n + first + i];
-        values[(R_BLOCK + i) * width + m] = (float)REAL(ivar)[m * n + first + i];
-      }
-    for (size_t i = 0; i < count; i++) {
-      unsigned char *row = rows + (first + i) * survey.row_bytes;
-      for (R_xlen_t c = 0; c < Rf_xlength(columns); c++)
-        put_cell(row + survey.columns[c].offset, VECTOR_ELT(columns, c), (R_xlen_t)(first + i), &survey.columns[c]);
-      spd_survey_put_floats(row + survey.columns[survey.flux].offset, values + i * width, width);
-      spd_survey_put_floats(row + survey.columns[survey.ivar].offset, values + (R_BLOCK + i) * width, width);
+    k = 0;
+    for (size_t c = 0; c < survey->n_columns; c++) {
+      const struct spd_survey_column *column = &survey->columns[c];
+      if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum) continue;
+      put_column(rows + first * survey->row_bytes, survey->row_bytes, VECTOR_ELT(columns, k++), first,
+                 n - first < R_BLOCK ? n - first : R_BLOCK, column, values);
     }
   }
-  if (status == SPD_STATUS_OK) status = spd_survey_append(&survey, rows, n, &error);
-  n_rows = (double)survey.n_rows;
+  if (status == SPD_STATUS_OK) status = spd_survey_append(survey, rows, n, error);
   free(rows);
   free(values);
-  spd_survey_close(&survey);
+  return status;
+}
+
+/* columns: n values each, in the order of the file's columns, PADDING and ROWSUM left out. */
+SEXP ffi_survey_append(SEXP path, SEXP columns) {
+  struct spd_survey survey;
+  struct spd_error error = {""};
+  const size_t n = Rf_xlength(columns) ? (size_t)Rf_xlength(VECTOR_ELT(columns, 0)) : 0;
+  spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
+  if (status == SPD_STATUS_OK) {
+    status = append(&survey, columns, n, &error);
+    spd_survey_close(&survey);
+  }
   if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return Rf_ScalarReal(n_rows);
+  return R_NilValue;
 }
 
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
@@ -340,9 +375,10 @@ SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
   struct spd_survey survey;
   struct spd_error error = {""};
   spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
-  if (status != SPD_STATUS_OK) r_raise(status, &error);
-  status = spd_survey_finish(&survey, in, why, n, &error);
-  spd_survey_close(&survey);
+  if (status == SPD_STATUS_OK) {
+    status = spd_survey_finish(&survey, in, why, n, &error);
+    spd_survey_close(&survey);
+  }
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
 }

@@ -1,21 +1,45 @@
 /* Training, for R: a session is opened, advanced a fraction of a second at a time, read and closed, all from the R loop. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "core/rng.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-network.h"
 
-static spd_status copy_data(struct r_session *session, const double *flux, const double *ivar, const double *z,
-                            const int *is_training, size_t n, size_t width, struct spd_error *error) {
+/* data: list(flux, ivar), matrices; or list(paths, rows), survey files and numbers from 1 over all of them. */
+static spd_status take_data(struct r_session *session, SEXP data, size_t n, size_t width, struct spd_error *error) {
+  const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
+  if (flux == R_NilValue) {
+    SPD_TRY(r_surveys_open(&session->surveys, r_list_get(data, "paths"), error));
+    session->places = malloc((n + 1) * sizeof *session->places);
+    if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
+    const uint64_t n_there = session->surveys.first[session->surveys.n_files];
+    for (size_t i = 0; i < n; i++) {
+      const double row = REAL(rows)[i];
+      if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width)
+        return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
+      session->places[i] = (uint64_t)row - 1;
+    }
+    return SPD_STATUS_OK;
+  }
   session->flux = malloc((n * width + 1) * sizeof(float));
   session->ivar = malloc((n * width + 1) * sizeof(float));
+  if (!session->flux || !session->ivar)
+    return spd_fail(error, SPD_STATUS_NO_MEMORY,
+                    "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
+                    8e-6 * (double)(n * width));
+  r_rows_to_float(session->flux, REAL(flux), n, width, 0, n);
+  r_rows_to_float(session->ivar, REAL(ivar), n, width, 0, n);
+  return SPD_STATUS_OK;
+}
+
+static spd_status copy_rows(struct r_session *session, const double *z, const int *is_training, size_t n,
+                            struct spd_error *error) {
   session->z = malloc((n + 1) * sizeof(float));
   session->is_training = malloc(n + 1);
-  if (!session->flux || !session->ivar || !session->z || !session->is_training)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra", 8e-6 * (double)(n * width));
-  r_rows_to_float(session->flux, flux, n, width, 0, n);
-  r_rows_to_float(session->ivar, ivar, n, width, 0, n);
+  if (!session->z || !session->is_training) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate redshifts");
   for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->is_training[i] = is_training[i] != 0;
   return SPD_STATUS_OK;
 }
@@ -25,39 +49,53 @@ static spd_status open_session(struct r_session *session, const struct spd_netwo
                                struct spd_training_options *options, const struct r_device *device, struct spd_error *error) {
   SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device,
                           error));
-  struct spd_source source = {.flux = session->flux, .ivar = session->ivar, .z = session->z, .n_rows = n, .is_training = session->is_training};
+  struct spd_source source = {.flux = session->flux,
+                              .ivar = session->ivar,
+                              .z = session->z,
+                              .n_rows = n,
+                              .is_training = session->is_training,
+                              .surveys = session->places ? &session->surveys : NULL,
+                              .places = session->places};
   session->schedule = options->schedule;
   return spd_training_create(&session->training, session->model, &source, options, error);
 }
 
-SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
-                    SEXP is_training, SEXP options) {
+SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP is_training,
+                    SEXP options) {
   struct spd_network network;
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
   const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
-  r_check_matrix(flux, "flux", width);
-  r_check_matrix(ivar, "ivar", width);
-  if ((size_t)Rf_nrows(flux) != n || (size_t)Rf_nrows(ivar) != n || !Rf_isReal(z) || !Rf_isLogical(is_training) ||
-      (size_t)Rf_xlength(is_training) != n || (size_t)Rf_xlength(wave_observed) != width ||
-      (size_t)Rf_xlength(wave_rest) != network.architecture.n_rest)
+  const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
+  if (flux != R_NilValue) {
+    r_check_matrix(flux, "flux", width);
+    r_check_matrix(ivar, "ivar", width);
+  }
+  const size_t n_flux = flux != R_NilValue ? (size_t)Rf_nrows(flux) : (size_t)Rf_xlength(rows);
+  const size_t n_ivar = flux != R_NilValue ? (size_t)Rf_nrows(ivar) : n_flux;
+  if (n_flux != n || n_ivar != n || !Rf_isReal(z) || !Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != n ||
+      (size_t)Rf_xlength(wave_observed) != width || (size_t)Rf_xlength(wave_rest) != network.architecture.n_rest)
     Rf_error("internal: flux, ivar, z, grids and membership do not fit together");
   const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
   const struct r_device device = r_device(options);
-  struct spd_training_options o = {
-      .batch_size = (size_t)r_list_real(options, "batch_size"),
-      .seed = (uint64_t)r_list_real(options, "seed"),
-      .schedule = {.rate = r_list_real(options, "rate"),
-                   .total_steps = (uint64_t)r_list_real(options, "total_steps"),
-                   .steps_per_stage = (uint64_t)r_list_real(options, "steps_per_stage"),
-                   .cycle_momentum = r_list_flag(options, "cycle_momentum"),
-                   .constant = r_list_flag(options, "constant")},
-      .adam = {.rate = 0, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .lsf_factor = r_list_real(options, "lsf_factor"),
-               .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")}};
+  struct spd_training_options o = {.batch_size = (size_t)r_list_real(options, "batch_size"),
+                                   .seed = (uint64_t)r_list_real(options, "seed"),
+                                   .schedule = {.rate = r_list_real(options, "rate"),
+                                                .total_steps = (uint64_t)r_list_real(options, "total_steps"),
+                                                .steps_per_stage = (uint64_t)r_list_real(options, "steps_per_stage"),
+                                                .cycle_momentum = r_list_flag(options, "cycle_momentum"),
+                                                .constant = r_list_flag(options, "constant")},
+                                   .adam = {.rate = 0,
+                                            .beta1 = 0.9,
+                                            .beta2 = 0.999,
+                                            .epsilon = 1e-8,
+                                            .lsf_factor = r_list_real(options, "lsf_factor"),
+                                            .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")}};
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
-  spd_status status = copy_data(session, REAL(flux), REAL(ivar), REAL(z), LOGICAL(is_training), n, width, &error);
+  spd_status status = take_data(session, data, n, width, &error);
+  if (status == SPD_STATUS_OK) status = copy_rows(session, REAL(z), LOGICAL(is_training), n, &error);
   if (status == SPD_STATUS_OK)
     status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
@@ -107,6 +145,51 @@ SEXP ffi_train_weights(SEXP pointer) {
   UNPROTECT(1);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return weights;
+}
+
+/* list(numbers, weights, m, v): what a checkpoint holds. */
+SEXP ffi_train_state(SEXP pointer) {
+  static const char *const names[] = {"numbers", "weights", "m", "v"};
+  struct r_session *session = r_session_get(pointer);
+  const size_t bytes = spd_model_network(session->model)->size * sizeof(float);
+  const struct spd_training_state s = spd_training_get_state(session->training);
+  const double numbers[5] = {(double)s.epoch, (double)s.step, (double)s.step_in_epoch, (double)s.loss_count, s.loss_sum};
+  SEXP list = PROTECT(r_list_new(4, names));
+  SET_VECTOR_ELT(list, 0, Rf_allocVector(REALSXP, 5));
+  memcpy(REAL(VECTOR_ELT(list, 0)), numbers, sizeof numbers);
+  for (int i = 1; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_allocVector(RAWSXP, (R_xlen_t)bytes));
+  struct spd_error error;
+  spd_status status = spd_model_get_parameters((float *)(void *)RAW(VECTOR_ELT(list, 1)), session->model, &error);
+  if (status == SPD_STATUS_OK)
+    status = spd_model_get_moments((float *)(void *)RAW(VECTOR_ELT(list, 2)), (float *)(void *)RAW(VECTOR_ELT(list, 3)),
+                                   session->model, &error);
+  UNPROTECT(1);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return list;
+}
+
+SEXP ffi_train_restore(SEXP pointer, SEXP list) {
+  struct r_session *session = r_session_get(pointer);
+  const struct spd_network *network = spd_model_network(session->model);
+  const SEXP numbers = r_list_get(list, "numbers");
+  if (!Rf_isReal(numbers) || Rf_xlength(numbers) != 5) Rf_error("internal: the state of a training is five numbers");
+  const double *s = REAL(numbers);
+  const struct spd_training_state state = {(uint64_t)s[0], (uint64_t)s[1], (uint64_t)s[2], (uint64_t)s[3], s[4]};
+  const float *weights = r_weights(r_list_get(list, "weights"), network), *m = r_weights(r_list_get(list, "m"), network),
+              *v = r_weights(r_list_get(list, "v"), network);
+  struct spd_error error;
+  spd_status status = spd_model_set_parameters(session->model, weights, &error);
+  if (status == SPD_STATUS_OK) status = spd_model_set_moments(session->model, m, v, &error);
+  if (status == SPD_STATUS_OK) status = spd_training_set_state(session->training, &state, &error);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return R_NilValue;
+}
+
+/* A hash of raw bytes, as text. */
+SEXP ffi_digest(SEXP bytes) {
+  char text[17];
+  snprintf(text, sizeof text, "%016llx", (unsigned long long)spd_hash((const char *)RAW(bytes), (size_t)Rf_xlength(bytes), 1));
+  return Rf_mkString(text);
 }
 
 SEXP ffi_train_close(SEXP pointer) {

@@ -58,7 +58,7 @@ void spd_survey_put_floats(unsigned char *to, const float *from, size_t n) {
   }
 }
 
-static void get_floats(float *to, const unsigned char *from, size_t n) {
+void spd_survey_get_floats(float *to, const unsigned char *from, size_t n) {
   for (size_t i = 0; i < n; i++) {
     uint32_t bits;
     memcpy(&bits, from + 4 * i, 4);
@@ -69,8 +69,8 @@ static void get_floats(float *to, const unsigned char *from, size_t n) {
 
 void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey) {
   const size_t n = survey->n_observed;
-  get_floats(flux, row + survey->columns[survey->flux].offset, n);
-  get_floats(ivar, row + survey->columns[survey->ivar].offset, n);
+  spd_survey_get_floats(flux, row + survey->columns[survey->flux].offset, n);
+  spd_survey_get_floats(ivar, row + survey->columns[survey->ivar].offset, n);
   for (size_t m = 0; m < n; m++) {
     /* finite: the difference with itself is 0, not NaN */
     int usable = flux[m] - flux[m] == 0 && ivar[m] - ivar[m] == 0 && ivar[m] >= 0;
@@ -312,14 +312,15 @@ static spd_status read_columns(struct spd_survey *s, const struct header *h, str
     if (strcmp(column->name, "ROWSUM") == 0 && column->type == 'J' && column->repeat == 1) s->checksum = c;
   }
   if (s->row_bytes != (size_t)row_bytes) return damaged(s, "its columns do not fill a row", error);
-  if (s->id < 0 || s->flux < 0 || s->ivar < 0)
+  if (s->id < 0 || (!s->is_results && (s->flux < 0 || s->ivar < 0)))
     return damaged(s, "it has no columns ID, FLUX and IVAR of the grid's size", error);
   return SPD_STATUS_OK;
 }
 
 static spd_status read_table(struct spd_survey *s, const struct header *h, uint64_t file_size, struct spd_error *error) {
   long long n_rows = 0;
-  if (memcmp(h->bytes, "XTENSION= 'BINTABLE'", 20) != 0 || !card_is(h, "EXTNAME", "SPECTRA"))
+  s->is_results = card_is(h, "EXTNAME", "RESULTS");
+  if (memcmp(h->bytes, "XTENSION= 'BINTABLE'", 20) != 0 || (!s->is_results && !card_is(h, "EXTNAME", "SPECTRA")))
     return damaged(s, "its second part is not the table SPECTRA", error);
   if (header_sum_is_wrong(h)) return damaged(s, "the checksum of the header of SPECTRA does not fit", error);
   if (!card_equals(h, "PCOUNT", 0) || !card_equals(h, "GCOUNT", 1) || !card_equals(h, "NAXIS", 2) ||
@@ -527,33 +528,41 @@ static spd_status write_wave(struct spd_survey *s, struct header *h, const char 
   return status;
 }
 
-static spd_status write_new(struct spd_survey *s, const double *wave, size_t n_observed, const char *instrument,
-                            const struct spd_survey_column *columns, size_t n_columns, struct spd_error *error) {
-  size_t before = 0;
-  for (size_t c = 0; c < n_columns; c++) before += spd_survey_column_bytes(&columns[c]);
-  /* FLUX, IVAR and the checksum stand on multiples of 4 bytes, which the checksum needs */
-  struct spd_survey_column last[4] = {
-      {"PADDING", 'A', 4 - before % 4, 0}, {"FLUX", 'E', n_observed, 0}, {"IVAR", 'E', n_observed, 0}, {"ROWSUM", 'J', 1, 0}};
-  const int skip = before % 4 == 0;
-  s->n_observed = n_observed;
-  s->n_columns = n_columns + 4 - (size_t)skip;
-  s->wave = malloc(n_observed * sizeof *s->wave);
-  s->columns = calloc(s->n_columns, sizeof *s->columns);
+/* The columns given, with PADDING before the first of floats where that does not stand on a multiple of 4 bytes, as the
+ * checksum needs it, and ROWSUM behind the last. */
+static spd_status set_columns(struct spd_survey *s, const struct spd_survey_column *columns, size_t n_columns,
+                              struct spd_error *error) {
+  size_t n = 0;
+  s->columns = calloc(n_columns + 2, sizeof *s->columns);
+  if (!s->columns) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the columns of %.200s", s->name);
+  s->row_bytes = 0;
+  for (size_t c = 0; c <= n_columns; c++) {
+    struct spd_survey_column sum = {"ROWSUM", 'J', 1, 0}, padding = {"PADDING", 'A', 4 - s->row_bytes % 4, s->row_bytes};
+    const struct spd_survey_column *column = c < n_columns ? &columns[c] : &sum;
+    if (s->row_bytes % 4 != 0 && (c == n_columns || column->type == 'E')) {
+      s->columns[n++] = padding;
+      s->row_bytes += padding.repeat;
+    }
+    s->columns[n] = *column;
+    s->columns[n].offset = s->row_bytes;
+    s->row_bytes += spd_survey_column_bytes(&s->columns[n++]);
+  }
+  s->n_columns = n;
+  return SPD_STATUS_OK;
+}
+
+static spd_status write_new(struct spd_survey *s, const char *table, const double *wave, const char *instrument,
+                            struct spd_error *error) {
   struct header *h = malloc(sizeof *h);
+  s->wave = malloc(s->n_observed * sizeof *s->wave);
   spd_status status = SPD_STATUS_OK;
-  if (!s->wave || !s->columns || !h) {
+  if (!s->wave || !h) {
     status = spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the header of %.200s", s->name);
   } else {
-    memcpy(s->wave, wave, n_observed * sizeof *wave);
-    memcpy(s->columns, columns, n_columns * sizeof *columns);
-    memcpy(s->columns + n_columns, last + skip, (4 - (size_t)skip) * sizeof *last);
-    for (size_t c = 0; c < s->n_columns; c++) {
-      s->columns[c].offset = s->row_bytes;
-      s->row_bytes += spd_survey_column_bytes(&s->columns[c]);
-    }
+    memcpy(s->wave, wave, s->n_observed * sizeof *wave);
     status = write_wave(s, h, instrument, error);
     if (status == SPD_STATUS_OK) {
-      table_header(h, "SPECTRA", s->columns, s->n_columns, (long long)s->row_bytes, 0);
+      table_header(h, table, s->columns, s->n_columns, (long long)s->row_bytes, 0);
       status = write_all(s, h->bytes, h->size, s->header_at, error);
     }
     if (status == SPD_STATUS_OK) status = flush(s, error);
@@ -562,13 +571,15 @@ static spd_status write_new(struct spd_survey *s, const double *wave, size_t n_o
   return status;
 }
 
-spd_status spd_survey_create(struct spd_survey *s, const char *path, const double *wave, size_t n_observed,
+spd_status spd_survey_create(struct spd_survey *s, const char *path, const char *table, const double *wave, size_t n_observed,
                              const char *instrument, const struct spd_survey_column *columns, size_t n_columns,
                              struct spd_error *error) {
-  if (n_columns + 4 > SPD_SURVEY_MAX_COLUMNS)
-    return spd_fail(error, SPD_STATUS_INVALID, "a survey has at most %d columns", SPD_SURVEY_MAX_COLUMNS - 4);
+  if (n_columns + 2 > SPD_SURVEY_MAX_COLUMNS)
+    return spd_fail(error, SPD_STATUS_INVALID, "a survey has at most %d columns", SPD_SURVEY_MAX_COLUMNS - 2);
   SPD_TRY(open_file(s, path, O_RDWR | O_CREAT | O_EXCL, error));
-  spd_status status = write_new(s, wave, n_observed, instrument, columns, n_columns, error);
+  s->n_observed = n_observed;
+  spd_status status = set_columns(s, columns, n_columns, error);
+  if (status == SPD_STATUS_OK) status = write_new(s, table, wave, instrument, error);
   spd_survey_close(s);
   if (status == SPD_STATUS_OK) return spd_survey_reopen(s, path, error); /* one way of knowing what is where */
   unlink(path);

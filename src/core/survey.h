@@ -1,5 +1,6 @@
 /* A survey in one FITS file: an image WAVELENGTH, then a binary table SPECTRA with a row for each spectrum, catalogue columns
- * first, then FLUX and IVAR, then a checksum of the row. Rows are appended so that a program killed at any moment leaves a file
+ * first, then FLUX and IVAR, then a checksum of the row (or a table RESULTS of what a
+ * model makes of spectra). Rows are appended so that a program killed at any moment leaves a file
  * of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading needs
  * to distrust every byte.
  */
@@ -31,6 +32,7 @@ struct spd_survey {
   double *wave;      /* (M) Å */
   size_t n_columns, row_bytes;
   struct spd_survey_column *columns;
+  int is_results;               /* the table is RESULTS */
   int id, flux, ivar, checksum; /* where they are among the columns; -1 without */
   uint64_t n_rows;
   uint64_t count_at, rows_at; /* in the file: the card NAXIS2, the first row */
@@ -40,10 +42,11 @@ struct spd_survey {
 
 /* A survey to read. Fails where the file is not one, where it is cut, or where a checksum of a header does not fit. */
 spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct spd_error *error);
-/* A new file, which must not exist, without rows. columns: names and types; wave: (M). */
-spd_status spd_survey_create(struct spd_survey *survey, const char *path, const double *wave, size_t n_observed,
-                             const char *instrument, const struct spd_survey_column *columns, size_t n_columns,
-                             struct spd_error *error);
+/* A new file, which must not exist, without rows. columns: names and types, those of floats last; wave: (M). `table` is
+ * SPECTRA, or RESULTS, which needs no FLUX and IVAR. */
+spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave,
+                             size_t n_observed, const char *instrument, const struct spd_survey_column *columns,
+                             size_t n_columns, struct spd_error *error);
 /* One that spd_survey_create() made, to append to: what a killed program left beyond the last whole row is cut off. */
 spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);
 void spd_survey_close(struct spd_survey *survey);
@@ -67,6 +70,7 @@ spd_status spd_survey_read_part(unsigned char *bytes, const struct spd_survey *s
 
 /* Numbers in a row, which are big-endian. A flux and ivar that are not finite, or an ivar below 0, become 0 both. */
 void spd_survey_put_floats(unsigned char *to, const float *from, size_t n);
+void spd_survey_get_floats(float *to, const unsigned char *from, size_t n);
 void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey);
 void spd_survey_put_double(unsigned char *to, double value);
 double spd_survey_get_double(const unsigned char *from);

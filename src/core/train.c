@@ -219,6 +219,26 @@ spd_status spd_training_advance(struct spd_training *t, double seconds, struct s
   return SPD_STATUS_OK;
 }
 
+struct spd_training_state spd_training_get_state(const struct spd_training *t) {
+  const struct spd_training_state state = {t->epoch, t->step, t->step_in_epoch, t->loss_count, t->loss_sum};
+  return state;
+}
+
+spd_status spd_training_set_state(struct spd_training *t, const struct spd_training_state *state, struct spd_error *error) {
+  const uint64_t seen = state->step_in_epoch * t->options.batch_size;
+  if (state->step_in_epoch >= t->steps_per_epoch || state->loss_count != seen ||
+      state->step != state->epoch * t->steps_per_epoch + state->step_in_epoch)
+    return spd_fail(error, SPD_STATUS_INVALID, "this is not the state of a training with %llu steps an epoch",
+                    (unsigned long long)t->steps_per_epoch);
+  t->epoch = state->epoch;
+  t->step = state->step;
+  start_epoch(t);
+  t->step_in_epoch = state->step_in_epoch;
+  t->loss_count = state->loss_count;
+  t->loss_sum = state->loss_sum;
+  return SPD_STATUS_OK;
+}
+
 spd_status spd_training_validate(struct spd_training *t, double *mean, uint64_t *count, struct spd_error *error) {
   double sum = 0;
   uint64_t done = 0;

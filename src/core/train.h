@@ -19,7 +19,6 @@ void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *sch
  * reader needs no more than one window in memory. order: (n_rows). */
 void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch);
 
-
 struct spd_training_options {
   size_t batch_size;
   uint64_t seed;
@@ -43,6 +42,15 @@ struct spd_progress {
 /* Steps until `seconds` have passed or the epoch ends, at least one. */
 spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress,
                                 struct spd_error *error);
+/* Where a training is between two advances: with this, the weights and Adam's moments, another one of the same source and options goes
+ * on to the same bits. */
+struct spd_training_state {
+  uint64_t epoch, step, step_in_epoch, loss_count;
+  double loss_sum;
+};
+struct spd_training_state spd_training_get_state(const struct spd_training *training);
+spd_status spd_training_set_state(struct spd_training *training, const struct spd_training_state *state, struct spd_error *error);
+
 /* Mean loss of the validation rows with the present weights; *count is 0 when there are none. */
 spd_status spd_training_validate(struct spd_training *training, double *mean, uint64_t *count, struct spd_error *error);
 

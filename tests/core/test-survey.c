@@ -13,11 +13,12 @@ static char path[64];
 
 static void make(struct spd_survey *s) {
   static const struct spd_survey_column columns[] = {
-      {"ID", 'A', 9, 0}, {"Z", 'D', 1, 0}, {"NORM", 'D', 1, 0}, {"plate", 'J', 1, 0}, {"good", 'L', 1, 0}};
+      {"ID", 'A', 9, 0}, {"Z", 'D', 1, 0}, {"NORM", 'D', 1, 0}, {"plate", 'J', 1, 0}, {"good", 'L', 1, 0},
+      {"FLUX", 'E', M, 0}, {"IVAR", 'E', M, 0}};
   double wave[M];
   for (int m = 0; m < M; m++) wave[m] = 4000 + m;
   unlink(path);
-  MUST(spd_survey_create(s, path, wave, M, "it's", columns, 5, error));
+  MUST(spd_survey_create(s, path, "SPECTRA", wave, M, "it's", columns, 7, error));
 }
 
 /* Row `number` with contents that follow from it. */
@@ -130,7 +131,7 @@ static void test_refusals(void) {
   MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
   uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux].offset;
   spd_survey_close(&s);
-  CHECK_STATUS(spd_survey_create(&s, path, NULL, 0, "", NULL, 0, error), SPD_STATUS_IO, "creating");
+  CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", NULL, 0, error), SPD_STATUS_IO, "creating");
   CHECK_STATUS(spd_survey_open(&s, "/nonexistent/file", error), SPD_STATUS_IO, "opening");
   CHECK_STATUS(spd_survey_open(&s, ".", error), SPD_STATUS_IO, "regular");
   CHECK(truncate(path, (off_t)(rows_at + 3 * row_bytes + 10)) == 0, "cannot cut");

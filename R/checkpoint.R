@@ -1,0 +1,61 @@
+# Checkpoints: the state of a training as a safetensors file, which is replaced in one step. Tensors: weights, m and v (Adam's moments),
+# `best` (the weights that the fit would have now), numbers and history; metadata: what training it is of, and a digest of the tensors.
+
+checkpoint_format <- "spender-checkpoint"
+
+check_checkpoint <- function(checkpoint, minutes, resume) {
+  check_flag(resume, "resume")
+  check_number(minutes, "checkpoint_minutes", 0, 1e6)
+  if (is.null(checkpoint)) {
+    if (resume) abort("invalid", "`resume` needs the `checkpoint` to go on from.")
+    return()
+  }
+  if (!is.character(checkpoint) || length(checkpoint) != 1 || is.na(checkpoint) || !nzchar(checkpoint)) {
+    abort("invalid", "`checkpoint` must be one file name, not ", describe(checkpoint), ".")
+  }
+  if (!dir.exists(dirname(checkpoint))) abort("io", "There is no folder ", dirname(checkpoint), " for the checkpoint.")
+  if (file.exists(checkpoint) && !resume) {
+    abort("exists", checkpoint, " exists already: `resume = TRUE` goes on from it; remove it to begin anew.")
+  }
+}
+
+# What must be the same for the bits to be: named texts.
+training_identity <- function(fit, x, is_training, options) {
+  numbers <- function(v) .Call(ffi_digest, writeBin(as.double(v), raw()))
+  c(vapply(options, function(option) paste(format(option, digits = 17), collapse = " "), ""),
+    network = to_json(fit$architecture), grids = numbers(c(fit$instrument$wave, fit$wave_rest)), start = .Call(ffi_digest, fit$weights),
+    spectra = paste(length(x), numbers(x$z)), membership = numbers(is_training))
+}
+
+write_checkpoint <- function(path, identity, kept) {
+  block <- function(bytes) list(dtype = "F32", shape = length(bytes) / 4, data = bytes)
+  history <- as.double(unlist(kept$history))
+  tensors <- list(weights = block(kept$state$weights), m = block(kept$state$m), v = block(kept$state$v), best = block(kept$weights),
+                  numbers = list(dtype = "F64", shape = 7, data = c(kept$state$numbers, kept$lowest, kept$seconds)),
+                  history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)), data = history))
+  metadata <- c(format = checkpoint_format, version = "1", identity, digest = checkpoint_digest(tensors))
+  .Call(ffi_safetensors_write, path, tensors, metadata, TRUE)
+}
+
+checkpoint_digest <- function(tensors) {
+  .Call(ffi_digest, do.call(c, lapply(unname(tensors), function(t) if (is.raw(t$data)) t$data else writeBin(t$data, raw()))))
+}
+
+read_checkpoint <- function(path, identity, architecture) {
+  damaged <- function(...) abort("checkpoint", basename(path), " is not a checkpoint, or damaged: ", ..., ". Remove it to begin anew.")
+  file <- tryCatch(.Call(ffi_safetensors_read, path, NULL), spender_error_format = function(e) damaged(conditionMessage(e)))
+  metadata <- as.list(file$metadata)
+  if (!identical(metadata[["format"]], checkpoint_format)) damaged("it does not say that it is one")
+  if (!identical(metadata[["version"]], "1")) damaged("it is of version ", metadata[["version"]], " of the format, not 1")
+  wanted <- c("weights", "m", "v", "best", "numbers", "history")
+  if (!all(wanted %in% names(file$tensors))) damaged("it lacks ", enumerate(setdiff(wanted, names(file$tensors))))
+  data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)
+  if (!identical(checkpoint_digest(lapply(data, function(d) list(data = d))), metadata[["digest"]])) damaged("its digest does not fit")
+  other <- names(identity)[vapply(names(identity), function(name) !identical(metadata[[name]], identity[[name]]), NA)]
+  if (length(other)) {
+    abort("checkpoint", basename(path), " is of another training: not the same ", enumerate(gsub("_", " ", other)), ". Give the arguments it was begun with, or another file.")
+  }
+  history <- as.data.frame(matrix(data$history, ncol = length(empty_history()), dimnames = list(NULL, names(empty_history()))))
+  list(state = list(numbers = data$numbers[1:5], weights = data$weights, m = data$m, v = data$v), history = history, weights = data$best,
+       lowest = data$numbers[6], seconds = data$numbers[7])
+}
