@@ -94,7 +94,8 @@ population_mix <- function(galaxies) {
 continuum_at <- function(wave, galaxies) {
   continuum <- smooth_continuum(wave)
   strength <- node_weights(galaxies$metals, metal_nodes)
-  old <- galaxies$old * drop(strength %*% metal_tilt(metal_nodes, wave)) * continuum$old
+  tilt <- metal_tilt(metal_nodes, wave)
+  old <- galaxies$old * (strength[, 1] * tilt[1] + strength[, 2] * tilt[2]) * continuum$old # %*% would round by the number of rows
   (old + galaxies$intermediate * continuum$intermediate + galaxies$young * continuum$young) * dust(galaxies$ebv, wave)
 }
 

@@ -79,10 +79,11 @@ simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01,
   simulate_rows(n, instrument, z, z_range, galaxies, templates, lsf, integrate, sn, noise, defects, rest, normalize, mask_sky, seed, threads)
 }
 
-# Spectra first + 1 ... first + n of the sample that the seed makes.
+# Spectra first + 1 ... first + n of the sample that the seed makes. z_grid: the redshifts that the restframe grid holds, those of
+# the whole sample where this is a part.
 simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
                           lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = FALSE, normalize = TRUE,
-                          mask_sky = defects, seed = NULL, threads = NULL, first = 0) {
+                          mask_sky = defects, seed = NULL, threads = NULL, first = 0, z_grid = range(z)) {
   check_number(n, "n", 1, 1e7, whole = TRUE)
   for (flag in c("integrate", "noise", "defects", "rest")) check_flag(get(flag), flag)
   instrument <- instrument(instrument)
@@ -105,7 +106,7 @@ simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.
   } else if (length(sn) == n) as.double(sn) else sn * exp(0.53 * stats::qnorm(u[, "sn"]))
   drawn <- is.null(z)
   z <- if (drawn) sample$z else rep_len(as.double(z), n)
-  shared <- observation(instrument$wave, if (drawn) z_range else range(z), kernel, integrate)
+  shared <- observation(instrument$wave, if (drawn) z_range else z_grid, kernel, integrate)
   shared[c("noise", "defects", "seed")] <- list(noise, defects, seed)
   if (is.null(templates)) {
     if (is.null(galaxies)) galaxies <- draw_galaxies(u, sample$mag)

@@ -37,6 +37,8 @@ open_survey <- function(paths) {
   for (i in seq_along(info)) {
     if (!identical(info[[i]]$wave, first$wave)) abort("grid", basename(paths[i]), " is on another grid than ", basename(paths[1]), ".")
   }
+  empty <- which(!vapply(info, function(f) all(c("FLUX", "IVAR") %in% f$columns), NA))
+  if (length(empty)) abort("format", basename(paths[empty[1]]), " holds results of a fit, not spectra: see read_predictions().")
   n <- vapply(info, `[[`, 0, "n")
   rows <- as.double(seq_len(sum(n)))
   known <- .Call(ffi_survey_columns, paths, c("Z", "NORM"), rows)
@@ -317,6 +319,7 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   for (first in seq(0, n - 1, by = part)) {
     rows <- min(part, n - first)
     given <- lapply(arguments[intersect(c("z", "sn"), names(arguments))], function(v) if (length(v) > 1) v[first + seq_len(rows)] else v)
+    if (!is.null(arguments$z)) given$z_grid <- range(arguments$z)
     x <- do.call(simulate_rows, c(list(n = rows, first = first, rest = FALSE), utils::modifyList(arguments, given)))
     parameters <- x$truth$parameters
     x$meta <- cbind(x$meta, setNames(parameters, paste0("true_", names(parameters))))

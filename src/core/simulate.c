@@ -192,17 +192,15 @@ spd_status spd_simulate(double *truth, double *flux, double *ivar, double *rest,
   double *light = work, *integral = light + s->n_rest, *model = integral + s->n_rest, *variance = model + n_observed;
   double *normals = variance + n_observed, *scratch = normals + n_observed;
   double log_stretch = log10(1 + object->z);
-  struct range range, all = {0, s->n_rest};
-  SPD_TRY(needed_range(&range, log_stretch, s, error));
-  if (rest) {
-    light = rest;
-    range = all;
-  }
+  struct range seen, made, all = {0, s->n_rest};
+  SPD_TRY(needed_range(&seen, log_stretch, s, error));
+  if (rest) light = rest;
+  made = rest ? all : seen;
 
-  add_starlight(light, range, object, s);
-  add_lines(light, range, object, s);
+  add_starlight(light, made, object, s);
+  add_lines(light, made, object, s);
   if (s->integrate)
-    integrate(model, integral, light, range, log_stretch, s);
+    integrate(model, integral, light, seen, log_stretch, s);
   else
     sample(model, light, log_stretch, s);
   convolve(truth, model, s);

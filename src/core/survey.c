@@ -255,7 +255,6 @@ static spd_status damaged(const struct spd_survey *s, const char *what, struct s
 
 static spd_status read_wave(struct spd_survey *s, const struct header *h, uint64_t file_size, struct spd_error *error) {
   long long n = 0;
-  if (memcmp(h->bytes, "SIMPLE  =", 9) != 0) return damaged(s, "it is not a FITS file", error);
   if (header_sum_is_wrong(h)) return damaged(s, "the checksum of its first header does not fit", error);
   if (!card_is(h, "EXTNAME", "WAVELENGTH") || !card_equals(h, "BITPIX", -64) || !card_equals(h, "NAXIS", 1) ||
       !card_integer(&n, h, "NAXIS1") || n < 2 || n > 1000000)
@@ -341,6 +340,10 @@ static spd_status read_table(struct spd_survey *s, const struct header *h, uint6
 static spd_status read_structure(struct spd_survey *s, struct spd_error *error) {
   struct stat info;
   if (fstat(s->file, &info) != 0) return fail_io(s, "looking at it", error);
+  unsigned char magic[9];
+  if (info.st_size < BLOCK || read_all(magic, s, sizeof magic, 0, error) != SPD_STATUS_OK ||
+      memcmp(magic, "SIMPLE  =", sizeof magic) != 0)
+    return damaged(s, "it is not a FITS file", error);
   struct header *h = malloc(sizeof *h);
   if (!h) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the header of %.200s", s->name);
   spd_status status = read_header(h, s, 0, error);

@@ -1,0 +1,182 @@
+survey_of <- function(x, ...) write_survey(x, withr::local_tempfile(fileext = ".fits", .local_envir = parent.frame()), ...)
+
+test_that("a survey holds what was written", {
+  x <- small_spectra(30)
+  x$meta$plate <- seq_len(30)
+  x$meta$good <- rep(c(TRUE, NA, FALSE), 10)
+  x$meta$kind <- factor(rep(c("a", "longer"), 15))
+  x$meta$plate[3] <- NA
+  survey <- survey_of(x)
+  expect_s3_class(survey, "survey")
+  expect_equal(length(survey), 30)
+  expect_equal(dim(survey), dim(x$flux))
+  expect_identical(survey$z, x$z)
+  expect_identical(survey$norm, x$norm)
+  expect_identical(survey$instrument$wave, x$instrument$wave)
+  y <- as_spectra(survey)
+  expect_identical(y$id, x$id)
+  expect_equal(y$flux, x$flux, tolerance = 1e-6)
+  expect_equal(y$ivar, x$ivar, tolerance = 1e-6)
+  expect_identical(y$meta$plate, x$meta$plate)
+  expect_identical(y$meta$good, x$meta$good)
+  expect_identical(y$meta$kind, as.character(x$meta$kind))
+  expect_identical(y$meta$sn_median, x$meta$sn_median)
+  expect_identical(as.data.frame(survey)$id, x$id)
+  # a survey of a survey
+  again <- survey_of(survey[5:1])
+  expect_identical(as_spectra(again)$flux, y$flux[5:1, ])
+})
+
+test_that("rows are chosen without reading, in any order, and by id", {
+  x <- small_spectra(30)
+  survey <- survey_of(x)
+  expect_identical(as_spectra(survey[c(7, 2)])$id, x$id[c(7, 2)])
+  expect_identical(as_spectra(survey[x$z > 0.1][2])$id, x[x$z > 0.1]$id[2])
+  expect_identical(as_spectra(survey[x$id[4]])$id, x$id[4])
+  expect_identical(as_spectra(survey[c(1, 1)])$id, make.unique(x$id[c(1, 1)]))
+  expect_equal(length(survey[integer()]), 0)
+  expect_error(survey["nobody"], class = "spender_error_id")
+  expect_error(survey[31], class = "spender_error_invalid")
+})
+
+test_that("several files are one survey", {
+  x <- small_spectra(30)
+  one <- withr::local_tempfile(fileext = ".fits")
+  two <- withr::local_tempfile(fileext = ".fits")
+  write_survey(x[1:10], one)
+  other <- x[11:30]
+  other$meta$extra <- seq_len(20)
+  write_survey(other, two)
+  survey <- open_survey(c(one, two))
+  y <- as_spectra(survey[c(29, 3, 11)])
+  expect_equal(y$flux, x$flux[c(29, 3, 11), ], tolerance = 1e-6)
+  expect_identical(y$meta$extra, c(19L, NA, 1L))
+  third <- withr::local_tempfile(fileext = ".fits")
+  write_survey(simulate_spectra(2, instrument(seq(4000, 8000, by = 20)), seed = 1), third)
+  expect_error(open_survey(c(one, third)), class = "spender_error_grid")
+})
+
+test_that("spectra without norm keep their row", {
+  x <- small_spectra(4)
+  x$norm[2] <- NA
+  survey <- survey_of(x)
+  expect_identical(is.na(survey$norm), c(FALSE, TRUE, FALSE, FALSE))
+  expect_identical(problems(survey)$id, x$id[2])
+  expect_identical(is.na(as_spectra(survey)$norm), is.na(x$norm))
+})
+
+test_that("training from a file gives the bits of training from memory", {
+  x <- small_spectra(60)
+  survey <- survey_of(x)
+  train_on <- function(x, ...) spender(x, latents = 2, epochs = 3, batch_size = 8, network = small_network(), validation = 0.2, threads = 1,
+                                       progress = FALSE, ...)
+  a <- train_on(x)
+  b <- train_on(survey)
+  expect_identical(b$weights, a$weights)
+  expect_identical(b$history[-5], a$history[-5])
+  expect_equal(b$training$flat_loss, a$training$flat_loss, tolerance = 1e-6)
+  expect_identical(train_on(survey[31:1])$weights, train_on(x[31:1])$weights)
+  expect_identical(update(b, survey, 1, threads = 1, progress = FALSE)$weights, update(a, x, 1, threads = 1, progress = FALSE)$weights)
+  expect_equal(encode(a, survey), encode(a, x), tolerance = 1e-5)
+  expect_equal(predict(a, survey, "loss"), predict(a, x, "loss"), tolerance = 1e-4)
+  expect_equal(dim(residuals(a, survey[1:3])), c(3, ncol(x$flux)))
+})
+
+test_that("predictions go to a file, and on where they were", {
+  x <- small_spectra(20)
+  survey <- survey_of(x)
+  fit <- spender(x, latents = 2, epochs = 1, network = small_network(), threads = 1, progress = FALSE)
+  for (type in c("latent", "observed", "rest", "loss")) {
+    path <- withr::local_tempfile(fileext = ".fits")
+    expect_identical(predict(fit, survey, type, path = path), path)
+    expect_equal(read_predictions(path), predict(fit, survey, type), tolerance = 1e-6)
+  }
+  size <- file.size(path)
+  predict(fit, survey, type, path = path) # all is there
+  expect_identical(file.size(path), size)
+  expect_error(predict(fit, survey, "latent", path = path), class = "spender_error_exists")
+  expect_error(read_predictions(survey$files$path), class = "spender_error_format")
+  expect_error(open_survey(path), class = "spender_error_format")
+})
+
+test_that("files become a survey, and a second call goes on", {
+  skip_without_cfitsio()
+  folder <- withr::local_tempdir()
+  for (i in 1:9) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
+  writeLines("no", file.path(folder, "spec-0266-51602-0010.fits"))
+  path <- file.path(folder, "survey.out")
+  files <- list.files(folder, "fits$", full.names = TRUE)
+  expect_warning(survey <- ingest(files[c(1:4, 10)], path, "sdss", TRUE, c(5300, 5850), 1, FALSE, part = 2), class = "spender_warning_files")
+  expect_equal(length(survey), 4)
+  expect_identical(problems(survey)$file, files[10])
+  expect_warning(survey <- write_survey(folder, path), class = "spender_warning_files")
+  expect_identical(survey_catalogue(survey, "fiber")$fiber, 1:9)
+  expect_identical(survey$norm, as.double(1:9))
+  expect_identical(problems(survey)$file, files[10])
+  expect_match(problems(survey)$reason, "not a FITS file")
+  expect_false(file.exists(rejects_path(path)))
+  # killed after the sidecar had a line and a half
+  unlink(path)
+  writeLines(paste(files[10], "is not a FITS file", sep = "\t"), rejects_path(path))
+  cat("half a li", file = rejects_path(path), append = TRUE)
+  expect_warning(survey <- write_survey(folder, path), class = "spender_warning_files")
+  expect_equal(length(survey), 9)
+  expect_equal(nrow(problems(survey)), 1)
+  expect_error(write_survey(files[10], file.path(folder, "none")), class = "spender_error_files")
+})
+
+test_that("a simulated survey is the simulated spectra", {
+  path <- withr::local_tempfile(fileext = ".fits")
+  z <- seq(0.01, 0.2, length.out = 30)
+  survey <- simulate_survey(30, path, instrument = small_instrument(), z = z, seed = 4)
+  x <- simulate_spectra(30, small_instrument(), z = z, seed = 4)
+  expect_equal(as_spectra(survey)$flux, x$flux, tolerance = 1e-6)
+  expect_identical(as.data.frame(survey)$true_ebv, x$truth$parameters$ebv)
+  expect_error(simulate_survey(3, path), class = "spender_error_exists")
+  # in parts, as a larger one is made
+  first <- simulate_rows(10, small_instrument(), z = z[1:10], seed = 4, z_grid = range(z))
+  second <- simulate_rows(20, small_instrument(), z = z[11:30], seed = 4, first = 10, z_grid = range(z))
+  expect_identical(rbind(first$flux, second$flux), x$flux)
+  expect_identical(c(first$id, second$id), x$id)
+})
+
+test_that("what is no survey is refused", {
+  folder <- withr::local_tempdir()
+  local({
+    withr::local_dir(folder)
+    write_survey(small_spectra(5), "good.fits")
+    bytes <- readBin("good.fits", raw(), file.size("good.fits"))
+    writeBin(bytes[1:15000], "cut.fits")
+    writeLines("no", "text.fits")
+    write_sdss("sdss.fits")
+    flipped <- bytes
+    flipped[length(flipped) - 6000] <- xor(flipped[length(flipped) - 6000], as.raw(1))
+    writeBin(flipped, "flipped.fits")
+    expect_snapshot(error = TRUE, {
+      open_survey("cut.fits")
+      open_survey("text.fits")
+      open_survey("sdss.fits")
+      open_survey("absent.fits")
+      as_spectra(open_survey("flipped.fits"))
+      open_survey(1)
+      as_spectra(1)
+      write_survey(small_spectra(5), "good.fits")
+      write_survey(1, "new.fits")
+    })
+    expect_error(spender(open_survey("flipped.fits"), latents = 2, epochs = 1, network = small_network(), threads = 1, progress = FALSE),
+                 class = "spender_error_format")
+  })
+})
+
+test_that("a survey prints what a person wants to know", {
+  withr::local_options(cli.unicode = FALSE)
+  folder <- withr::local_tempdir()
+  x <- small_spectra(12)
+  x$norm[3] <- NA
+  survey <- write_survey(x, file.path(folder, "small.fits"))
+  expect_snapshot({
+    survey
+    survey[1:5]
+    summary(survey)
+  })
+})
