@@ -3,6 +3,7 @@
 #   sanitized   every tests/core/test-*.c under ASan (with leaks) and UBSan
 #   plain-gemm  the numerical ones without CBLAS, so that our own product is tested
 #   release     the numerical ones as configure builds them (-O2, loops for several processors)
+#   races       the thread that reads ahead, under TSan
 #   valgrind    the small ones
 #   cuda        the CUDA backend on a device that the CPU plays (cuda-on-cpu/device.h), sanitized and not
 #   arm64       the numerical ones, cross-compiled and run by qemu-aarch64
@@ -186,9 +187,17 @@ C
   if compile release "$release"; then
     for name in stages gradients reference threads fourier; do among $name && run release $name "$release" "$blas_libs $libs"; done
   fi
+  races='-O1 -g -fsanitize=thread'
+  if probe "$races" "$races" <<'C'
+int main(void) { return 0; }
+C
+  then
+    if among reader && compile races "$races"; then run races reader "$races" "$libs"; fi
+  else skip "races: a program built with -fsanitize=thread does not run here"
+  fi
   if command -v valgrind > /dev/null 2>&1; then
     if compile valgrind "-O1 -g $blas"; then
-      for name in stages safetensors; do
+      for name in stages safetensors survey simulate; do
         among $name && run valgrind $name "-O1 -g $blas" "$blas_libs $libs" \
           'valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
       done

@@ -6,44 +6,15 @@
 #include "check.h"
 #include "core/rng.h"
 #include "core/survey.h"
+#include "survey-files.h"
 
-enum { M = 37 };
+enum { M = FILE_PIXELS };
 
 static char path[64];
 
-static void make(struct spd_survey *s) {
-  static const struct spd_survey_column columns[] = {
-      {"ID", 'A', 9, 0}, {"Z", 'D', 1, 0}, {"NORM", 'D', 1, 0}, {"plate", 'J', 1, 0}, {"good", 'L', 1, 0},
-      {"FLUX", 'E', M, 0}, {"IVAR", 'E', M, 0}};
-  double wave[M];
-  for (int m = 0; m < M; m++) wave[m] = 4000 + m;
-  unlink(path);
-  MUST(spd_survey_create(s, path, "SPECTRA", wave, M, "it's", columns, 7, error));
-}
+static void make(struct spd_survey *s) { survey_file_make(s, path); }
 
-/* Row `number` with contents that follow from it. */
-static void fill(unsigned char *row, const struct spd_survey *s, int number) {
-  float values[M];
-  memset(row, 0, s->row_bytes);
-  char id[16];
-  snprintf(id, sizeof id, "id-%06d", number);
-  memcpy(row, id, 9);
-  spd_survey_put_double(row + s->columns[1].offset, 0.001 * number);
-  spd_survey_put_double(row + s->columns[2].offset, 1 + number);
-  spd_survey_put_int(row + s->columns[3].offset, -number);
-  row[s->columns[4].offset] = number % 2 ? 'T' : 'F';
-  for (int m = 0; m < M; m++) values[m] = (float)(number + 0.5 * m);
-  spd_survey_put_floats(row + s->columns[s->flux].offset, values, M);
-  for (int m = 0; m < M; m++) values[m] = (float)(1 + m);
-  spd_survey_put_floats(row + s->columns[s->ivar].offset, values, M);
-}
-
-static void append(struct spd_survey *s, int first, int count) {
-  unsigned char *rows = malloc((size_t)count * s->row_bytes);
-  for (int i = 0; i < count; i++) fill(rows + (size_t)i * s->row_bytes, s, first + i);
-  MUST(spd_survey_append(s, rows, (size_t)count, error));
-  free(rows);
-}
+static void append(struct spd_survey *s, int first, int count) { survey_file_append(s, first, count); }
 
 static void check_rows(const char *what, const struct spd_survey *s, int n) {
   CHECK(s->n_rows == (uint64_t)n, "%s: %d rows, not %d", what, (int)s->n_rows, n);
