@@ -2,13 +2,14 @@
 #'
 #' The selection of Melchior et al. (2023), section 2: galaxies with a safe redshift on plates of usable quality.
 #'
-#' @param x [spectra()].
+#' @param x [spectra()], a survey from [open_survey()], a catalogue from [read_catalogue()], or the name of a catalogue file to read.
 #' @param z_max The largest redshift.
 #' @param z_err_max The redshift's error must be above 0 (SDSS marks a failed redshift by a value of 0 or less) and below this;
 #'   `Inf` to take any.
 #' @param class The class that the survey's pipeline gave.
 #' @param plate_quality Plate qualities to keep; SDSS calls plates with bad spectrophotometry or sky subtraction `"bad"`.
-#' @return The spectra that pass all cuts: `class`, `z`, `z_err`, `zwarning` (must be 0), `plate_quality`, and having a norm. A cut
+#' @return The spectra, or rows of the catalogue, that pass all cuts: `class`, `z` (up to `z_max`), `z_err`, `zwarning` (must be 0),
+#'   `plate_quality`, being the best spectrum of its object (`specprimary`, of catalogues), and having a norm (of spectra). A cut
 #'   whose catalogue column is absent is skipped, which the message says; a missing value fails its cut. The attribute
 #'   `"selection"` is a data frame of the cuts in order (`cut`), how many spectra each one removed (`removed`) and left (`left`),
 #'   `NA` for a cut that was skipped.
@@ -18,23 +19,31 @@
 #'              meta = data.frame(class = c("GALAXY", "STAR", "GALAXY"), z_err = 2e-5))
 #' chosen <- select_galaxies(x)
 #' attr(chosen, "selection")
+#' @seealso [download_sdss()] for the spectra of a catalogue
 #' @export
 select_galaxies <- function(x, z_max = 0.5, z_err_max = 1e-4, class = "GALAXY", plate_quality = c("good", "marginal")) {
-  if (!inherits(x, "spectra")) abort("invalid", "`x` must be spectra, not ", describe(x), ".")
+  if (is.character(x)) x <- read_catalogue(x)
+  if (!inherits(x, c("spectra", "survey", "data.frame"))) {
+    abort("invalid", "`x` must be spectra, a survey or a catalogue, not ", describe(x), ".")
+  }
   check_number(z_max, "z_max")
   check_number(z_err_max, "z_err_max")
-  meta <- x$meta
+  is_catalogue <- is.data.frame(x)
+  meta <- if (is_catalogue) x else if (inherits(x, "survey")) survey_catalogue(x, x$columns) else x$meta
+  n <- if (is_catalogue) nrow(x) else length(x)
   on <- function(column, test) if (!is.null(meta[[column]])) test(meta[[column]])
   cuts <- list(
     class = on("class", function(v) v %in% class),
-    z = x$z <= z_max,
+    z = if (is_catalogue) on("z", function(v) v <= z_max) else x$z <= z_max,
     z_err = on("z_err", function(v) v > 0 & v < z_err_max),
     zwarning = on("zwarning", function(v) v == 0),
     plate_quality = on("plate_quality", function(v) v %in% plate_quality),
-    norm = !is.na(x$norm)
+    specprimary = on("specprimary", function(v) v == 1),
+    norm = if (!is_catalogue) !is.na(x$norm)
   )
+  cuts[setdiff(c(if (is_catalogue) "norm", if (!is_catalogue) "specprimary"), names(meta))] <- NULL
 
-  keep <- rep(TRUE, length(x))
+  keep <- rep(TRUE, n)
   selection <- data.frame(cut = names(cuts), removed = NA_integer_, left = NA_integer_)
   for (i in seq_along(cuts)) {
     if (is.null(cuts[[i]])) next
@@ -45,10 +54,46 @@ select_galaxies <- function(x, z_max = 0.5, z_err_max = 1e-4, class = "GALAXY", 
   }
   removed <- selection[!is.na(selection$removed) & selection$removed > 0, ]
   skipped <- selection$cut[is.na(selection$removed)]
-  message("Selected ", sum(keep), " of ", count(length(x), "spectrum", "spectra"),
+  message("Selected ", sum(keep), " of ", count(n, "spectrum", "spectra"),
           if (nrow(removed)) paste0("; cut by ", paste(removed$cut, removed$removed, collapse = ", ")), ".",
           if (length(skipped)) paste0(" Not in the catalogue, so not cut on: ", enumerate(skipped), "."))
-  chosen <- x[keep]
+  chosen <- if (is_catalogue) x[keep, , drop = FALSE] else x[keep]
   attr(chosen, "selection") <- selection
   chosen
+}
+
+#' Read a catalogue of spectra
+#'
+#' Columns of a binary table in a FITS file, such as SDSS's `specObj-dr16.fits`
+#' (<https://data.sdss.org/datamodel/files/SPECTRO_REDUX/specObj.html>): only those asked for are read, so that a file larger than
+#' memory is no trouble.
+#'
+#' @param file A FITS file.
+#' @param columns Names of columns of single numbers or texts, in any case; by default what [select_galaxies()] and [download_sdss()]
+#'   need. Those that the file lacks are left out.
+#' @param hdu Where the table is, as astronomers count: 1 is the first extension.
+#' @return A data frame with lower-case names: `plate`, `mjd`, `fiber` (of `FIBERID`), `run2d`, `class`, `subclass`, `z`, `z_err`, `zwarning`,
+#'   `plate_quality` (of `PLATEQUALITY`), `specprimary`, `sn_median_all`.
+#' @section Errors: `spender_error_unsupported` if the package was built without CFITSIO; `spender_error_io` and
+#'   `spender_error_format` for files that are not what they should be.
+#' @export
+#' @examples
+#' \dontrun{
+#' catalogue <- read_catalogue("specObj-dr16.fits")
+#' chosen <- select_galaxies(catalogue)
+#' download_sdss(chosen, "spectra")
+#' survey <- write_survey("spectra", "survey.fits")
+#' }
+read_catalogue <- function(file, columns = c("PLATE", "MJD", "FIBERID", "RUN2D", "CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING", "PLATEQUALITY",
+                                             "SPECPRIMARY", "SN_MEDIAN_ALL"), hdu = 1) {
+  if (!is.character(file) || length(file) != 1 || is.na(file)) abort("invalid", "`file` must be one file name, not ", describe(file), ".")
+  if (!is.character(columns) || !length(columns)) abort("invalid", "`columns` must be names of columns, not ", describe(columns), ".")
+  check_number(hdu, "hdu", 0, 10000, whole = TRUE)
+  read <- .Call(ffi_read_catalogue, file, hdu + 1, columns)
+  read <- read[!vapply(read, is.null, NA)]
+  if (!length(read)) abort("format", basename(file), " has none of the columns ", enumerate(columns), ".")
+  names(read) <- tolower(names(read))
+  names(read)[names(read) == "fiberid"] <- "fiber"
+  names(read)[names(read) == "platequality"] <- "plate_quality"
+  as.data.frame(read, optional = TRUE)
 }

@@ -13,6 +13,7 @@ command -v gcc > /dev/null 2>&1 || need gcc
 command -v make > /dev/null 2>&1 || need make
 command -v pkg-config > /dev/null 2>&1 || need pkg-config
 command -v pandoc > /dev/null 2>&1 || need pandoc
+command -v python3 > /dev/null 2>&1 || need python3 # the tests' web server
 command -v valgrind > /dev/null 2>&1 || need valgrind
 # R CMD check --as-cran complains where these are missing
 command -v tidy > /dev/null 2>&1 || need tidy
@@ -26,7 +27,7 @@ if [ "${1:-}" = tests ] && [ "$(uname -m)" = x86_64 ]; then
 fi
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
-r_packages='cli jsonlite ggplot2 knitr minpack.lm rmarkdown testthat uwot withr'
+r_packages='cli curl jsonlite ggplot2 knitr minpack.lm rmarkdown testthat uwot withr'
 if command -v R > /dev/null 2>&1; then
   # shellcheck disable=SC2046
   for missing in $(Rscript --vanilla -e 'p <- commandArgs(TRUE); cat(p[!p %in% rownames(installed.packages())])' $r_packages); do

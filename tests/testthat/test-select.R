@@ -42,3 +42,46 @@ test_that("bad arguments are refused", {
     select_galaxies(toy_spectra(), z_err_max = "small")
   })
 })
+
+catalogue_file <- function(env = parent.frame()) {
+  path <- withr::local_tempfile(fileext = ".fits", .local_envir = env)
+  n <- 8
+  columns <- list(
+    PLATE = list(type = "J", values = 266 + 1:n), MJD = list(type = "J", values = rep(51602, n)), FIBERID = list(type = "J", values = 1:n),
+    RUN2D = list(type = "8A", values = rep(c("26", "v5_13_0"), 4)), CLASS = list(type = "6A", values = rep(c("GALAXY", "STAR", "GALAXY", "GALAXY"), 2)),
+    Z = list(type = "E", values = c(0.1, 0, 0.7, 0.2, 0.3, 0.1, 0.1, 0.1)), Z_ERR = list(type = "E", values = c(1e-5, 1e-5, 1e-5, 1e-3, 1e-5, 1e-5, 1e-5, 1e-5)),
+    ZWARNING = list(type = "J", values = c(rep(0, 6), 4, 0)), PLATEQUALITY = list(type = "8A", values = c(rep("good", 4), "bad", rep("good", 3))),
+    SPECPRIMARY = list(type = "J", values = c(rep(1, 7), 0))
+  )
+  bytes <- c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(columns))
+  writeBin(bytes, path)
+  path
+}
+
+test_that("a catalogue is read by column, and cut", {
+  skip_without_cfitsio()
+  path <- catalogue_file()
+  catalogue <- read_catalogue(path)
+  expect_identical(names(catalogue), c("plate", "mjd", "fiber", "run2d", "class", "z", "z_err", "zwarning", "plate_quality", "specprimary"))
+  expect_identical(catalogue$run2d, rep(c("26", "v5_13_0"), 4))
+  expect_equal(catalogue$plate, 267:274)
+  expect_equal(catalogue$z[3], 0.7, tolerance = 1e-6)
+  expect_identical(names(read_catalogue(path, c("z", "nothing"))), "z")
+  expect_message(chosen <- select_galaxies(path), "Selected 1 of 8")
+  expect_identical(chosen$fiber, 1)
+  selection <- attr(chosen, "selection")
+  expect_identical(selection$cut, c("class", "z", "z_err", "zwarning", "plate_quality", "specprimary"))
+  expect_identical(selection$removed, c(2L, 1L, 1L, 1L, 1L, 1L))
+  expect_error(read_catalogue(path, "nothing"), class = "spender_error_format")
+  expect_error(read_catalogue(path, hdu = 2), class = "spender_error_format")
+  expect_error(read_catalogue(tempfile()), class = "spender_error_io")
+})
+
+test_that("a survey is cut without being read", {
+  x <- toy_spectra(4)
+  x$meta$z_err <- c(1e-5, 1e-5, 1, 1e-5)
+  survey <- write_survey(x, withr::local_tempfile())
+  expect_message(chosen <- select_galaxies(survey, z_max = 0.09), "Selected 1 of 4")
+  expect_s3_class(chosen, "survey")
+  expect_identical(as_spectra(chosen)$id, "a")
+})

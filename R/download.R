@@ -1,0 +1,137 @@
+#' Download SDSS spectra
+#'
+#' Fetches the files that [read_sdss()] and [write_survey()] read, several at a time. What is there already is not fetched again; a
+#' transfer that broke off goes on where it was, in this call or the next one.
+#'
+#' @param ids Which spectra: a data frame with columns `plate`, `mjd`, `fiber` and `run2d` (the version of the reduction, such as `"26"` or
+#'   `"v5_13_0"`), as [read_catalogue()] gives; or `plate-mjd-fiber` as text, all of `run2d`.
+#' @param dir The folder to put them in; files of one plate share a folder in it.
+#' @param run2d The reduction of ids given as text.
+#' @param base_url Where the data release is; `PLATE` stands for four digits at least.
+#' @param parallel How many at a time.
+#' @param retries How often a file is asked for again after it failed, in this call.
+#' @param stall Seconds without data after which a transfer is given up (and tried again).
+#' @param progress Show a progress bar?
+#' @return A data frame, one row per spectrum in order: `id`, `path`, `url`, `status` (`"there"`, `"downloaded"` or `"failed"`), `bytes` and
+#'   `reason` (why it failed). A warning of class `spender_warning_download` counts those that failed.
+#' @section Errors: `spender_error_missing_package` without the package curl; `spender_error_invalid` for ids that are none.
+#' @seealso [read_catalogue()], [select_galaxies()], [write_survey()]
+#' @export
+#' @examples
+#' \dontrun{
+#' download_sdss("0266-51602-0013", "spectra", run2d = "26")
+#' read_sdss("spectra")
+#' }
+download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.org/sas/dr16", parallel = 8, retries = 4, stall = 30,
+                          progress = interactive()) {
+  if (!requireNamespace("curl", quietly = TRUE)) abort("missing_package", "download_sdss() needs the package curl: install.packages(\"curl\").")
+  ids <- check_ids(ids, run2d)
+  check_number(parallel, "parallel", 1, 100, whole = TRUE)
+  check_number(retries, "retries", 0, 100, whole = TRUE)
+  check_number(stall, "stall", 1, 3600)
+  check_flag(progress, "progress")
+  for (argument in c("dir", "base_url")) {
+    value <- get(argument)
+    if (!is.character(value) || length(value) != 1 || is.na(value)) abort("invalid", "`", argument, "` must be one text, not ", describe(value), ".")
+  }
+  plate <- sprintf("%04d", ids$plate)
+  id <- sprintf("%s-%05d-%04d", plate, ids$mjd, ids$fiber)
+  path <- file.path(path.expand(dir), plate, paste0("spec-", id, ".fits"))
+  legacy <- grepl("^[0-9]+$", ids$run2d)
+  url <- paste(sub("/$", "", base_url), ifelse(legacy, "sdss", "eboss"), "spectro/redux", ids$run2d, "spectra/lite", plate, basename(path), sep = "/")
+  for (folder in unique(dirname(path))) dir.create(folder, FALSE, TRUE)
+
+  result <- data.frame(id = id, path = path, url = url, status = ifelse(file.exists(path), "there", "failed"), bytes = NA_real_, reason = "")
+  left <- which(result$status == "failed" & !duplicated(path))
+  bar <- if (progress && length(left)) cli::cli_progress_bar("Downloading spectra", total = length(left))
+  for (attempt in 0:retries) {
+    if (!length(left)) break
+    if (attempt > 0) Sys.sleep(min(2^(attempt - 1), 30) * getOption("spender.download_pause", 1))
+    reasons <- download_files(url[left], path[left], parallel, stall, function() if (progress) cli::cli_progress_update(id = bar))
+    done <- !nzchar(reasons)
+    result$status[left[done]] <- "downloaded"
+    result$reason[left] <- reasons
+    # what the server does not have, it will not have in a second either
+    left <- left[!done & !grepl("HTTP 4", reasons)]
+  }
+  twice <- duplicated(path)
+  result$status[twice] <- result$status[match(path[twice], path)]
+  result$bytes <- file.size(path)
+  failed <- which(result$status == "failed")
+  if (length(failed)) {
+    warn("download", length(failed), " of ", count(nrow(result), "file"), " could not be downloaded: ", enumerate(id[failed], 3), ". The first: ",
+         result$reason[failed[1]], ".")
+  }
+  result
+}
+
+check_ids <- function(ids, run2d) {
+  if (is.character(ids)) {
+    parts <- regmatches(ids, regexec("^([0-9]+)-([0-9]+)-([0-9]+)$", ids))
+    bad <- which(lengths(parts) != 4)
+    if (length(bad)) abort("invalid", "`ids` must be plate-mjd-fiber, as 0266-51602-0013; not ", enumerate(paste0('"', ids[bad], '"')), ".")
+    number <- function(k) as.integer(vapply(parts, `[`, "", k))
+    ids <- data.frame(plate = number(2), mjd = number(3), fiber = number(4), run2d = run2d)
+  }
+  if (!is.data.frame(ids)) abort("invalid", "`ids` must be a data frame or plate-mjd-fiber as text, not ", describe(ids), ".")
+  missing <- setdiff(c("plate", "mjd", "fiber", "run2d"), names(ids))
+  if (length(missing)) abort("invalid", "`ids` has no column ", enumerate(missing), ".")
+  numbers <- lapply(ids[c("plate", "mjd", "fiber")], function(v) suppressWarnings(as.integer(v)))
+  if (anyNA(unlist(numbers)) || anyNA(ids$run2d)) abort("invalid", "`ids` has missing values.")
+  data.frame(numbers, run2d = trimws(as.character(ids$run2d)))
+}
+
+# One round: each file into path.part, from where it broke off before, and to its name when it is whole. Returns why each failed, "" if
+# it did not. `parallel` transfers are begun, and another one whenever one ends.
+download_files <- function(urls, paths, parallel, stall, tick) {
+  reasons <- rep("", length(urls))
+  pool <- curl::new_pool(total_con = parallel, host_con = parallel)
+  begun <- 0
+  begin <- function() {
+    if (begun == length(urls)) return()
+    begun <<- begun + 1
+    i <- begun
+    part <- paste0(paths[i], ".part")
+    have <- if (file.exists(part)) file.size(part) else 0
+    handle <- curl::new_handle(low_speed_limit = 1, low_speed_time = ceiling(stall), connecttimeout = ceiling(stall), followlocation = TRUE)
+    if (have > 0) curl::handle_setopt(handle, resume_from_large = have)
+    to <- file(part, if (have > 0) "ab" else "wb")
+    finish <- function(reason) {
+      reasons[i] <<- reason
+      tick()
+      begin()
+    }
+    curl::curl_fetch_multi(urls[i], data = function(bytes, ...) writeBin(bytes, to), pool = pool, handle = handle, done = function(response) {
+      close(to)
+      reason <- judge_download(response, part, have)
+      if (nzchar(reason)) unlink(part)
+      else if (!file.rename(part, paths[i])) reason <- paste("cannot be renamed to", basename(paths[i]))
+      finish(reason)
+    }, fail = function(message) {
+      close(to) # what came stays, to go on from
+      if (grepl("resume", message)) unlink(part) # but for a server that cannot
+      finish(message)
+    })
+  }
+  for (i in seq_len(min(parallel, length(urls)))) begin()
+  curl::multi_run(pool = pool)
+  reasons
+}
+
+# Why what came is not the file, "" if it is. A server may answer a request for the rest with the whole.
+judge_download <- function(response, part, have) {
+  code <- response$status_code
+  if (!code %in% c(200, 206)) return(paste("HTTP", code))
+  if (have > 0 && code == 200) return("the server sent the whole file where its rest was asked for")
+  length <- content_length(response$headers)
+  size <- file.size(part)
+  if (!is.na(length) && size != have + length) return(paste0(size, " bytes came instead of ", have + length))
+  if (size == 0 || size %% 2880 != 0) return("what came is not a whole FITS file")
+  ""
+}
+
+content_length <- function(headers) {
+  lines <- curl::parse_headers(headers)
+  value <- sub("^content-length: *", "", grep("^content-length:", lines, ignore.case = TRUE, value = TRUE), ignore.case = TRUE)
+  if (length(value)) suppressWarnings(as.numeric(value[length(value)])) else NA
+}
