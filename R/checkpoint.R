@@ -17,6 +17,9 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
   if (file.exists(checkpoint) && !resume) {
     abort("exists", checkpoint, " exists already: `resume = TRUE` goes on from it; remove it to begin anew.")
   }
+  # what a killed program was writing
+  beside <- list.files(dirname(checkpoint), all.files = TRUE, full.names = TRUE)
+  unlink(beside[startsWith(basename(beside), paste0(basename(checkpoint), ".tmp-"))])
 }
 
 # What must be the same for the bits to be: named texts.

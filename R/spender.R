@@ -195,10 +195,14 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     before <- kept$seconds
     if (progress) cli::cli_inform(c(i = "Going on from epoch {epoch}, as {basename(checkpoint)} has it."))
   }
+  # A checkpoint that cannot be written is no reason to lose the training; the one before is still there.
   keep <- function() {
     if (is.null(checkpoint)) return()
-    write_checkpoint(checkpoint, identity, list(state = .Call(ffi_train_state, session), history = history[seq_len(nrow(history)) > done, ], weights = weights,
-                                                lowest = lowest, seconds = before + proc.time()[["elapsed"]] - started))
+    tryCatch(write_checkpoint(checkpoint, identity, list(
+      state = .Call(ffi_train_state, session), history = history[seq_len(nrow(history)) > done, ], weights = weights, lowest = lowest,
+      seconds = before + proc.time()[["elapsed"]] - started
+    )), spender_error_io = function(e) warn("checkpoint", "The checkpoint could not be written: ", conditionMessage(e), "."))
+    kept_at <<- proc.time()[["elapsed"]]
   }
   bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
                                              format = "{cli::pb_bar} epoch {epoch}/{epochs}  loss {format(shown, digits = 4)}  {cli::pb_eta_str}")
@@ -211,10 +215,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
       if (progress) cli::cli_progress_update(id = bar, set = state$step)
       if (!is.finite(shown)) stop(diverged_condition(epoch + 1))
       if (!state$epoch_finished) {
-        if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) {
-          keep()
-          kept_at <- proc.time()[["elapsed"]]
-        }
+        if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) keep()
         next
       }
       held_out <- .Call(ffi_train_validate, session)
@@ -226,10 +227,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
         weights <- .Call(ffi_train_weights, session)
         lowest <- min(lowest, held_out, na.rm = TRUE)
       }
-      if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) {
-        keep()
-        kept_at <- proc.time()[["elapsed"]]
-      }
+      if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) keep()
       if (!is.null(callback) && identical(callback(history), FALSE)) break
     }
     NULL

@@ -111,6 +111,14 @@ if [ $installed = yes ]; then
   fi
 fi
 
+if [ $installed = yes ]; then
+  step "killed trainings"
+  R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" Rscript --vanilla tests/faults/kill-training.R 4 > build/kills.log 2>&1
+  cat build/kills.log
+  line=$(tail -n 1 build/kills.log | grep -E "$summary")
+  if [ -n "$line" ]; then add "$line"; else fail "tests/faults/kill-training.R ended without a summary"; fi
+fi
+
 if [ -z "$quick" ] && [ -n "$tarball" ]; then
   step "R CMD check"
   # Nothing that needs a network, a clock server or LaTeX. Without CUDA, as at CRAN; the installation above has it, if nvcc is here.

@@ -7,7 +7,8 @@ Train an autoencoder on galaxy spectra and write the model.
   Rscript train.R [options] INPUT ...
   Rscript \"$(Rscript -e 'cat(system.file(\"scripts/train.R\", package = \"spender\"))')\" [options] INPUT ...
 
-INPUT: SDSS or BOSS files (spec-PLATE-MJD-FIBER.fits), folders of them, or .rds files of spectra().
+INPUT: SDSS or BOSS files (spec-PLATE-MJD-FIBER.fits), folders of them, or .rds files of spectra(); or survey files, as
+write_survey() makes them, which are read while training goes on and may be larger than memory.
 Options are given as --name value or --name=value; flags take no value.
 "
 
@@ -20,6 +21,7 @@ Exit codes
   4  training failed (the loss diverged, or spender() refused its arguments)
   5  something could not be written, or exists already
   6  stopped by SIGINT or SIGTERM: the fit of the epochs done is written, if there is one
+  7  stopped by SIGINT or SIGTERM with --checkpoint: the checkpoint is written, --resume goes on from it
 "
 
 # name, type, default as text, help. Types: number, numbers, text, flag (present or not), choice:a|b.
@@ -32,6 +34,9 @@ options_table <- local({
     row("fit-file", "text", "", "also write the fit as .rds"),
     row("overwrite", "flag", "", "replace files that exist"),
     row("start", "text", "", "a model to train further (update()); network options are then those of the model"),
+    row("checkpoint", "text", "", "keep the state of the training in this file, to go on from"),
+    row("checkpoint-minutes", "number", "10", "minutes between two checkpoints"),
+    row("resume", "flag", "", "go on from --checkpoint, if the file is there; the result has the bits of an unbroken run"),
     row("quiet", "flag", "", "no line per epoch"),
     row("help", "flag", "", "print this and stop"),
     row("instrument", "choice:sdss|boss", "sdss", "grid to place SDSS files on"),
@@ -138,18 +143,33 @@ parse_arguments <- function(arguments) {
 
 # Hours of training are not lost to a name that was taken, or to a folder that is not there.
 check_outputs <- function(o) {
-  for (path in c(o$output, o$`latents-file`, o$`history-file`, o$`fit-file`)) {
+  if (o$resume && is.null(o$checkpoint)) stop_with(2, "--resume needs --checkpoint")
+  if (!is.null(o$checkpoint) && file.exists(o$checkpoint) && !o$resume) stop_with(5, o$checkpoint, " exists; --resume goes on from it")
+  for (path in c(o$output, o$`latents-file`, o$`history-file`, o$`fit-file`, o$checkpoint)) {
     folder <- dirname(path)
     if (!dir.exists(folder)) stop_with(5, "there is no folder ", folder, " to write ", basename(path), " to")
     if (file.access(folder, 2) != 0) stop_with(5, "the folder ", folder, " cannot be written to")
-    if (file.exists(path) && !o$overwrite) stop_with(5, path, " exists; --overwrite replaces it")
+    if (file.exists(path) && !o$overwrite && !identical(path, o$checkpoint)) stop_with(5, path, " exists; --overwrite replaces it")
   }
+}
+
+# The input as one survey, NULL where it is something else.
+open_surveys <- function(input) {
+  if (any(dir.exists(input)) || any(grepl("\\.rds$", input, ignore.case = TRUE))) return(NULL)
+  begins <- vapply(input, function(path) {
+    bytes <- readBin(path, raw(), 2880)
+    rawToChar(bytes[bytes > 0])
+  }, "")
+  if (!all(grepl("'WAVELENGTH'", begins, fixed = TRUE, useBytes = TRUE))) return(NULL)
+  open_survey(input)
 }
 
 read_input <- function(o, input) {
   if (!is.null(o$simulate)) return(simulate_spectra(o$simulate, instrument = o$instrument, seed = o$seed))
   missing <- input[!file.exists(input)]
   if (length(missing)) stop_with(3, "there is no file or folder ", missing[1])
+  surveys <- open_surveys(input)
+  if (!is.null(surveys)) return(if (o$all) surveys[!is.na(surveys$norm)] else select_galaxies(surveys, z_max = o$`z-max`, z_err_max = o$`z-err-max`))
   is_rds <- grepl("\\.rds$", input, ignore.case = TRUE)
   parts <- lapply(input[is_rds], function(path) {
     x <- tryCatch(readRDS(path), error = function(e) stop_with(3, path, ": ", conditionMessage(e)))
@@ -183,7 +203,8 @@ fit_model <- function(o, given, x) {
     return(update(fit, x, epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
                   cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`,
                   lsf_sign = o$`lsf-sign`, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
-                  split_seed = split_seed, progress = FALSE, callback = callback))
+                  split_seed = split_seed, checkpoint = o$checkpoint, checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume,
+                  progress = FALSE, callback = callback))
   }
   wave_rest <- if (!is.null(o$`wave-rest`)) {
     tryCatch(scan(o$`wave-rest`, quiet = TRUE), error = function(e) stop_with(2, "--wave-rest: ", conditionMessage(e)),
@@ -197,7 +218,8 @@ fit_model <- function(o, given, x) {
           z_max = o$`z-max`, wave_rest = wave_rest, network = network, epochs = o$epochs, batch_size = o$`batch-size`,
           learning_rate = o$`learning-rate`, schedule = o$schedule, cycle_momentum = o$`cycle-momentum`,
           validation = o$validation, best = o$best, device = o$device, precision = o$precision, threads = o$threads,
-          seed = o$seed, split_seed = split_seed, progress = FALSE, callback = callback)
+          seed = o$seed, split_seed = split_seed, checkpoint = o$checkpoint, checkpoint_minutes = o$`checkpoint-minutes`,
+          resume = o$resume, progress = FALSE, callback = callback)
 }
 
 write_outputs <- function(o, fit, x) {
@@ -206,7 +228,8 @@ write_outputs <- function(o, fit, x) {
   if (!is.null(o$`history-file`)) utils::write.csv(fit$history, o$`history-file`, row.names = FALSE)
   if (!is.null(o$`latents-file`)) {
     where <- list(fit, x, device = o$device, threads = o$threads)
-    table <- data.frame(id = x$id, z = x$z, do.call(encode, where), loss = do.call(predict, c(where, type = "loss")))
+    id <- if (inherits(x, "survey")) as.data.frame(x)$id else x$id
+    table <- data.frame(id = id, z = x$z, do.call(encode, where), loss = do.call(predict, c(where, type = "loss")))
     utils::write.csv(table, o$`latents-file`, row.names = FALSE)
   }
 }
@@ -238,6 +261,10 @@ main <- function() {
       message(conditionMessage(w))
       invokeRestart("muffleWarning")
     })
+  if (interrupted && !is.null(o$checkpoint)) {
+    message("train.R: stopped; --resume goes on from ", o$checkpoint)
+    return(7)
+  }
   if (interrupted && !isTRUE(nrow(fit$history) > 0)) stop_with(6, "stopped before the first epoch was done; nothing is written")
   tryCatch(write_outputs(o, fit, x), error = function(e) stop_with(5, conditionMessage(e)))
   message("Wrote ", o$output)

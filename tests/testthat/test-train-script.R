@@ -37,6 +37,8 @@ test_that("a wrong command line, missing input and a taken name end before any w
     list(2L, "no INPUT", character()),
     list(2L, "exclude each other", c("--simulate", "5", "x.fits")),
     list(3L, "no file or folder missing.fits", c("--output", tempfile(), "missing.fits")),
+    list(2L, "--resume needs --checkpoint", c("--resume", "x.fits")),
+    list(5L, "exists; --resume", c("--output", tempfile(), "--checkpoint", taken, "x.fits")),
     list(5L, "exists; --overwrite", c("--output", taken, "x.fits")),
     list(5L, "there is no folder", c("--output", file.path(tempdir(), "no", "where"), "x.fits"))
   )
@@ -86,6 +88,43 @@ test_that("it trains as spender() does, and writes what it was asked for", {
   expect_match(refused$output, "lsf", fixed = TRUE)
 })
 
+wait_for <- function(condition, seconds = 60) {
+  until <- Sys.time() + seconds
+  while (!condition() && Sys.time() < until) Sys.sleep(0.1)
+  condition()
+}
+
+logged <- function(text, log) file.exists(log) && any(grepl(text, readLines(log, warn = FALSE)))
+
+# Starts the script in the background: its number will be in `pid`, its exit code in `status`.
+start_script <- function(arguments, log, pid, status) {
+  command <- paste(shQuote(c(rscript(), "--vanilla", script(), arguments)), collapse = " ")
+  system(paste0("( ", command, " > ", shQuote(log), " 2>&1 & echo $! > ", shQuote(pid), "; wait $!; echo $? > ", shQuote(status), " ) &"))
+}
+
+test_that("it trains from surveys, and SIGTERM leaves a checkpoint from which --resume goes on to the same bits", {
+  skip_on_cran()
+  skip_on_os("windows")
+  folder <- withr::local_tempdir()
+  path <- function(name) file.path(folder, name)
+  x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7)
+  write_survey(x, path("survey.fits"))
+  arguments <- c(small_options, "--epochs=400", "--all", path("survey.fits"))
+  whole <- run_script(arguments, "--output", path("whole.safetensors"), "--quiet")
+  expect_equal(whole$status, 0L, info = whole$output)
+  kept <- c(arguments, "--output", path("m.safetensors"), "--checkpoint", path("kept.safetensors"))
+  start_script(kept, path("log"), path("pid"), path("status"))
+  expect_true(wait_for(function() logged("^epoch 20 ", path("log"))), info = paste(readLines(path("log")), collapse = "\n"))
+  tools::pskill(as.integer(readLines(path("pid"))), tools::SIGTERM)
+  expect_true(wait_for(function() file.exists(path("status")) && length(readLines(path("status"))) == 1))
+  expect_equal(readLines(path("status")), "7", info = paste(utils::tail(readLines(path("log")), 5), collapse = "\n"))
+  expect_false(file.exists(path("m.safetensors")))
+  resumed <- run_script(kept, "--resume")
+  expect_equal(resumed$status, 0L, info = resumed$output)
+  expect_false(grepl("epoch 5 ", resumed$output)) # it did not begin anew
+  expect_identical(read_model(path("m.safetensors"))$weights, read_model(path("whole.safetensors"))$weights)
+})
+
 test_that("SIGTERM and SIGINT leave the fit of the epochs done", {
   skip_on_cran()
   skip_on_os("windows")
@@ -93,12 +132,6 @@ test_that("SIGTERM and SIGINT leave the fit of the epochs done", {
   dir.create(folder)
   on.exit(unlink(folder, recursive = TRUE))
   path <- function(name) file.path(folder, name)
-  wait_for <- function(condition, seconds = 60) {
-    until <- Sys.time() + seconds
-    while (!condition() && Sys.time() < until) Sys.sleep(0.1)
-    condition()
-  }
-  logged <- function(text, log) file.exists(log) && any(grepl(text, readLines(log, warn = FALSE)))
   x <- simulate_spectra(12, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7)
   saveRDS(x, path("x.rds"))
   for (signal in c(tools::SIGTERM, tools::SIGINT)) {
@@ -106,10 +139,7 @@ test_that("SIGTERM and SIGINT leave the fit of the epochs done", {
     log <- path(paste0(signal, ".log"))
     status <- path(paste0(signal, ".status"))
     pid <- path(paste0(signal, ".pid"))
-    command <- paste(shQuote(c(rscript(), "--vanilla", script(), small_options, "--epochs=1000000", "--all", "--output", model,
-                               path("x.rds"))), collapse = " ")
-    system(paste0("( ", command, " > ", shQuote(log), " 2>&1 & echo $! > ", shQuote(pid), "; wait $!; echo $? > ", shQuote(status),
-                  " ) &"))
+    start_script(c(small_options, "--epochs=1000000", "--all", "--output", model, path("x.rds")), log, pid, status)
     expect_true(wait_for(function() logged("^epoch 3 ", log)), info = paste(readLines(log), collapse = "\n"))
     tools::pskill(as.integer(readLines(pid)), signal)
     expect_true(wait_for(function() file.exists(status) && length(readLines(status)) == 1))
