@@ -7,7 +7,7 @@
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param x [spectra()] on the fit's instrument, \eqn{n} of them; those without a norm give `NA`.
 #' @param device,precision,threads,batch_size As in [predict.spender()].
-#' @return An array of class `spender_attention`, \eqn{n \times L \times C} (72 segments and 256 channels in the published network),
+#' @return An array of class `spender_attention` (`a[1:3, , ]` is one of fewer spectra), \eqn{n \times L \times C} (72 segments and 256 channels in the published network),
 #'   that sums to 1 over the segments. Its attribute `wave` has the observed wavelengths (Å, vacuum) of the segments' centres; a
 #'   segment sees what the convolutions bring to it, which overlaps with its neighbours.
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid.
@@ -114,6 +114,16 @@ feature_channel <- function(fam, values = attr(fam, "feature")) {
   out <- out[order(-abs(out$share)), ]
   rownames(out) <- NULL
   out
+}
+
+# Some spectra's maps are maps; anything else that is taken of them is numbers.
+#' @export
+`[.spender_attention` <- function(x, i, j, k, ..., drop = TRUE) {
+  out <- NextMethod()
+  if (!missing(j) || !missing(k) || nargs() < 4 || length(dim(out)) != 3) return(out)
+  feature <- attr(x, "feature")
+  if (!is.null(feature) && !missing(i)) feature <- if (is.character(i)) feature[match(i, dimnames(x)[[1]])] else feature[i]
+  structure(out, wave = attr(x, "wave"), feature = feature, class = class(x))
 }
 
 #' @export

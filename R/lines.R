@@ -155,6 +155,7 @@ known_lines <- function(names) {
 
 # Spectra or a matrix, as a list of flux, ivar (or NULL), wave, z and id
 line_data <- function(x, wave, z, ivar, physical) {
+  x <- in_memory(x)
   if (inherits(x, "spectra")) {
     norm <- if (physical) ifelse(is.na(x$norm), 1, x$norm) else 1
     return(list(flux = x$flux * norm, ivar = x$ivar / norm^2, wave = x$instrument$wave, z = x$z, id = x$id))

@@ -121,6 +121,12 @@ print.survey <- function(x, ...) {
 }
 
 #' @export
+plot.survey <- function(x, rows = seq_len(min(4, length(x))), ...) {
+  part <- as_spectra(x[rows])
+  plot(part, rows = seq_along(part$z), ...)
+}
+
+#' @export
 summary.survey <- function(object, ...) {
   catalogue <- as.data.frame(object)
   structure(list(survey = object, quantiles = t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5),

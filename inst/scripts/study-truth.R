@@ -80,9 +80,7 @@ half <- seq_len(length(held)) %% 2 == 0
 has_line <- line_wave[["Halpha"]] * (1 + held$z) < 9200
 fam <- suppressWarnings(grad_fam(fit, held, "Halpha"))
 strength <- line_flux(held$truth$rest, held$truth$shared$wave_rest, line_wave[["Halpha"]])
-take <- function(which) structure(unclass(fam)[which, , , drop = FALSE], wave = attr(fam, "wave"), feature = attr(fam, "feature")[which],
-                                  class = "spender_attention")
-channels <- feature_channel(take(half & has_line))
+channels <- feature_channel(fam[half & has_line, , ])
 channel <- channels$channel[1]
 judged <- which(!half & has_line)
 part <- rowSums(unclass(fam)[judged, , channel])

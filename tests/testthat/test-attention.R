@@ -116,3 +116,17 @@ test_that("bad arguments are named", {
     plot_attention(attention(fit, x), x, 1, channels = 99)
   })
 })
+
+test_that("maps of some spectra are maps", {
+  x <- small_spectra(6)
+  fam <- grad_fam(small_fit(x), x, "Halpha")
+  some <- fam[c(5, 2), , ]
+  expect_s3_class(some, "spender_attention")
+  expect_identical(attr(some, "feature"), attr(fam, "feature")[c(5, 2)])
+  expect_identical(attr(some, "wave"), attr(fam, "wave"))
+  expect_identical(unclass(some)[1, 3, 2], unclass(fam)[5, 3, 2])
+  expect_identical(unclass(fam[x$id[3:4], , ])[2, , ], unclass(fam)[4, , ])
+  expect_true(is.matrix(fam[1:3, , 2]))
+  expect_null(attr(fam[1:3, , 2], "class"))
+  expect_identical(attr(attention(small_fit(x), x)[1:2, , ], "feature"), NULL)
+})
