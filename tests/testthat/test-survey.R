@@ -180,3 +180,30 @@ test_that("a survey prints what a person wants to know", {
     summary(survey)
   })
 })
+
+test_that("a full disk leaves a survey of whole rows, and an error that says so", {
+  skip_on_cran()
+  skip_on_os("windows")
+  folder <- withr::local_tempdir()
+  path <- file.path(folder, "full.fits")
+  code <- sprintf('library(spender); tryCatch(simulate_survey(6000, "%s", instrument = instrument(seq(4000, 8000, by = 16)), seed = 1, progress = FALSE),
+                   spender_error_io = function(e) cat("io:", conditionMessage(e), "\\n"))', path)
+  script <- file.path(folder, "script.R")
+  writeLines(code, script)
+  # files may have 11 MiB: room for the first 4096 spectra
+  output <- suppressWarnings(system2("sh", c("-c", shQuote(paste("trap '' XFSZ; ulimit -f 22528;", shQuote(file.path(R.home("bin"), "Rscript")), "--vanilla",
+                                                                shQuote(script), "2>&1"))), stdout = TRUE))
+  if (!any(grepl("^io:", output)) && file.exists(path) && length(open_survey(path)) == 6000) skip("ulimit -f has other units here")
+  expect_match(output, "io: full.fits: writing failed", all = FALSE)
+  survey <- open_survey(path)
+  expect_equal(length(survey), 4096)
+  expect_false(anyNA(as_spectra(survey[c(1, 4096)])$flux))
+})
+
+test_that("a folder that is not there or not one is an error", {
+  x <- small_spectra(3)
+  expect_error(write_survey(x, file.path(tempdir(), "no", "where.fits")), class = "spender_error_io")
+  file <- withr::local_tempfile(lines = "")
+  expect_error(write_survey(x, file.path(file, "where.fits")), class = "spender_error_io")
+  expect_error(spender(x, latents = 2, checkpoint = file.path(file, "kept"), network = small_network()), class = "spender_error_io")
+})
