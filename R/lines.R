@@ -54,6 +54,59 @@ measure_lines <- function(x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_49
   out
 }
 
+#' Measure lines of the model of spectra
+#'
+#' [measure_lines()] on the restframe models of observed spectra, also where a line was not observed. A model has no noise of its own; its
+#' errors are how far the measurement moves with what is not known:
+#' * of an ensemble, the scatter between its members ([spender_ensemble()]);
+#' * of a single fit, the scatter under noise: the spectra are encoded again with noise added as their inverse variances say.
+#'
+#' Neither knows what all members, or the network as such, have wrong.
+#'
+#' @param fit A fit from [spender()] or an ensemble.
+#' @param x Observed [spectra()].
+#' @param lines Names of [spectral_lines()].
+#' @param draws Of a single fit: how often noise is added.
+#' @param seed Of that noise.
+#' @param ... Further arguments of [measure_lines()] (`window`, `sigma_max`, `velocity_max`).
+#' @return A data frame as that of [measure_lines()], in normalised flux; of an ensemble, values are means over its members.
+#' @inheritSection measure_lines Errors
+#' @export
+#' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
+#' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
+#' measure_model_lines(fit, x[1:2], "Halpha", draws = 5)[, c("id", "line", "flux", "flux_err")]
+measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"), draws = 20, seed = 1, ...) {
+  x <- in_memory(x)
+  check_spectra(x)
+  measure <- function(fit, x) measure_lines(predict(fit, x, "rest"), lines, wave = fit$wave_rest, ...)
+  values <- c("flux", "ew", "sigma", "velocity", "continuum")
+  if (inherits(fit, "spender_ensemble")) {
+    tables <- lapply(fit, measure, x)
+    out <- tables[[1]]
+    for (value in values) out[[value]] <- rowMeans(vapply(tables, `[[`, out$flux, value))
+  } else {
+    check_fit(fit)
+    check_number(draws, "draws", 2, 1e4, whole = TRUE)
+    check_number(seed, "seed", 0, .Machine$integer.max, whole = TRUE)
+    out <- measure(fit, x)
+    restore <- keep_random_state()
+    on.exit(restore())
+    set.seed(seed)
+    noise <- ifelse(x$ivar > 0, 1 / sqrt(x$ivar), 0)
+    tables <- lapply(seq_len(draws), function(draw) {
+      again <- x
+      again$flux <- x$flux + noise * stats::rnorm(length(noise))
+      measure(fit, again)
+    })
+  }
+  for (value in setdiff(values, "continuum")) {
+    out[[paste0(value, "_err")]] <- apply(matrix(vapply(tables, `[[`, out$flux, value), nrow(out)), 1, stats::sd, na.rm = TRUE)
+  }
+  out
+}
+
 #' Fit a doublet
 #'
 #' The ratio and the resolution of two neighbouring lines, such as \[O II\] 3727, 3730, whose ratio tells the density of the gas and
