@@ -33,8 +33,8 @@ attention <- function(fit, x, device = "auto", precision = "fp32", threads = NUL
 #'
 #' @inheritParams attention
 #' @param feature What is asked of the restframe model \eqn{x_r}:
-#'   * the name of a line of [spectral_lines()]: its flux, the sum over 10 Å on either side of the line above the mean of the
-#'     next 20 Å (an absorption line is negative);
+#'   * the name of a line of [spectral_lines()]: its flux, the sum over 10 Å on either side of the line above the mean from
+#'     25 to 40 Å (an absorption line is negative);
 #'   * a wavelength (Å, restframe): the flux at the nearest pixel; two wavelengths: the mean between them;
 #'   * weights, one for each of the \eqn{R} restframe pixels: the weighted sum;
 #'   * a function of `rest`, the models (\eqn{n \times R}), and `wave` (Å), that returns the gradient of a feature of its own
@@ -263,8 +263,8 @@ feature_weights <- function(feature, wave) {
     centre <- lines$wave[lines$name == feature]
     if (!length(centre)) abort("invalid", "`feature`: there is no line \"", feature, "\" in spectral_lines().")
     line <- inside(centre - 10, centre + 10)
-    sides <- inside(centre - 30, centre - 10) | inside(centre + 10, centre + 30)
-    sides <- sides & !line
+    # beyond [N II] beside H-alpha, and before [O III] 4960 beside 5008
+    sides <- inside(centre - 40, centre - 25) | inside(centre + 25, centre + 40)
     width <- c(diff(wave), wave[length(wave)] - wave[length(wave) - 1])
     return(line * width - sides * sum(width[line]) / sum(sides))
   }

@@ -34,9 +34,9 @@ held <- simulate_spectra(options$held, lsf = lsf_sdss, seed = options$seed + 100
 parameters <- held$truth$parameters
 s <- encode(fit, held)
 valid <- held$ivar > 0
-line_flux <- function(rest, wave, centre) { # of each row: the sum within 10 Å above the mean of 10 to 20 Å
+line_flux <- function(rest, wave, centre) { # of each row: the sum within 10 Å above the mean from 25 to 40 Å
   line <- abs(wave - centre) <= 10
-  side <- !line & abs(wave - centre) <= 20
+  side <- abs(wave - centre) >= 25 & abs(wave - centre) <= 40
   step <- c(diff(wave), 0)
   drop(rest[, line, drop = FALSE] %*% step[line]) - sum(step[line]) * rowMeans(rest[, side, drop = FALSE])
 }
