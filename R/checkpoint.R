@@ -30,6 +30,32 @@ training_identity <- function(fit, x, is_training, options) {
     spectra = paste(length(x), numbers(x$z)), membership = numbers(is_training))
 }
 
+# Writes checkpoints of a run when they are due, and puts a run where one was.
+checkpoint_keeper <- function(path, minutes, session, run, identity) {
+  now <- function() proc.time()[["elapsed"]]
+  kept_at <- now()
+  # One that cannot be written is no reason to lose the training; the one before is still there.
+  keep <- function() {
+    tryCatch(write_checkpoint(path, identity, list(state = .Call(ffi_train_state, session), history = run$history, weights = run$weights,
+                                                   lowest = run$lowest, seconds = now() - run$started)),
+             spender_error_io = function(e) warn("checkpoint", "The checkpoint could not be written: ", conditionMessage(e), "."))
+    kept_at <<- now()
+  }
+  list(
+    keep = keep,
+    keep_if_due = function() if (now() - kept_at >= 60 * minutes) keep(),
+    restore = function() {
+      kept <- read_checkpoint(path, identity)
+      .Call(ffi_train_restore, session, kept$state)
+      run$epoch <- kept$state$numbers[1]
+      run$history <- kept$history
+      run$weights <- kept$weights
+      run$lowest <- kept$lowest
+      run$started <- now() - kept$seconds
+    }
+  )
+}
+
 write_checkpoint <- function(path, identity, kept) {
   block <- function(bytes) list(dtype = "F32", shape = length(bytes) / 4, data = bytes)
   history <- as.double(unlist(kept$history))
@@ -44,7 +70,7 @@ checkpoint_digest <- function(tensors) {
   .Call(ffi_digest, do.call(c, lapply(unname(tensors), function(t) if (is.raw(t$data)) t$data else writeBin(t$data, raw()))))
 }
 
-read_checkpoint <- function(path, identity, architecture) {
+read_checkpoint <- function(path, identity) {
   damaged <- function(...) abort("checkpoint", basename(path), " is not a checkpoint, or damaged: ", ..., ". Remove it to begin anew.")
   file <- tryCatch(.Call(ffi_safetensors_read, path, NULL), spender_error_format = function(e) damaged(conditionMessage(e)))
   metadata <- as.list(file$metadata)

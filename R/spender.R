@@ -174,83 +174,40 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
                                      lsf_factor = lsf_rate, lsf_nonnegative = lsf_sign == "nonnegative")))
   on.exit(.Call(ffi_train_close, session))
 
-  done <- nrow(fit$history)
-  history <- fit$history
-  weights <- fit$weights
-  lowest <- Inf
-  before <- 0 # seconds, epochs
-  epoch <- 0
-  identity <- if (!is.null(checkpoint)) {
-    training_identity(fit, x, is_training, list(epochs = epochs, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
-                                                cycle_momentum = cycle_momentum, best = best, lsf_rate = lsf_rate, lsf_sign = lsf_sign,
-                                                seed = seed, device = device$device, precision = device$precision))
+  run <- new_run(fit, epochs, best)
+  keeper <- if (!is.null(checkpoint)) {
+    checkpoint_keeper(checkpoint, checkpoint_minutes, session, run, training_identity(fit, x, is_training, list(
+      epochs = epochs, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule, cycle_momentum = cycle_momentum,
+      best = best, lsf_rate = lsf_rate, lsf_sign = lsf_sign, seed = seed, device = device$device, precision = device$precision
+    )))
   }
   if (resume && file.exists(checkpoint)) {
-    kept <- read_checkpoint(checkpoint, identity, fit$architecture)
-    .Call(ffi_train_restore, session, kept$state)
-    epoch <- kept$state$numbers[1]
-    history <- rbind(history, kept$history)
-    weights <- kept$weights
-    lowest <- kept$lowest
-    before <- kept$seconds
-    if (progress) cli::cli_inform(c(i = "Going on from epoch {epoch}, as {basename(checkpoint)} has it."))
-  }
-  # A checkpoint that cannot be written is no reason to lose the training; the one before is still there.
-  keep <- function() {
-    if (is.null(checkpoint)) return()
-    tryCatch(write_checkpoint(checkpoint, identity, list(
-      state = .Call(ffi_train_state, session), history = history[seq_len(nrow(history)) > done, ], weights = weights, lowest = lowest,
-      seconds = before + proc.time()[["elapsed"]] - started
-    )), spender_error_io = function(e) warn("checkpoint", "The checkpoint could not be written: ", conditionMessage(e), "."))
-    kept_at <<- proc.time()[["elapsed"]]
+    keeper$restore()
+    if (progress) cli::cli_inform(c(i = "Going on from epoch {run$epoch}, as {basename(checkpoint)} has it."))
   }
   bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
-                                             format = "{cli::pb_bar} epoch {epoch}/{epochs}  loss {format(shown, digits = 4)}  {cli::pb_eta_str}")
-  shown <- NA_real_
-  started <- kept_at <- proc.time()[["elapsed"]]
-  outcome <- tryCatch({
-    while (epoch < epochs) {
-      state <- .Call(ffi_train_advance, session, 0.2)
-      shown <- state$loss
-      if (progress) cli::cli_progress_update(id = bar, set = state$step)
-      if (!is.finite(shown)) stop(diverged_condition(epoch + 1))
-      if (!state$epoch_finished) {
-        if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) keep()
-        next
-      }
-      held_out <- .Call(ffi_train_validate, session)
-      epoch <- epoch + 1
-      history <- rbind(history, data.frame(epoch = done + epoch, train_loss = shown, validation_loss = held_out,
-                                           learning_rate = state$learning_rate,
-                                           seconds = before + proc.time()[["elapsed"]] - started))
-      if (!best || is.na(held_out) || held_out < lowest) {
-        weights <- .Call(ffi_train_weights, session)
-        lowest <- min(lowest, held_out, na.rm = TRUE)
-      }
-      if (proc.time()[["elapsed"]] - kept_at >= 60 * checkpoint_minutes) keep()
-      if (!is.null(callback) && identical(callback(history), FALSE)) break
-    }
-    NULL
-  }, interrupt = function(e) e, spender_diverged = function(e) e)
-  if (!inherits(outcome, "spender_diverged")) keep()
+                                             format = "{cli::pb_bar} epoch {run$epoch}/{epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
+  tick <- function(step) if (progress) cli::cli_progress_update(id = bar, set = step)
+  outcome <- tryCatch(training_loop(session, run, keeper, tick, callback), interrupt = function(e) e, spender_diverged = function(e) e)
+  if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
   if (progress) cli::cli_progress_done(id = bar)
 
   if (inherits(outcome, "spender_diverged")) {
-    if (epoch == 0) {
-      abort("diverged", "The loss is not finite after ", state$step, " steps. Try a lower `learning_rate` than ",
+    if (run$epoch == 0) {
+      abort("diverged", "The loss is not finite after ", run$step, " steps. Try a lower `learning_rate` than ",
             format(learning_rate), ", or look for extreme values of flux or ivar.")
     }
-    warn("diverged", "The loss was no longer finite in epoch ", epoch + 1, "; the fit is that of epoch ", epoch,
+    warn("diverged", "The loss was no longer finite in epoch ", run$epoch + 1, "; the fit is that of epoch ", run$epoch,
          ". Try a lower `learning_rate`.")
   } else if (inherits(outcome, "interrupt")) {
     warn("interrupted", "Training was interrupted; the fit is that of ",
-         if (epoch > 0) paste0("epoch ", epoch) else "the initial weights", ".")
+         if (run$epoch > 0) paste0("epoch ", run$epoch) else "the initial weights", ".")
   }
 
-  fit$weights <- weights
-  fit$history <- history
+  fit$weights <- run$weights
+  fit$history <- rbind(fit$history, run$history)
   fit$training <- list(
-    epochs = done + epoch, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
+    epochs = nrow(fit$history), batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
     cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
     seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
     n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z)
@@ -259,6 +216,42 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   fit$training$flat_loss <- flat_loss(x, fit$wave_rest, fit$architecture$lsf)
   fit$training$valid_fraction <- mean(x$ivar > 0)
   fit
+}
+
+# What a training has reached: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights` (those that the fit would have now),
+# `lowest` validation loss, `loss` and `step`.
+new_run <- function(fit, epochs, best) {
+  list2env(list(epochs = epochs, best = best, earlier = fit$history, epoch = 0, history = empty_history(), weights = fit$weights,
+                lowest = Inf, loss = NA_real_, step = 0, started = proc.time()[["elapsed"]]), parent = emptyenv())
+}
+
+training_loop <- function(session, run, keeper, tick, callback) {
+  while (run$epoch < run$epochs) {
+    # An interrupt comes between two steps of this loop, never between an epoch's last step and its line in the history.
+    finished <- suspendInterrupts({
+      state <- .Call(ffi_train_advance, session, 0.2)
+      run$loss <- state$loss
+      run$step <- state$step
+      if (!is.finite(run$loss)) stop(diverged_condition(run$epoch + 1))
+      if (state$epoch_finished) end_epoch(session, run, state)
+      state$epoch_finished
+    })
+    tick(run$step)
+    if (!is.null(keeper)) keeper$keep_if_due()
+    if (finished && !is.null(callback) && identical(callback(rbind(run$earlier, run$history)), FALSE)) break
+  }
+  NULL
+}
+
+end_epoch <- function(session, run, state) {
+  held_out <- .Call(ffi_train_validate, session)
+  run$epoch <- run$epoch + 1
+  run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = state$loss, validation_loss = held_out,
+                                               learning_rate = state$learning_rate, seconds = proc.time()[["elapsed"]] - run$started))
+  if (!run$best || is.na(held_out) || held_out < run$lowest) {
+    run$weights <- .Call(ffi_train_weights, session)
+    run$lowest <- min(run$lowest, held_out, na.rm = TRUE)
+  }
 }
 
 diverged_condition <- function(epoch) {

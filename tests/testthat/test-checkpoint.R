@@ -93,3 +93,31 @@ test_that("a checkpoint of something else is refused, and says why", {
     expect_error(train_small(x, epochs = 1, checkpoint = "cut.safetensors", resume = TRUE), class = "spender_error_checkpoint")
   })
 })
+
+test_that("a checkpoint that cannot be written does not end the training", {
+  x <- small_spectra(24)
+  folder <- withr::local_tempdir()
+  path <- file.path(folder, "sub", "kept")
+  dir.create(dirname(path))
+  warned <- 0
+  fit <- withCallingHandlers(
+    train_small(x, checkpoint = path, checkpoint_minutes = 0, callback = function(history) {
+      unlink(dirname(path), recursive = TRUE)
+      TRUE
+    }),
+    spender_warning_checkpoint = function(w) {
+      warned <<- warned + 1
+      invokeRestart("muffleWarning")
+    })
+  expect_gt(warned, 0)
+  expect_identical(fit$weights, train_small(x)$weights)
+})
+
+test_that("a killed writer's file beside the checkpoint is cleared away", {
+  x <- small_spectra(24)
+  path <- file.path(withr::local_tempdir(), "kept")
+  writeLines("", paste0(path, ".tmp-123-0"))
+  writeLines("", paste0(path, ".other"))
+  train_small(x, checkpoint = path, epochs = 1)
+  expect_identical(list.files(dirname(path)), c("kept", "kept.other"))
+})
