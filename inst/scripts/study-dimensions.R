@@ -9,14 +9,10 @@
 # paper's network has filters=128,256,512 hidden=64,256,1024 and 100 epochs. A fit that was made is kept in `output` and not made again.
 library(spender)
 
-options <- list(survey = "", spectra = 3000, epochs = 20, latents = "2,4,6,8,10", filters = "16,32,64", hidden = "64,256", seed = 1,
-                device = "auto", output = "", pca = 1500)
-for (argument in commandArgs(TRUE)) {
-  parts <- regmatches(argument, regexec("^([a-z]+)=(.*)$", argument))[[1]]
-  if (length(parts) != 3 || !parts[2] %in% names(options)) stop("not an option: ", argument, "; known are ", paste(names(options), collapse = ", "))
-  options[[parts[2]]] <- if (is.numeric(options[[parts[2]]])) as.numeric(parts[3]) else parts[3]
-}
-numbers <- function(text) as.integer(strsplit(text, ",", fixed = TRUE)[[1]])
+source(system.file("scripts", "study-options.R", package = "spender"))
+
+options <- read_options(list(survey = "", spectra = 3000, epochs = 20, latents = "2,4,6,8,10", filters = "16,32,64", hidden = "64,256", seed = 1,
+                device = "auto", output = "", pca = 1500))
 paper <- data.frame(latents = c(2, 4, 6, 8, 10), paper_lr = c(0.430, 0.396, 0.388, 0.383, 0.381), paper_sr = c(0.430, 0.395, 0.387, 0.383, 0.381))
 
 x <- if (nzchar(options$survey)) {

@@ -9,12 +9,9 @@
 # error: the members' scatter about their mean, combined with a part common to all, found on another sample.
 library(spender)
 
-options <- list(spectra = 4000, epochs = 25, members = 4, held = 300, seed = 1, sn = 20, filters = "16,32,64", fits = "")
-for (argument in commandArgs(TRUE)) {
-  parts <- regmatches(argument, regexec("^([a-z]+)=(.*)$", argument))[[1]]
-  if (length(parts) != 3 || !parts[2] %in% names(options)) stop("not an option: ", argument, "; known are ", paste(names(options), collapse = ", "))
-  options[[parts[2]]] <- if (is.numeric(options[[parts[2]]])) as.numeric(parts[3]) else parts[3]
-}
+source(system.file("scripts", "study-options.R", package = "spender"))
+
+options <- read_options(list(spectra = 4000, epochs = 25, members = 4, held = 300, seed = 1, sn = 20, filters = "16,32,64", fits = ""))
 
 lsf <- dnorm(-2:2) / sum(dnorm(-2:2)) # one pixel, 69 km/s
 # What a model that samples pixels at their centres needs besides, for pixels that have means: the second moment of a pixel, 1/12
@@ -35,7 +32,7 @@ emitters <- function(n, seed) {
   simulate_spectra(n, z = runif(n, 0.03, 0.2), galaxies = galaxies, lsf = lsf, sn = options$sn, defects = FALSE, rest = n <= 1000, seed = seed)
 }
 
-network <- spender_network(filters = as.integer(strsplit(options$filters, ",")[[1]]), decoder_hidden = c(64, 256))
+network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256))
 if (nzchar(options$fits) && file.exists(options$fits)) {
   fits <- readRDS(options$fits)
 } else {

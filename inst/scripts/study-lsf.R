@@ -9,13 +9,10 @@
 # more from galaxy to galaxy (50,100), or spectra have more in them than the latents hold, what the model leaves over biases the kernel.
 library(spender)
 
-options <- list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20, widths = "50,52",
-                output = "")
-for (argument in commandArgs(TRUE)) {
-  parts <- regmatches(argument, regexec("^([a-z]+)=(.*)$", argument))[[1]]
-  if (length(parts) != 3 || !parts[2] %in% names(options)) stop("not an option: ", argument, "; known are ", paste(names(options), collapse = ", "))
-  options[[parts[2]]] <- if (is.numeric(options[[parts[2]]])) as.numeric(parts[3]) else parts[3]
-}
+source(system.file("scripts", "study-options.R", package = "spender"))
+
+options <- read_options(list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20, widths = "50,52",
+                output = ""))
 
 truth <- c(0.03, 0.13, 0.42, 0.30, 0.12)
 wave <- switch(options$pixels,
@@ -25,7 +22,7 @@ wave <- switch(options$pixels,
 )
 # Redshifts uniform in 0 to 0.4 are what separates a kernel from the lines' own widths, and the better the narrower those are. Pixels have
 # the value at their centres, as the model's do, so that the kernel is the whole of the instrument.
-widths <- as.numeric(strsplit(options$widths, ",", fixed = TRUE)[[1]])
+widths <- numbers(options$widths)
 set.seed(options$seed)
 n <- options$spectra
 log_n2 <- runif(n, -0.9, -0.35)

@@ -6,12 +6,9 @@
 # Simulated galaxies as SDSS would see them (?simulate_spectra), held out from training where anything is measured.
 library(spender)
 
-options <- list(spectra = 12000, epochs = 20, latents = 8, filters = "64,128,256", held = 1000, seed = 1, fit = "")
-for (argument in commandArgs(TRUE)) {
-  parts <- regmatches(argument, regexec("^([a-z]+)=(.*)$", argument))[[1]]
-  if (length(parts) != 3 || !parts[2] %in% names(options)) stop("not an option: ", argument, "; known are ", paste(names(options), collapse = ", "))
-  options[[parts[2]]] <- if (is.numeric(options[[parts[2]]])) as.numeric(parts[3]) else parts[3]
-}
+source(system.file("scripts", "study-options.R", package = "spender"))
+
+options <- read_options(list(spectra = 12000, epochs = 20, latents = 8, filters = "64,128,256", held = 1000, seed = 1, fit = ""))
 say <- function(...) cat(sprintf(...), sep = "")
 lsf_sdss <- dnorm(-2:2) # one pixel, 69 km/s
 
@@ -20,7 +17,7 @@ if (nzchar(options$fit) && file.exists(options$fit)) {
 } else {
   x <- simulate_spectra(options$spectra, lsf = lsf_sdss, rest = FALSE, seed = options$seed)
   x$truth <- NULL
-  network <- spender_network(filters = as.integer(strsplit(options$filters, ",")[[1]]), decoder_hidden = c(64, 256, 512))
+  network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256, 512))
   fit <- spender(x, latents = options$latents, network = network, epochs = options$epochs, validation = 0.05, seed = options$seed,
                  progress = FALSE)
   if (nzchar(options$fit)) saveRDS(fit, options$fit)

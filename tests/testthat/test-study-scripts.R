@@ -1,16 +1,51 @@
 # The programs of inst/scripts that study the method, at the smallest scale.
 
+study <- function(name, ...) {
+  script <- system.file("scripts", name, package = "spender")
+  output <- suppressWarnings(system2(file.path(R.home("bin"), "Rscript"), c("--vanilla", shQuote(script), ...), stdout = TRUE, stderr = TRUE))
+  list(status = if (is.null(attr(output, "status"))) 0L else attr(output, "status"), output = as.character(output))
+}
+
 test_that("study-lsf.R holds a kernel, finds one, and says how far both are from the truth", {
   skip_on_cran()
-  script <- system.file("scripts", "study-lsf.R", package = "spender")
-  output <- suppressWarnings(system2(file.path(R.home("bin"), "Rscript"), c("--vanilla", shQuote(script), "spectra=40", "epochs=1",
-                                                                            "starts=held,box"), stdout = TRUE, stderr = TRUE))
-  expect_null(attr(output, "status"))
-  expect_match(output, "^truth +0.030  0.130  0.420  0.300  0.120$", all = FALSE)
-  expect_match(output, "^held +0.000  0.000  1.000  0.000  0.000 +farthest from the truth 0.580", all = FALSE)
-  expect_match(output, "^box .*asymmetry", all = FALSE)
-  output <- suppressWarnings(system2(file.path(R.home("bin"), "Rscript"), c("--vanilla", shQuote(script), "pixel=log"), stdout = TRUE,
-                                     stderr = TRUE))
-  expect_equal(attr(output, "status"), 1)
-  expect_match(output, "not an option: pixel=log", all = FALSE)
+  result <- study("study-lsf.R", "spectra=40", "epochs=1", "starts=held,box")
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  expect_match(result$output, "^truth +0.030  0.130  0.420  0.300  0.120$", all = FALSE)
+  expect_match(result$output, "^held +0.000  0.000  1.000  0.000  0.000 +farthest from the truth 0.580", all = FALSE)
+  expect_match(result$output, "^box .*asymmetry", all = FALSE)
+  result <- study("study-lsf.R", "pixel=log")
+  expect_equal(result$status, 1)
+  expect_match(result$output, "not an option: pixel=log", all = FALSE)
+})
+
+test_that("study-truth.R asks a fit what it knows, and keeps the fit", {
+  skip_on_cran()
+  path <- withr::local_tempfile(fileext = ".rds")
+  result <- study("study-truth.R", "spectra=60", "epochs=1", "held=40", "filters=8,8,16", "latents=2", paste0("fit=", path))
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  for (word in c("noise", "extrapolation", "glitches", "attention", "latents")) expect_match(result$output, paste0("^", word), all = FALSE)
+  expect_s3_class(readRDS(path), "spender")
+})
+
+test_that("study-doublet.R compares two resolutions", {
+  skip_on_cran()
+  skip_if_not_installed("minpack.lm")
+  result <- study("study-doublet.R", "spectra=40", "epochs=1", "members=2", "held=10", "filters=8,8,8")
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  expect_match(result$output, "^two peaks in the model: .*true restframe 100 %", all = FALSE)
+  expect_match(result$output, "^ratio: correlation", all = FALSE)
+})
+
+test_that("study-dimensions.R makes a table beside the paper's, and goes on where it was", {
+  skip_on_cran()
+  path <- withr::local_tempfile(fileext = ".rds")
+  arguments <- c("spectra=60", "epochs=1", "filters=8,8,8", "hidden=8", "pca=30", paste0("output=", path))
+  first <- study("study-dimensions.R", "latents=2", arguments)
+  expect_equal(first$status, 0L, info = paste(first$output, collapse = "\n"))
+  expect_equal(nrow(readRDS(path)), 2)
+  result <- study("study-dimensions.R", "latents=2,4", arguments)
+  expect_false(any(grepl("^S = 2", result$output)))
+  expect_match(result$output, "paper_lr", all = FALSE)
+  expect_match(result$output, "^PCA, 4 components on 30 spectra: held out", all = FALSE)
+  expect_equal(nrow(readRDS(path)), 4)
 })
