@@ -2,6 +2,8 @@
 #ifndef SPD_TEST_SMALL_TRAINING_H
 #define SPD_TEST_SMALL_TRAINING_H
 
+#include <unistd.h>
+
 #include "core/train.h"
 #include "small-network.h"
 
@@ -13,13 +15,44 @@ struct small_trained {
   struct spd_progress progress;
 };
 
-/* Validates in the middle of an epoch too, which must not disturb it. */
+/* The same spectra in a survey file, which stays until small_surveys_free(). Grids and redshifts are not read from it. */
+CHECK_UNUSED static struct spd_surveys small_surveys_new(const struct small_data *d, size_t width) {
+  const struct spd_survey_column columns[] = {{"ID", 'A', 4, 0}, {"FLUX", 'E', width, 0}, {"IVAR", 'E', width, 0}};
+  struct spd_surveys surveys = {check_alloc(sizeof *surveys.files), 1, check_alloc(2 * sizeof *surveys.first)};
+  double *wave = check_alloc(width * sizeof *wave);
+  char path[64];
+  snprintf(path, sizeof path, "/tmp/spender-small-%ld.fits", (long)getpid());
+  unlink(path);
+  for (size_t m = 0; m < width; m++) wave[m] = (double)d->wave_observed[m];
+  MUST(spd_survey_create(surveys.files, path, "SPECTRA", wave, width, "small", columns, 3, error));
+  for (size_t i = 0; i < SMALL_ROWS; i++) {
+    unsigned char *row = calloc(1, surveys.files->row_bytes);
+    spd_survey_put_floats(row + surveys.files->columns[1].offset, d->flux + i * width, width);
+    spd_survey_put_floats(row + surveys.files->columns[2].offset, d->ivar + i * width, width);
+    MUST(spd_survey_append(surveys.files, row, 1, error));
+    free(row);
+  }
+  unlink(path); /* it stays open */
+  surveys.first[0] = 0;
+  surveys.first[1] = SMALL_ROWS;
+  free(wave);
+  return surveys;
+}
+
+CHECK_UNUSED static void small_surveys_free(struct spd_surveys *surveys) {
+  spd_survey_close(surveys->files);
+  free(surveys->files);
+  free(surveys->first);
+}
+
+/* From memory, or from surveys where they are not NULL. Validates in the middle of an epoch too, which must not disturb it. */
 CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backend *backend, const struct spd_network *net,
                                      const struct small_data *d, const unsigned char *is_training, uint64_t seed, size_t steps,
-                                     const struct spd_schedule *schedule, spd_feed_way way) {
+                                     const struct spd_schedule *schedule, spd_feed_way way, const struct spd_surveys *surveys) {
   struct spd_model *model;
   struct spd_training *training;
-  const struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training};
+  const struct spd_source source = {
+      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys};
   struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way};
   uint64_t count;
   memset(out, 0, sizeof *out);

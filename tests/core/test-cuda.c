@@ -127,14 +127,17 @@ static void test_bits(void) {
   MUST(spd_network_init(&net, &a, error));
   struct small_data d = small_data_new(&net, SMALL_ROWS, 5);
   for (size_t i = 0; i < SMALL_ROWS; i++) is_training[i] = i % 5 != 3;
+  struct spd_surveys surveys = small_surveys_new(&d, a.n_observed);
   for (int precision = 0; precision < 3; precision++) {
     int runs = 0;
     const int orders = precision == SPD_PRECISION_FP32 ? TEST_ORDERS : 1; /* they do not depend on precision */
     for (int order = 0; order < orders && test_order(order); order++)
-      for (int way = SPD_FEED_AUTO; way <= SPD_FEED_STREAMED; way++) {
+      for (int way = SPD_FEED_AUTO; way <= SPD_FEED_STREAMED + 2; way++) {
+        const int from_file = way > SPD_FEED_STREAMED; /* the last two: resident and streamed again, from a survey */
+        const spd_feed_way as = from_file ? (spd_feed_way)(way - 2) : (spd_feed_way)way;
         struct spd_backend *backend;
         MUST(spd_cuda_create(&backend, (spd_precision)precision, error));
-        small_train(runs ? &other : &first, backend, &net, &d, is_training, 3, 12, &schedule, (spd_feed_way)way);
+        small_train(runs ? &other : &first, backend, &net, &d, is_training, 3, 12, &schedule, as, from_file ? &surveys : NULL);
         backend->ops->destroy(backend);
         if (runs++ == 0) continue;
         CHECK(small_same_bits(&first, &other, net.size), "%s: another run, order %d, way %d: other bits", test_precisions[precision],
@@ -144,7 +147,7 @@ static void test_bits(void) {
     if (precision == SPD_PRECISION_FP32) { /* the CPU's training, up to what twelve steps make of rounding */
       struct spd_backend *cpu;
       MUST(spd_cpu_create(&cpu, 1, error));
-      small_train(&other, cpu, &net, &d, is_training, 3, 12, &schedule, SPD_FEED_AUTO);
+      small_train(&other, cpu, &net, &d, is_training, 3, 12, &schedule, SPD_FEED_AUTO, NULL);
       cpu->ops->destroy(cpu);
       CHECK(fabs(first.validation / other.validation - 1) < 1e-3 && first.progress.loss_count == other.progress.loss_count,
             "twelve steps end at a validation loss of %.6g, the CPU's at %.6g", first.validation, other.validation);
@@ -152,6 +155,7 @@ static void test_bits(void) {
     }
     small_trained_free(&first);
   }
+  small_surveys_free(&surveys);
   small_data_free(&d);
 }
 

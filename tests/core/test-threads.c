@@ -95,7 +95,7 @@ static void train(struct small_trained *out, const struct spd_network *net, cons
                   int threads, uint64_t seed, size_t steps, const struct spd_schedule *schedule) {
   struct spd_backend *backend;
   MUST(spd_cpu_create(&backend, threads, error));
-  small_train(out, backend, net, d, is_training, seed, steps, schedule, SPD_FEED_AUTO);
+  small_train(out, backend, net, d, is_training, seed, steps, schedule, SPD_FEED_AUTO, NULL);
   backend->ops->destroy(backend);
 }
 
@@ -146,14 +146,18 @@ static void test_training(void) {
   train(&other, &net, &d, is_training, 1, 3, 10, &schedule);
   CHECK(small_same_bits(&first, &other, net.size), "the same seed gives different bits");
   small_trained_free(&other);
-  for (int way = SPD_FEED_RESIDENT; way <= SPD_FEED_STREAMED; way++) {
-    struct spd_backend *backend;
-    MUST(spd_cpu_create(&backend, 2, error));
-    small_train(&other, backend, &net, &d, is_training, 3, 10, &schedule, (spd_feed_way)way);
-    CHECK(small_same_bits(&first, &other, net.size), "streamed spectra give other bits than resident ones");
-    small_trained_free(&other);
-    backend->ops->destroy(backend);
-  }
+  struct spd_surveys surveys = small_surveys_new(&d, a.n_observed);
+  for (int way = SPD_FEED_AUTO; way <= SPD_FEED_STREAMED; way++)
+    for (int from_file = 0; from_file < 2; from_file++) {
+      struct spd_backend *backend;
+      MUST(spd_cpu_create(&backend, 2, error));
+      small_train(&other, backend, &net, &d, is_training, 3, 10, &schedule, (spd_feed_way)way, from_file ? &surveys : NULL);
+      CHECK(small_same_bits(&first, &other, net.size), "way %d, %s: other bits than resident spectra give", way,
+            from_file ? "a survey" : "memory");
+      small_trained_free(&other);
+      backend->ops->destroy(backend);
+    }
+  small_surveys_free(&surveys);
   train(&other, &net, &d, is_training, 1, 4, 10, &schedule);
   CHECK(!small_same_bits(&first, &other, net.size), "another seed gives the same bits");
   CHECK(other.progress.steps_per_epoch == 7 && other.progress.step == 10 && other.progress.epoch == 1 &&
