@@ -60,7 +60,7 @@ ew <- ggplot(lines, aes(log10(pmax(halpha, 0.1)), colour = sample)) + stat_ecdf(
   coord_cartesian(xlim = c(-1, 3)) +
   labs(x = "log EW(Hα) [Å]", y = "cumulative")
 
-png(arguments[2], 1500, 1700, res = 130)
+png(arguments[2], 1000, 1150, res = 90)
 grid::grid.newpage()
 grid::pushViewport(grid::viewport(layout = grid::grid.layout(4, 2, heights = c(1, 1, 1.7, 1.2))))
 at <- function(row, column) grid::viewport(layout.pos.row = row, layout.pos.col = column)
