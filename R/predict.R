@@ -72,10 +72,9 @@ predict_to_file <- function(fit, x, type, path, ...) {
     done <- info$n
   }
   without_norm(x)
-  for (first in seq(1, length(x), by = 2048)) {
-    rows <- first:min(length(x), first + 2047)
+  for (rows in parts_of(length(x), 2048)) {
     rows <- rows[rows > done]
-    if (!length(rows)) next
+    if (!length(rows) && (done > 0 || length(x))) next
     part <- in_memory(x[rows])
     values <- withCallingHandlers(stats::predict(fit, part, type, ...), spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
     columns <- list(ID = part$id, Z = part$z, NORM = part$norm, VALUES = if (is.matrix(values)) values else cbind(values))

@@ -361,8 +361,7 @@ split_by_id <- function(id, validation, seed) {
 split_rows <- function(x, validation, seed, part = 1e5) {
   if (!inherits(x, "survey")) return(split_by_id(x$id, validation, seed))
   is_training <- logical(length(x))
-  for (first in seq(1, length(x), by = part)) {
-    rows <- first:min(length(x), first + part - 1)
+  for (rows in parts_of(length(x), part)) {
     is_training[rows] <- .Call(ffi_split, ids_of(x, rows), as.double(validation), as.double(seed))
   }
   if (!any(is_training)) is_training[] <- TRUE

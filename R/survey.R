@@ -157,10 +157,13 @@ in_memory <- function(x, most = 50000) {
 
 # Calls f(spectra, rows) on parts of a survey, in order.
 in_parts <- function(x, f, size = 2048) {
-  for (first in seq(1, length(x), by = size)) {
-    rows <- first:min(length(x), first + size - 1)
-    f(as_spectra(x[rows]), rows)
-  }
+  for (rows in parts_of(length(x), size)) f(as_spectra(x[rows]), rows)
+}
+
+# 1 ... n, some at a time; one part without rows for none.
+parts_of <- function(n, size) {
+  if (n == 0) return(list(integer()))
+  lapply(seq(1, n, by = size), function(first) first:min(n, first + size - 1))
 }
 
 #' Write a survey file
@@ -256,8 +259,9 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   left <- files[!files %in% c(done, rejected$file)]
   widths <- list(ID = 20, file = max(1, nchar(files, "bytes")), class = 12, subclass = 32, plate_quality = 12, instrument = 8)
   bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
-  for (first in seq(1, length(left), by = part)[seq_len(ceiling(length(left) / part))]) {
-    some <- left[first:min(length(left), first + part - 1)]
+  for (rows in parts_of(length(left), part)) {
+    some <- left[rows]
+    if (!length(some)) break
     x <- withCallingHandlers(read_sdss(some, instrument, mask_sky, window, threads, progress = FALSE),
                              spender_warning_files = function(w) invokeRestart("muffleWarning"))
     unread <- problems(x)[is.na(problems(x)$row), c("file", "reason")]
@@ -266,7 +270,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
       rejected <- rbind(rejected, unread)
     }
     if (length(x)) append_spectra(x, path, widths)
-    if (progress) cli::cli_progress_update(set = first + length(some) - 1, id = bar)
+    if (progress) cli::cli_progress_update(set = max(rows), id = bar)
   }
   if (!file.exists(path)) {
     abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ", rejected$reason[1], ".")

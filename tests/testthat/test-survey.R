@@ -82,6 +82,20 @@ test_that("training from a file gives the bits of training from memory", {
   expect_equal(dim(residuals(a, survey[1:3])), c(3, ncol(x$flux)))
 })
 
+test_that("a survey may be empty", {
+  x <- small_spectra(6)
+  survey <- survey_of(x)[integer()]
+  fit <- spender(x, latents = 2, epochs = 1, network = small_network(), threads = 1, progress = FALSE)
+  expect_equal(length(as_spectra(survey)), 0)
+  expect_equal(dim(predict(fit, survey, "latent")), c(0, 2))
+  path <- withr::local_tempfile()
+  predict(fit, survey, "latent", path = path)
+  expect_equal(dim(read_predictions(path)), c(0, 2))
+  expect_equal(nrow(as.data.frame(survey)), 0)
+  expect_output(print(survey), "0 spectra of 6")
+  expect_error(spender(survey, latents = 2), class = "spender_error_invalid")
+})
+
 test_that("predictions go to a file, and on where they were", {
   x <- small_spectra(20)
   survey <- survey_of(x)
