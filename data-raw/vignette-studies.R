@@ -14,9 +14,9 @@ saveRDS(list(truth = c(0.03, 0.13, 0.42, 0.30, 0.12), linear = short(readRDS(fil
 
 # One emitter: what was observed, what either model makes of it around [O II], and the truth.
 fits <- readRDS(files[3])
-galaxy <- data.frame(type = "star-forming", old = 0.4, intermediate = 0.3, young = 0.3, metals = 0.95, ebv = 0.1, sigma_stars = 100, sigma_gas = 50,
+galaxy <- data.frame(type = "star-forming", old = 0.45, intermediate = 0.3, young = 0.25, metals = 1, ebv = 0.1, sigma_stars = 100, sigma_gas = 50,
                      log_ne = 1.5, ew_halpha = 60, log_n2_halpha = -0.65, log_o3_hbeta = 0.13, log_s2_halpha = -0.42, log_o2_hbeta = 0.45)
-x <- simulate_spectra(1, galaxies = galaxy, z = 0.1, lsf = dnorm(-2:2), sn = 20, defects = FALSE, seed = 12)
+x <- simulate_spectra(1, galaxies = galaxy, z = 0.1, lsf = dnorm(-4:4, sd = 1.4), sn = 20, defects = FALSE, seed = 12)
 members <- vapply(fits$high, function(fit) predict(fit, x, "rest")[1, ], fits$high[[1]]$wave_rest)
 near <- function(wave) wave > 3700 & wave < 3760
 curve <- function(kind, wave, flux, sd = NA) data.frame(kind = kind, wave = wave[near(wave)], flux = flux[near(wave)], sd = if (length(sd) > 1) sd[near(wave)] else sd)

@@ -1,32 +1,32 @@
 #!/usr/bin/env Rscript
 # Does super-resolution separate the doublet [O II] 3727, 3730, and find its ratio? Simulated emitters of known ratio, observed with a
-# known line spread function as wide as SDSS's, and two kinds of fits: at the survey's resolution without a line spread function,
+# known line spread function as wide as the blue spectrographs of BOSS have it (R = 1300), and two kinds of fits: at the survey's resolution without a line spread function,
 # and twice as fine with the known one, held as it is.
 #
 #   Rscript study-doublet.R [name=value ...]
-#     spectra=4000  epochs=25  members=4  held=300  seed=1  sn=20  filters=16,32,64  fits=FILE.rds (read where it is, else written)
+#     spectra=4000  epochs=60  members=3  held=300  seed=1  sn=20  filters=16,32,64  fits=FILE.rds (read where it is, else written)
 # Prints how many held-out emitters show two peaks in either model, and how far ratios are from the truth in units of the ensemble's
 # error: the members' scatter about their mean, combined with a part common to all, found on another sample.
 library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(spectra = 4000, epochs = 25, members = 4, held = 300, seed = 1, sn = 20, filters = "16,32,64", fits = ""))
+options <- read_options(list(spectra = 4000, epochs = 60, members = 3, held = 300, seed = 1, sn = 20, filters = "16,32,64", fits = ""))
 
-lsf <- dnorm(-2:2) / sum(dnorm(-2:2)) # one pixel, 69 km/s
+lsf <- dnorm(-4:4, sd = 1.4) / sum(dnorm(-4:4, sd = 1.4)) # 97 km/s
 # What a model that samples pixels at their centres needs besides, for pixels that have means: the second moment of a pixel, 1/12
 kernel <- stats::convolve(lsf, c(1, 22, 1) / 24, type = "open")
 emitters <- function(n, seed) {
   set.seed(seed)
   galaxies <- simulate_spectra(n, instrument(c(5000, 6000)), rest = FALSE, seed = seed)$truth$parameters
   galaxies$type <- "star-forming"
-  young <- runif(n, 0.1, 0.5)
-  galaxies[c("old", "intermediate", "young")] <- list((1 - young) * 0.6, (1 - young) * 0.4, young)
+  # stars and dust alike: what differs are the lines
+  alike <- list(old = 0.45, intermediate = 0.3, young = 0.25, metals = 1, ebv = 0.1, sigma_stars = 100)
+  galaxies[names(alike)] <- alike
   galaxies$ew_halpha <- 10^runif(n, 1.3, 2.2)
   galaxies$log_n2_halpha <- runif(n, -0.9, -0.4)
   galaxies$log_o3_hbeta <- 0.61 / (galaxies$log_n2_halpha + 0.08) + 1.2
   galaxies$log_o2_hbeta <- 0.45 - 0.3 * (galaxies$log_n2_halpha + 0.65)
-  galaxies$ebv <- runif(n, 0, 0.2)
   galaxies$sigma_gas <- runif(n, 40, 70)
   galaxies$log_ne <- runif(n, 1, 3) # ratios 1.43 to 0.80
   simulate_spectra(n, z = runif(n, 0.03, 0.2), galaxies = galaxies, lsf = lsf, sn = options$sn, defects = FALSE, rest = n <= 1000, seed = seed)
