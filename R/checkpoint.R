@@ -82,7 +82,8 @@ read_checkpoint <- function(path, identity) {
   if (!identical(checkpoint_digest(lapply(data, function(d) list(data = d))), metadata[["digest"]])) damaged("its digest does not fit")
   other <- names(identity)[vapply(names(identity), function(name) !identical(metadata[[name]], identity[[name]]), NA)]
   if (length(other)) {
-    abort("checkpoint", basename(path), " is of another training: not the same ", enumerate(gsub("_", " ", other)), ". Give the arguments it was begun with, or another file.")
+    abort("checkpoint", basename(path), " is of another training: not the same ", enumerate(gsub("_", " ", other)),
+          ". Give the arguments it was begun with, or another file.")
   }
   history <- as.data.frame(matrix(data$history, ncol = length(empty_history()), dimnames = list(NULL, names(empty_history()))))
   list(state = list(numbers = data$numbers[1:5], weights = data$weights, m = data$m, v = data$v), history = history, weights = data$best,

@@ -24,7 +24,9 @@
 #' }
 download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.org/sas/dr16", parallel = 8, retries = 4, stall = 30,
                           progress = interactive()) {
-  if (!requireNamespace("curl", quietly = TRUE)) abort("missing_package", "download_sdss() needs the package curl: install.packages(\"curl\").")
+  if (!requireNamespace("curl", quietly = TRUE)) {
+    abort("missing_package", "download_sdss() needs the package curl: install.packages(\"curl\").")
+  }
   ids <- check_ids(ids, run2d)
   check_number(parallel, "parallel", 1, 100, whole = TRUE)
   check_number(retries, "retries", 0, 100, whole = TRUE)
@@ -32,16 +34,20 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
   check_flag(progress, "progress")
   for (argument in c("dir", "base_url")) {
     value <- get(argument)
-    if (!is.character(value) || length(value) != 1 || is.na(value)) abort("invalid", "`", argument, "` must be one text, not ", describe(value), ".")
+    if (!is.character(value) || length(value) != 1 || is.na(value)) {
+      abort("invalid", "`", argument, "` must be one text, not ", describe(value), ".")
+    }
   }
   plate <- sprintf("%04d", ids$plate)
   id <- sprintf("%s-%05d-%04d", plate, ids$mjd, ids$fiber)
   path <- file.path(path.expand(dir), plate, paste0("spec-", id, ".fits"))
   legacy <- grepl("^[0-9]+$", ids$run2d)
-  url <- paste(sub("/$", "", base_url), ifelse(legacy, "sdss", "eboss"), "spectro/redux", ids$run2d, "spectra/lite", plate, basename(path), sep = "/")
+  url <- paste(sub("/$", "", base_url), ifelse(legacy, "sdss", "eboss"), "spectro/redux", ids$run2d, "spectra/lite", plate, basename(path),
+               sep = "/")
   for (folder in unique(dirname(path))) dir.create(folder, FALSE, TRUE)
 
-  result <- data.frame(id = id, path = path, url = url, status = ifelse(file.exists(path), "there", "failed"), bytes = NA_real_, reason = "")
+  result <- data.frame(id = id, path = path, url = url, status = ifelse(file.exists(path), "there", "failed"), bytes = NA_real_,
+                       reason = "")
   left <- which(result$status == "failed" & !duplicated(path))
   bar <- if (progress && length(left)) cli::cli_progress_bar("Downloading spectra", total = length(left))
   for (attempt in 0:retries) {
@@ -59,8 +65,8 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
   result$bytes <- file.size(path)
   failed <- which(result$status == "failed")
   if (length(failed)) {
-    warn("download", length(failed), " of ", count(nrow(result), "file"), " could not be downloaded: ", enumerate(id[failed], 3), ". The first: ",
-         result$reason[failed[1]], ".")
+    warn("download", length(failed), " of ", count(nrow(result), "file"), " could not be downloaded: ", enumerate(id[failed], 3),
+         ". The first: ", result$reason[failed[1]], ".")
   }
   result
 }

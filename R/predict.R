@@ -50,10 +50,14 @@ predict_survey <- function(fit, x, type, ...) {
   parts <- list()
   without_norm(x)
   in_parts(x, function(part, rows) {
-    parts[[length(parts) + 1]] <<- withCallingHandlers(stats::predict(fit, part, type, ...),
-                                                       spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
+    parts[[length(parts) + 1]] <<- predict_quietly(fit, part, type, ...)
   })
   if (type == "loss") do.call(c, parts) else do.call(rbind, parts)
+}
+
+# Of a part, where the whole has been warned about.
+predict_quietly <- function(fit, x, type, ...) {
+  withCallingHandlers(stats::predict(fit, x, type, ...), spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
 }
 
 # A table of results, part after part. What is there of the same fit, type and spectra is not computed again.
@@ -76,7 +80,7 @@ predict_to_file <- function(fit, x, type, path, ...) {
     rows <- rows[rows > done]
     if (!length(rows) && (done > 0 || length(x))) next
     part <- in_memory(x[rows])
-    values <- withCallingHandlers(stats::predict(fit, part, type, ...), spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
+    values <- predict_quietly(fit, part, type, ...)
     columns <- list(ID = part$id, Z = part$z, NORM = part$norm, VALUES = if (is.matrix(values)) values else cbind(values))
     names(columns)[4] <- name
     append_rows(columns, path, "RESULTS", wave, of, list(ID = 32))

@@ -193,7 +193,9 @@ check_templates <- function(templates) {
 # ---- arguments ----
 
 check_galaxies <- function(galaxies, n) {
-  if (!is.data.frame(galaxies) || nrow(galaxies) != n) abort("invalid", "`galaxies` must be a data frame with ", n, " rows, one for each spectrum.")
+  if (!is.data.frame(galaxies) || nrow(galaxies) != n) {
+    abort("invalid", "`galaxies` must be a data frame with ", n, " rows, one for each spectrum.")
+  }
   missing <- setdiff(galaxy_columns, names(galaxies))
   if (length(missing)) abort("invalid", "`galaxies` lacks ", enumerate(missing), ".")
   numbers <- galaxy_columns[-1]

@@ -218,8 +218,8 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   fit
 }
 
-# What a training has reached: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights` (those that the fit would have now),
-# `lowest` validation loss, `loss` and `step`.
+# What a training has reached: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
+# (those that the fit would have now), `lowest` validation loss, `loss` and `step`.
 new_run <- function(fit, epochs, best) {
   list2env(list(epochs = epochs, best = best, earlier = fit$history, epoch = 0, history = empty_history(), weights = fit$weights,
                 lowest = Inf, loss = NA_real_, step = 0, started = proc.time()[["elapsed"]]), parent = emptyenv())

@@ -30,7 +30,9 @@
 #' head(as.data.frame(nearby))
 #' as_spectra(nearby[1:3])
 open_survey <- function(paths) {
-  if (!is.character(paths) || !length(paths) || anyNA(paths)) abort("invalid", "`paths` must be names of survey files, not ", describe(paths), ".")
+  if (!is.character(paths) || !length(paths) || anyNA(paths)) {
+    abort("invalid", "`paths` must be names of survey files, not ", describe(paths), ".")
+  }
   paths <- normalizePath(paths, mustWork = FALSE)
   info <- lapply(paths, function(path) .Call(ffi_survey_info, path))
   first <- info[[1]]
@@ -60,8 +62,7 @@ as_spectra <- function(x) {
   catalogue <- survey_catalogue(x, c("ID", x$columns))
   id <- make.unique(catalogue$ID)
   without <- which(is.na(x$norm))
-  new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns],
-              data.frame(id = id[without], file = rep(NA_character_, length(without)), row = without, reason = rep("no norm", length(without))))
+  new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns], survey_problems(id[without], without))
 }
 
 check_survey <- function(x) {
@@ -103,9 +104,15 @@ as.data.frame.survey <- function(x, row.names = NULL, optional = FALSE, ...) {
 problems.survey <- function(x, ...) {
   rejected <- do.call(rbind, lapply(x$files$path, function(path) as.data.frame(.Call(ffi_survey_rejected, path))))
   without <- which(is.na(x$norm))
-  rbind(data.frame(id = survey_catalogue(x, "ID", x$rows[without])$ID, file = rep(NA_character_, length(without)), row = without,
-                   reason = rep("no norm", length(without))),
-        data.frame(id = rep(NA_character_, nrow(rejected)), file = rejected$file, row = rep(NA_integer_, nrow(rejected)), reason = rejected$reason))
+  n <- nrow(rejected)
+  rbind(survey_problems(survey_catalogue(x, "ID", x$rows[without])$ID, without),
+        data.frame(id = rep(NA_character_, n), file = rejected$file, row = rep(NA_integer_, n), reason = rejected$reason))
+}
+
+# As a survey tells them: spectra without norm, but not why.
+survey_problems <- function(id, row) {
+  n <- length(row)
+  data.frame(id = id, file = rep(NA_character_, n), row = row, reason = rep("no norm", n))
 }
 
 #' @export
@@ -114,7 +121,10 @@ print.survey <- function(x, ...) {
   cat("<survey> ", count(length(x), "spectrum", "spectra"), if (length(x) < sum(x$files$n)) paste0(" of ", sum(x$files$n)), "\n", sep = "")
   fact("files", enumerate(basename(x$files$path), 4))
   fact("grid", format(x$instrument))
-  if (length(x)) fact("redshift", paste(formatC(range(x$z), digits = 3, format = "f"), collapse = " to "), ", median ", formatC(stats::median(x$z), digits = 3, format = "f"))
+  if (length(x)) {
+    z <- formatC(c(range(x$z), stats::median(x$z)), digits = 3, format = "f")
+    fact("redshift", z[1], " to ", z[2], ", median ", z[3])
+  }
   if (anyNA(x$norm)) fact("without norm", sum(is.na(x$norm)), " (fits leave them out)")
   if (length(x$columns)) fact("catalogue", enumerate(x$columns, 8))
   invisible(x)
@@ -128,10 +138,9 @@ plot.survey <- function(x, rows = seq_len(min(4, length(x))), ...) {
 
 #' @export
 summary.survey <- function(object, ...) {
-  catalogue <- as.data.frame(object)
-  structure(list(survey = object, quantiles = t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5),
-                                                       probs = c(0, 0.05, 0.5, 0.95, 1), na.rm = TRUE)),
-                 class = if (!is.null(catalogue$class)) table(catalogue$class, useNA = "ifany"), problems = problems(object)), class = "summary.survey")
+  class <- if ("class" %in% object$columns) table(survey_catalogue(object, "class")$class, useNA = "ifany")
+  quantiles <- t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5), probs = c(0, 0.05, 0.5, 0.95, 1), na.rm = TRUE))
+  structure(list(survey = object, quantiles = quantiles, class = class, problems = problems(object)), class = "summary.survey")
 }
 
 #' @export
@@ -214,7 +223,9 @@ append_spectra <- function(x, path, widths = list()) {
 # texts may be longer.
 append_rows <- function(columns, path, table, wave, instrument, widths = list()) {
   if (!file.exists(path)) {
-    types <- vapply(columns, function(column) if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D"), "")
+    types <- vapply(columns, function(column) {
+      if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
+    }, "")
     repeats <- mapply(function(column, name, type) {
       if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
     }, columns, names(columns), types)
@@ -226,8 +237,10 @@ append_rows <- function(columns, path, table, wave, instrument, widths = list())
     abort("grid", basename(path), " has other columns or another grid than what is to be appended.")
   }
   place <- match(ours, info$columns)
-  columns <- Map(function(column, type) switch(type, A = as.character(column), J = as.integer(column), L = as.logical(column), D = as.double(column), column),
-                 columns, info$types[place])
+  as_type <- function(column, type) {
+    switch(type, A = as.character(column), J = as.integer(column), L = as.logical(column), D = as.double(column), column)
+  }
+  columns <- Map(as_type, columns, info$types[place])
   texts <- which(info$types[place] == "A")
   long <- texts[vapply(columns[texts], function(column) max(0, nchar(column, "bytes"), na.rm = TRUE), 0) > info$repeats[place][texts]]
   if (length(long)) abort("invalid", "Column ", ours[long[1]], " of ", basename(path), " is too narrow for the texts to append.")
@@ -273,12 +286,14 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
     if (progress) cli::cli_progress_update(set = max(rows), id = bar)
   }
   if (!file.exists(path)) {
-    abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ", rejected$reason[1], ".")
+    abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ",
+          rejected$reason[1], ".")
   }
   finish_survey(path, rejected)
   unlink(sidecar)
   if (nrow(rejected)) {
-    warn("files", nrow(rejected), " of ", count(length(files), "file"), " could not be read; problems() says why. The first: ", rejected$reason[1], ".")
+    warn("files", nrow(rejected), " of ", count(length(files), "file"), " could not be read; problems() says why. The first: ",
+         rejected$reason[1], ".")
   }
   open_survey(path)
 }
