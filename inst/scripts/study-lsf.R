@@ -3,21 +3,22 @@
 # log wavelength (as SDSS's). See ?lsf for what to expect, and why.
 #
 #   Rscript study-lsf.R [name=value ...]
-#     pixels=linear|log  spectra=20000  epochs=15  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  output=FILE.rds
+#     pixels=linear|log  spectra=20000  epochs=15  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  rate=20  output=FILE.rds
 # Prints, for each start, the kernel found, its largest distance from the truth, and the loss; "held" keeps a delta. The galaxies are
-# emitters of one kind, which four latents describe; their lines are `widths` km/s wide (sigma, uniform between the two). Where widths differ
+# emitters of one kind, which four latents describe; their lines are `widths` km/s wide (sigma, uniform between the two). `rate` is the kernel's learning rate in units of the others': a fast one forgets where it
+# started, a slow one shows whether the data pull it anywhere. Where widths differ
 # more from galaxy to galaxy (50,100), or spectra have more in them than the latents hold, what the model leaves over biases the kernel.
 library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20, widths = "50,52",
+options <- read_options(list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20, widths = "50,52", rate = 20,
                 output = ""))
 
 truth <- c(0.03, 0.13, 0.42, 0.30, 0.12)
 wave <- switch(options$pixels,
   linear = seq(5400, 7900, by = 1),
-  log = 10^seq(log10(5400), log10(7900), by = 7e-5),
+  log = 10^seq(log10(5400), log10(7900), by = 1e-4),
   stop("pixels must be linear or log")
 )
 # Redshifts uniform in 0 to 0.4 are what separates a kernel from the lines' own widths, and the better the narrower those are. Pixels have
@@ -40,7 +41,7 @@ cat(length(x), " spectra on ", length(wave), " ", options$pixels, " pixels, z 0 
 starts <- list(delta = c(0, 0, 1, 0, 0), reversed = rev(truth), truth = truth, box = rep(0.2, 5), held = c(0, 0, 1, 0, 0))
 chosen <- strsplit(options$starts, ",", fixed = TRUE)[[1]]
 fits <- lapply(setNames(chosen, chosen), function(start) {
-  spender(x, latents = 4, superresolution = 2, z_max = 0.4, lsf = starts[[start]], lsf_rate = if (start == "held") 0 else 20, network = network,
+  spender(x, latents = 4, superresolution = 2, z_max = 0.4, lsf = starts[[start]], lsf_rate = if (start == "held") 0 else options$rate, network = network,
           epochs = options$epochs, batch_size = 64, learning_rate = 2e-3, validation = 0.1, seed = options$seed, progress = FALSE)
 })
 show <- function(kernel) paste(sprintf("%6.3f", kernel), collapse = " ")
