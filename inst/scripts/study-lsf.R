@@ -5,15 +5,16 @@
 #   Rscript study-lsf.R [name=value ...]
 #     pixels=linear|log  spectra=20000  epochs=15  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  rate=20  output=FILE.rds
 # Prints, for each start, the kernel found, its largest distance from the truth, and the loss; "held" keeps a delta. The galaxies are
-# emitters of one kind, which four latents describe; their lines are `widths` km/s wide (sigma, uniform between the two). `rate` is the kernel's learning rate in units of the others': a fast one forgets where it
-# started, a slow one shows whether the data pull it anywhere. Where widths differ
-# more from galaxy to galaxy (50,100), or spectra have more in them than the latents hold, what the model leaves over biases the kernel.
+# emitters of one kind, which four latents describe; their lines are `widths` km/s wide (sigma, uniform between the two). `rate` is the
+# kernel's learning rate in units of the others': a fast one forgets where it started, a slow one shows whether the data pull it
+# anywhere. Where widths differ more from galaxy to galaxy (50,100), or spectra have more in them than the latents hold, what the model
+# leaves over biases the kernel.
 library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20, widths = "50,52", rate = 20,
-                output = ""))
+options <- read_options(list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20,
+                             widths = "50,52", rate = 20, output = ""))
 
 truth <- c(0.03, 0.13, 0.42, 0.30, 0.12)
 wave <- switch(options$pixels,

@@ -221,3 +221,11 @@ test_that("a folder that is not there or not one is an error", {
   expect_error(write_survey(x, file.path(file, "where.fits")), class = "spender_error_io")
   expect_error(spender(x, latents = 2, checkpoint = file.path(file, "kept"), network = small_network()), class = "spender_error_io")
 })
+
+test_that("a survey is drawn without being read", {
+  skip_if_not_installed("ggplot2")
+  withr::local_pdf(NULL)
+  survey <- survey_of(small_spectra(8))
+  expect_error(plot(survey), NA)
+  expect_error(plot(survey, rows = 8), NA)
+})
