@@ -58,7 +58,7 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
     result$status[left[done]] <- "downloaded"
     result$reason[left] <- reasons
     # what the server does not have, it will not have in a second either
-    left <- left[!done & !grepl("HTTP 4", reasons)]
+    left <- left[!done & !grepl("HTTP (401|403|404|410)", reasons)]
   }
   twice <- duplicated(path)
   result$status[twice] <- result$status[match(path[twice], path)]
@@ -100,6 +100,7 @@ download_files <- function(urls, paths, parallel, stall, tick) {
     part <- paste0(paths[i], ".part")
     have <- if (file.exists(part)) file.size(part) else 0
     handle <- curl::new_handle(low_speed_limit = 1, low_speed_time = ceiling(stall), connecttimeout = ceiling(stall), followlocation = TRUE)
+    curl::handle_setheaders(handle, `Accept-Encoding` = "identity")
     if (have > 0) curl::handle_setopt(handle, resume_from_large = have)
     to <- file(part, if (have > 0) "ab" else "wb")
     finish <- function(reason) {
@@ -114,8 +115,9 @@ download_files <- function(urls, paths, parallel, stall, tick) {
       else if (!file.rename(part, paths[i])) reason <- paste("cannot be renamed to", basename(paths[i]))
       finish(reason)
     }, fail = function(message) {
-      close(to) # what came stays, to go on from
-      if (grepl("resume", message)) unlink(part) # but for a server that cannot
+      close(to)
+      # what came stays, to go on from, unless it is an error's page or the server cannot go on
+      if (!curl::handle_data(handle)$status_code %in% c(200, 206) || grepl("resume", message)) unlink(part)
       finish(message)
     })
   }

@@ -69,6 +69,7 @@ predict_to_file <- function(fit, x, type, path, ...) {
   name <- result_columns[[type]]
   wave <- if (type == "rest") fit$wave_rest else fit$instrument$wave
   of <- .Call(ffi_digest, c(fit$weights, writeBin(c(x$z, x$norm), raw()), charToRaw(type)))
+  id_width <- if (inherits(x, "survey")) text_widths(x)$ID + 8 else max(1, nchar(to_ascii(x$id), "bytes")) # 8: for what makes ids unique
   done <- 0
   if (file.exists(path)) {
     info <- .Call(ffi_survey_info, path)
@@ -83,7 +84,7 @@ predict_to_file <- function(fit, x, type, path, ...) {
     values <- predict_quietly(fit, part, type, ...)
     columns <- list(ID = part$id, Z = part$z, NORM = part$norm, VALUES = if (is.matrix(values)) values else cbind(values))
     names(columns)[4] <- name
-    append_rows(columns, path, "RESULTS", wave, of, list(ID = 32))
+    append_rows(columns, path, "RESULTS", wave, of, list(ID = id_width))
   }
   finish_survey(path)
   path
@@ -111,8 +112,8 @@ read_predictions <- function(path) {
   name <- intersect(result_columns, info$columns)
   if (length(name) != 1) abort("format", basename(path), " does not hold predictions.")
   rows <- as.double(seq_len(info$n))
-  values <- .Call(ffi_survey_matrix, path, name, rows)
-  rownames(values) <- .Call(ffi_survey_columns, path, "ID", rows)$ID
+  values <- .Call(ffi_survey_matrix, path, info$n, name, rows)
+  rownames(values) <- from_ascii(.Call(ffi_survey_columns, path, info$n, "ID", rows)$ID)
   values[is.nan(values)] <- NA
   if (name == "LOSS") values[, 1] else values
 }

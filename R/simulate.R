@@ -84,10 +84,11 @@ simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01,
 }
 
 # Spectra first + 1 ... first + n of the sample that the seed makes. z_grid: the redshifts that the restframe grid holds, those of
-# the whole sample where this is a part.
+# the whole sample where this is a part; sn_each: `sn` is of each spectrum, not the sample's median.
 simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
                           lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = FALSE, normalize = TRUE,
-                          mask_sky = defects, seed = NULL, threads = NULL, first = 0, z_grid = range(z)) {
+                          mask_sky = defects, seed = NULL, threads = NULL, first = 0, z_grid = range(z),
+                          sn_each = length(sn) == n) {
   check_number(n, "n", 1, 1e7, whole = TRUE)
   for (flag in c("integrate", "noise", "defects", "rest")) check_flag(get(flag), flag)
   instrument <- instrument(instrument)
@@ -107,7 +108,7 @@ simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.
   sample <- draw_main_sample(u[, "z"], u[, "mag"], z_range)
   sn <- if (is.null(sn)) {
     sn_of_contrast(contrast_of_magnitude(sample$mag + distance_modulus(sample$z), u)) * exp(0.15 * stats::qnorm(u[, "sn"]))
-  } else if (length(sn) == n) as.double(sn) else sn * exp(0.53 * stats::qnorm(u[, "sn"]))
+  } else if (sn_each) as.double(sn) else sn * exp(0.53 * stats::qnorm(u[, "sn"]))
   drawn <- is.null(z)
   z <- if (drawn) sample$z else rep_len(as.double(z), n)
   shared <- observation(instrument$wave, if (drawn) z_range else z_grid, kernel, integrate)

@@ -165,7 +165,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {length(x) - n_training}; {device$device}, {device$name}, {device$precision}."))
   }
 
-  data <- if (inherits(x, "survey")) list(paths = x$files$path, rows = x$rows) else list(flux = x$flux, ivar = x$ivar)
+  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows) else list(flux = x$flux, ivar = x$ivar)
   session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, x$z,
                    is_training, c(device, list(batch_size = batch_size, seed = seed, rate = learning_rate,
                                      total_steps = steps_per_epoch * epochs,
@@ -245,11 +245,14 @@ training_loop <- function(session, run, keeper, tick, callback) {
 
 end_epoch <- function(session, run, state) {
   held_out <- .Call(ffi_train_validate, session)
+  weights <- .Call(ffi_train_weights, session)
+  # the epoch's last step may be the one that diverged
+  if (is.nan(held_out) || is.infinite(held_out) || !.Call(ffi_all_finite, weights)) stop(diverged_condition(run$epoch + 1))
   run$epoch <- run$epoch + 1
   run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = state$loss, validation_loss = held_out,
                                                learning_rate = state$learning_rate, seconds = proc.time()[["elapsed"]] - run$started))
   if (!run$best || is.na(held_out) || held_out < run$lowest) {
-    run$weights <- .Call(ffi_train_weights, session)
+    run$weights <- weights
     run$lowest <- min(run$lowest, held_out, na.rm = TRUE)
   }
 }

@@ -16,7 +16,7 @@
 #' in a last table, `REJECTED`. The file of a survey that is still being written, or whose writer was killed, holds whole rows.
 #' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
 #'   spectra over all files), `z`, `norm`, `instrument` and `columns`. `x[i]` is a smaller survey, `as_spectra(x)` reads it into memory as
-#'   [spectra()], `as.data.frame(x)` is its catalogue, [problems()] lists what was rejected.
+#'   [spectra()] (with ids that repeat made unique: their split into training and validation then differs), `as.data.frame(x)` is its catalogue, [problems()] lists what was rejected.
 #' @section Errors: `spender_error_io` where a file cannot be opened, `spender_error_format` where it is not a survey, cut, or damaged;
 #'   `spender_error_grid` for files on different grids.
 #' @seealso [write_survey()], [simulate_survey()]
@@ -43,7 +43,7 @@ open_survey <- function(paths) {
   if (length(empty)) abort("format", basename(paths[empty[1]]), " holds results of a fit, not spectra: see read_predictions().")
   n <- vapply(info, `[[`, 0, "n")
   rows <- as.double(seq_len(sum(n)))
-  known <- .Call(ffi_survey_columns, paths, c("Z", "NORM"), rows)
+  known <- .Call(ffi_survey_columns, paths, n, c("Z", "NORM"), rows)
   columns <- unique(unlist(lapply(info, function(f) f$columns[f$types != "E" & (f$types == "A" | f$repeats == 1)])))
   structure(list(files = data.frame(path = paths, n = n), rows = rows, z = known$Z, norm = known$NORM,
                  instrument = new_instrument(first$wave, first$instrument),
@@ -55,8 +55,8 @@ open_survey <- function(paths) {
 as_spectra <- function(x) {
   if (inherits(x, "spectra")) return(x)
   check_survey(x)
-  flux <- .Call(ffi_survey_matrix, x$files$path, "FLUX", x$rows)
-  ivar <- .Call(ffi_survey_matrix, x$files$path, "IVAR", x$rows)
+  flux <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "FLUX", x$rows)
+  ivar <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "IVAR", x$rows)
   bad <- !is.finite(flux) | !is.finite(ivar) | ivar < 0
   if (any(bad)) flux[bad] <- ivar[bad] <- 0
   catalogue <- survey_catalogue(x, c("ID", x$columns))
@@ -70,7 +70,8 @@ check_survey <- function(x) {
 }
 
 survey_catalogue <- function(x, columns, rows = x$rows) {
-  as.data.frame(.Call(ffi_survey_columns, x$files$path, columns, rows), optional = TRUE)
+  catalogue <- .Call(ffi_survey_columns, x$files$path, x$files$n, columns, rows)
+  as.data.frame(lapply(catalogue, function(column) if (is.character(column)) from_ascii(column) else column), optional = TRUE)
 }
 
 #' @export
@@ -102,11 +103,34 @@ as.data.frame.survey <- function(x, row.names = NULL, optional = FALSE, ...) {
 
 #' @export
 problems.survey <- function(x, ...) {
-  rejected <- do.call(rbind, lapply(x$files$path, function(path) as.data.frame(.Call(ffi_survey_rejected, path))))
+  rejected <- do.call(rbind, lapply(x$files$path, rejected_of))
   without <- which(is.na(x$norm))
   n <- nrow(rejected)
   rbind(survey_problems(survey_catalogue(x, "ID", x$rows[without])$ID, without),
         data.frame(id = rep(NA_character_, n), file = rejected$file, row = rep(NA_integer_, n), reason = rejected$reason))
+}
+
+rejected_of <- function(path) as.data.frame(lapply(.Call(ffi_survey_rejected, path), from_ascii))
+
+# FITS's texts are ASCII: any other byte, and a percent sign that looks like its code, is written as %XX.
+to_ascii <- function(text) {
+  odd <- which(grepl("[^ -~]|%[0-9A-F]{2}", text, useBytes = TRUE))
+  text[odd] <- vapply(enc2utf8(text[odd]), function(t) {
+    bytes <- charToRaw(t)
+    values <- as.integer(bytes)
+    paste(ifelse(values < 32 | values > 126 | values == 37, sprintf("%%%02X", values), rawToChar(bytes, multiple = TRUE)), collapse = "")
+  }, "")
+  text
+}
+
+from_ascii <- function(text) {
+  coded <- which(grepl("%[0-9A-F]{2}", text))
+  text[coded] <- vapply(text[coded], function(t) {
+    decoded <- utils::URLdecode(t)
+    Encoding(decoded) <- "UTF-8"
+    decoded
+  }, "")
+  text
 }
 
 # As a survey tells them: spectra without norm, but not why.
@@ -199,14 +223,18 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
   check_flag(progress, "progress")
   if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
   path <- path.expand(path)
+  if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
+  if (inherits(x, "survey") && normalizePath(path, mustWork = FALSE) %in% x$files$path) {
+    abort("exists", path, " is a file of the survey that is to be written; choose another.")
+  }
   if (overwrite) unlink(c(path, rejects_path(path)))
   if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
-  if (!inherits(x, "spectra")) check_survey(x)
   if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
   if (inherits(x, "spectra")) {
     append_spectra(x, path)
   } else {
-    in_parts(x, function(part, rows) append_spectra(part, path))
+    widths <- text_widths(x)
+    in_parts(x, function(part, rows) append_spectra(part, path, widths))
   }
   finish_survey(path)
   invisible(open_survey(path))
@@ -215,13 +243,31 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
 rejects_path <- function(path) paste0(path, ".rejected")
 
 append_spectra <- function(x, path, widths = list()) {
-  append_rows(c(list(ID = x$id, Z = x$z, NORM = x$norm), lapply(x$meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
+  meta <- x$meta[!vapply(x$meta, function(column) is.list(column) || !is.null(dim(column)), NA)]
+  own <- toupper(names(meta)) %in% c("ID", "Z", "NORM", "FLUX", "IVAR", "ROWSUM", "PADDING")
+  if (any(own)) abort("invalid", "A catalogue column cannot be called ", names(meta)[own][1], " in a survey file, which has its own.")
+  odd <- !grepl("^[ -~]{1,60}$", names(meta)) | duplicated(names(meta))
+  if (any(odd)) {
+    abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"", names(meta)[odd][1], "\".")
+  }
+  append_rows(c(list(ID = x$id, Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
               x$instrument$wave, x$instrument$name, widths)
+}
+
+# Of the text columns of a survey, in bytes: the widest of its files.
+text_widths <- function(x) {
+  widths <- list()
+  for (path in x$files$path) {
+    info <- .Call(ffi_survey_info, path)
+    for (i in which(info$types == "A")) widths[[info$columns[i]]] <- max(widths[[info$columns[i]]], info$repeats[i])
+  }
+  widths
 }
 
 # Appends to a file, which the first rows make. columns: named, matrices for vectors of floats; widths: of text columns, where later
 # texts may be longer.
 append_rows <- function(columns, path, table, wave, instrument, widths = list()) {
+  columns <- lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   if (!file.exists(path)) {
     types <- vapply(columns, function(column) {
       if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
@@ -250,7 +296,7 @@ append_rows <- function(columns, path, table, wave, instrument, widths = list())
 plain_column <- function(column) if (is.numeric(column) || is.logical(column)) column else as.character(column)
 
 finish_survey <- function(path, rejected = data.frame(file = character(), reason = character())) {
-  .Call(ffi_survey_finish, path, rejected$file, rejected$reason)
+  .Call(ffi_survey_finish, path, to_ascii(rejected$file), to_ascii(rejected$reason))
 }
 
 # Reads files some at a time. What is done is known from the column `file` and from the sidecar of rejected ones, into which each goes
@@ -261,7 +307,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   if (file.exists(path)) {
     survey <- open_survey(path)
     if (!"file" %in% survey$columns) abort("exists", path, " exists already and was not made from files; `overwrite = TRUE` replaces it.")
-    rejected <- unique(rbind(rejected, as.data.frame(.Call(ffi_survey_rejected, path))))
+    rejected <- unique(rbind(rejected, rejected_of(path)))
     done <- survey_catalogue(survey, "file")$file
   } else {
     done <- character()
@@ -269,8 +315,11 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   sidecar <- rejects_path(path)
   if (file.exists(sidecar)) rejected <- unique(rbind(rejected, read_rejects(sidecar)))
   rejected <- rejected[!duplicated(rejected$file), ]
+  if (nrow(rejected)) write_rejects(rejected, sidecar) # those of the table too, which appending cuts off
   left <- files[!files %in% c(done, rejected$file)]
-  widths <- list(ID = 20, file = max(1, nchar(files, "bytes")), class = 12, subclass = 32, plate_quality = 12, instrument = 8)
+  # as long as core/sdss.h lets texts be
+  widths <- list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes")), class = 63,
+                 subclass = 63, plate_quality = 63, instrument = 63)
   bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
   for (rows in parts_of(length(left), part)) {
     some <- left[rows]
@@ -279,8 +328,8 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
                              spender_warning_files = function(w) invokeRestart("muffleWarning"))
     unread <- problems(x)[is.na(problems(x)$row), c("file", "reason")]
     if (nrow(unread)) {
-      write_rejects(unread, sidecar)
       rejected <- rbind(rejected, unread)
+      write_rejects(rejected, sidecar)
     }
     if (length(x)) append_spectra(x, path, widths)
     if (progress) cli::cli_progress_update(set = max(rows), id = bar)
@@ -299,19 +348,18 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
 }
 
 write_rejects <- function(rejected, path) {
-  lines <- paste(rejected$file, gsub("[\t\n]", " ", rejected$reason), sep = "\t")
-  con <- file(path, "ab")
-  on.exit(close(con))
+  lines <- paste(to_ascii(rejected$file), to_ascii(rejected$reason), sep = "\t")
+  temporary <- paste0(path, ".tmp")
+  con <- file(temporary, "wb")
   writeLines(lines, con)
+  close(con)
+  file.rename(temporary, path)
 }
 
-# A line without its end is of a writer that was killed.
 read_rejects <- function(path) {
-  text <- rawToChar(readBin(path, raw(), file.size(path)))
-  lines <- strsplit(sub("[^\n]*$", "", text), "\n", fixed = TRUE)[[1]]
-  parts <- strsplit(lines, "\t", fixed = TRUE)
+  parts <- strsplit(readLines(path, warn = FALSE), "\t", fixed = TRUE)
   parts <- parts[lengths(parts) == 2]
-  data.frame(file = vapply(parts, `[`, "", 1), reason = vapply(parts, `[`, "", 2))
+  data.frame(file = from_ascii(vapply(parts, `[`, "", 1)), reason = from_ascii(vapply(parts, `[`, "", 2)))
 }
 
 #' Simulate a survey
@@ -335,7 +383,13 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   check_flag(overwrite, "overwrite")
   check_flag(progress, "progress")
   arguments <- list(...)
-  if (any(c("rest", "galaxies") %in% names(arguments))) abort("invalid", "simulate_survey() has no arguments `rest` and `galaxies`.")
+  unknown <- setdiff(names(arguments), setdiff(names(formals(simulate_spectra)), c("n", "rest", "galaxies")))
+  if (length(unknown) || length(arguments) && is.null(names(arguments))) {
+    abort("invalid", "simulate_survey() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
+  }
+  each <- vapply(arguments[intersect(c("z", "sn"), names(arguments))], length, 1L)
+  wrong <- names(each)[!each %in% c(0, 1, n)]
+  if (length(wrong)) abort("invalid", "`", wrong[1], "` must be one number or one for each of the ", n, " spectra.")
   if (is.null(arguments$seed)) arguments$seed <- sample.int(.Machine$integer.max, 1)
   if (overwrite) unlink(path)
   if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
@@ -345,10 +399,11 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
     rows <- min(part, n - first)
     given <- lapply(arguments[intersect(c("z", "sn"), names(arguments))], function(v) if (length(v) > 1) v[first + seq_len(rows)] else v)
     if (!is.null(arguments$z)) given$z_grid <- range(arguments$z)
+    given$sn_each <- identical(length(arguments$sn), as.integer(n))
     x <- do.call(simulate_rows, c(list(n = rows, first = first, rest = FALSE), utils::modifyList(arguments, given)))
     parameters <- x$truth$parameters
     x$meta <- cbind(x$meta, setNames(parameters, paste0("true_", names(parameters))))
-    append_spectra(x, path, list(ID = 14, subclass = 12, true_type = 12))
+    append_spectra(x, path, list(ID = 20, subclass = 12, true_type = 12))
     if (progress) cli::cli_progress_update(set = first + rows, id = bar)
   }
   finish_survey(path)

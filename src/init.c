@@ -5,6 +5,7 @@
 #include "r-util.h"
 
 static const R_CallMethodDef entries[] = {
+    {"ffi_all_finite", (DL_FUNC)&ffi_all_finite, 1},
     {"ffi_attention", (DL_FUNC)&ffi_attention, 9},
     {"ffi_build_info", (DL_FUNC)&ffi_build_info, 0},
     {"ffi_coverage", (DL_FUNC)&ffi_coverage, 4},
@@ -27,11 +28,11 @@ static const R_CallMethodDef entries[] = {
     {"ffi_spectra_quality", (DL_FUNC)&ffi_spectra_quality, 3},
     {"ffi_split", (DL_FUNC)&ffi_split, 3},
     {"ffi_survey_append", (DL_FUNC)&ffi_survey_append, 2},
-    {"ffi_survey_columns", (DL_FUNC)&ffi_survey_columns, 3},
+    {"ffi_survey_columns", (DL_FUNC)&ffi_survey_columns, 4},
     {"ffi_survey_create", (DL_FUNC)&ffi_survey_create, 7},
     {"ffi_survey_finish", (DL_FUNC)&ffi_survey_finish, 3},
     {"ffi_survey_info", (DL_FUNC)&ffi_survey_info, 1},
-    {"ffi_survey_matrix", (DL_FUNC)&ffi_survey_matrix, 3},
+    {"ffi_survey_matrix", (DL_FUNC)&ffi_survey_matrix, 4},
     {"ffi_survey_rejected", (DL_FUNC)&ffi_survey_rejected, 1},
     {"ffi_train_advance", (DL_FUNC)&ffi_train_advance, 2},
     {"ffi_train_close", (DL_FUNC)&ffi_train_close, 1},

@@ -4,6 +4,7 @@
 
 #include "r-util.h"
 
+SEXP ffi_all_finite(SEXP bytes);
 SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
                    SEXP gradient, SEXP options);
 SEXP ffi_build_info(void);
@@ -28,11 +29,11 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads);
 SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
 SEXP ffi_survey_append(SEXP path, SEXP columns);
-SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows);
+SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows);
 SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats);
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons);
 SEXP ffi_survey_info(SEXP path);
-SEXP ffi_survey_matrix(SEXP paths, SEXP name, SEXP rows);
+SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows);
 SEXP ffi_survey_rejected(SEXP path);
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
 SEXP ffi_train_close(SEXP pointer);

@@ -10,7 +10,7 @@
 
 /* ---- opening ---- */
 
-spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, struct spd_error *error) {
+spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, struct spd_error *error) {
   const size_t n = (size_t)Rf_xlength(paths);
   memset(surveys, 0, sizeof *surveys);
   surveys->files = calloc(n, sizeof *surveys->files);
@@ -20,6 +20,13 @@ spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, struct spd_er
     struct spd_survey *file = &surveys->files[f];
     SPD_TRY(spd_survey_open(file, R_ExpandFileName(Rf_translateChar(STRING_ELT(paths, (R_xlen_t)f))), error));
     surveys->n_files++;
+    if (counts != R_NilValue) {
+      const uint64_t count = (uint64_t)REAL(counts)[f];
+      if (file->n_rows < count)
+        return spd_fail(error, SPD_STATUS_FORMAT,
+                        "%.200s has fewer spectra than when the survey was opened: open_survey() it again", file->name);
+      file->n_rows = count; /* it may have grown */
+    }
     surveys->first[f + 1] = surveys->first[f] + file->n_rows;
     if (file->n_observed != surveys->files[0].n_observed ||
         memcmp(file->wave, surveys->files[0].wave, file->n_observed * sizeof *file->wave) != 0)
@@ -44,14 +51,14 @@ static void finalize(SEXP pointer) {
   free(surveys);
 }
 
-static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths) {
+static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths, SEXP counts) {
   SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
   R_RegisterCFinalizerEx(pointer, finalize, TRUE);
   *surveys = calloc(1, sizeof **surveys);
   if (!*surveys) Rf_error("no memory for a list of surveys");
   R_SetExternalPtrAddr(pointer, *surveys);
   struct spd_error error = {""};
-  spd_status status = r_surveys_open(*surveys, paths, &error);
+  spd_status status = r_surveys_open(*surveys, paths, counts, &error);
   UNPROTECT(1);
   if (status != SPD_STATUS_OK) {
     finalize(pointer);
@@ -75,7 +82,7 @@ static SEXP texts_to_r(char **texts, size_t n) {
 SEXP ffi_survey_info(SEXP path) {
   static const char *const names[] = {"n", "wave", "instrument", "finished", "columns", "types", "repeats"};
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, path)), result = PROTECT(r_list_new(7, names));
+  SEXP pointer = PROTECT(guarded_open(&surveys, path, R_NilValue)), result = PROTECT(r_list_new(7, names));
   const struct spd_survey *s = surveys->files;
   SET_VECTOR_ELT(result, 0, Rf_ScalarReal((double)s->n_rows));
   SET_VECTOR_ELT(result, 1, Rf_allocVector(REALSXP, (R_xlen_t)s->n_observed));
@@ -99,7 +106,7 @@ SEXP ffi_survey_info(SEXP path) {
 SEXP ffi_survey_rejected(SEXP path) {
   static const char *const names[] = {"file", "reason"};
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, path)), result = PROTECT(r_list_new(2, names));
+  SEXP pointer = PROTECT(guarded_open(&surveys, path, R_NilValue)), result = PROTECT(r_list_new(2, names));
   char **inputs, **reasons;
   size_t n;
   struct spd_error error = {""};
@@ -139,8 +146,18 @@ static SEXP new_column(char type, R_xlen_t n) {
   return Rf_allocVector(type == 'A' ? STRSXP : type == 'J' ? INTSXP : type == 'L' ? LGLSXP : REALSXP, n);
 }
 
-static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const struct spd_survey_column *c) {
-  switch (c->type) {
+static double number_of(const unsigned char *bytes, const struct spd_survey_column *c) {
+  if (c->type == 'D') {
+    const double value = spd_survey_get_double(bytes);
+    return ISNAN(value) ? NA_REAL : value;
+  }
+  const int value = c->type == 'J' ? spd_survey_get_int(bytes) : *bytes == 'T' ? 1 : *bytes == 'F' ? 0 : NA_INTEGER;
+  return value == NA_INTEGER ? NA_REAL : value;
+}
+
+/* type: of the R vector, where it is not the column's: 'D'. */
+static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const struct spd_survey_column *c, char type) {
+  switch (type) {
     case 'A':
       SET_STRING_ELT(column, i, text_or_na(bytes, c->repeat));
       break;
@@ -150,25 +167,23 @@ static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const 
     case 'L':
       LOGICAL(column)[i] = *bytes == 'T' ? TRUE : *bytes == 'F' ? FALSE : NA_LOGICAL;
       break;
-    default: {
-      double value = spd_survey_get_double(bytes);
-      REAL(column)[i] = ISNAN(value) ? NA_REAL : value;
-    }
+    default:
+      REAL(column)[i] = number_of(bytes, c);
   }
 }
 
 /* Catalogue columns of rows (numbers from 1 over all files): a list named by `names`. Only single values and texts; a column
  * that a file lacks is NA there. */
-SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows) {
+SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, paths));
+  SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
   const R_xlen_t n = Rf_xlength(rows), n_names = Rf_xlength(names);
   SEXP result = PROTECT(Rf_allocVector(VECSXP, n_names));
   Rf_setAttrib(result, R_NamesSymbol, names);
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
   for (R_xlen_t k = 0; k < n_names; k++) {
-    char type = 'D';
+    char type = 0;
     const struct spd_survey_column **places =
         (const struct spd_survey_column **)R_alloc(surveys->n_files, sizeof *places); /* the column in each file */
     for (size_t f = 0; f < surveys->n_files; f++) {
@@ -180,8 +195,18 @@ SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows) {
             (column->type == 'A' || column->repeat == 1))
           places[f] = column;
       }
-      if (places[f]) type = places[f]->type;
+      if (!places[f]) continue;
+      /* numbers of two kinds become doubles; a text is never a number */
+      if (type == 0 || type == places[f]->type)
+        type = places[f]->type;
+      else if (type != 'A' && places[f]->type != 'A')
+        type = 'D';
+      else
+        status = spd_fail(&error, SPD_STATUS_FORMAT,
+                          "%.200s has texts in column %.60s where another file has numbers, or the other way round", s->name,
+                          CHAR(STRING_ELT(names, k)));
     }
+    if (type == 0) type = 'D';
     SEXP column = new_column(type, n);
     SET_VECTOR_ELT(result, k, column);
     unsigned char bytes[1024];
@@ -191,11 +216,12 @@ SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows) {
       if (row < surveys->first[f] || row >= surveys->first[f + 1]) f = file_of(surveys, row);
       const struct spd_survey_column *place = places[f];
       memset(bytes, 0, sizeof bytes);
-      if (place && place->type == type) {
+      if (i % 65536 == 65535) R_CheckUserInterrupt();
+      if (place) {
         size_t size = spd_survey_column_bytes(place);
         status = spd_survey_read_part(bytes, &surveys->files[f], row - surveys->first[f], place->offset,
                                       size < sizeof bytes ? size : sizeof bytes, &error);
-        set_cell(column, i, bytes, place);
+        set_cell(column, i, bytes, place, type);
       } else if (type == 'A') {
         SET_STRING_ELT(column, i, NA_STRING);
       } else if (type == 'D') {
@@ -212,9 +238,9 @@ SEXP ffi_survey_columns(SEXP paths, SEXP names, SEXP rows) {
 }
 
 /* A column of floats of rows (numbers from 1 over all files): (n, repeat), as it is in the files, checksums verified. */
-SEXP ffi_survey_matrix(SEXP paths, SEXP name, SEXP rows) {
+SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, paths));
+  SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
   const size_t n = (size_t)Rf_xlength(rows);
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
@@ -314,11 +340,11 @@ static int fits(SEXP x, size_t n, const struct spd_survey_column *c) {
     case 'A':
       return Rf_isString(x) && (size_t)Rf_xlength(x) == n;
     case 'J':
-      return TYPEOF(x) == INTSXP && (size_t)Rf_xlength(x) == n;
+      return c->repeat == 1 && TYPEOF(x) == INTSXP && (size_t)Rf_xlength(x) == n;
     case 'L':
-      return TYPEOF(x) == LGLSXP && (size_t)Rf_xlength(x) == n;
+      return c->repeat == 1 && TYPEOF(x) == LGLSXP && (size_t)Rf_xlength(x) == n;
     default:
-      return Rf_isReal(x) && (size_t)Rf_xlength(x) == n;
+      return c->repeat == 1 && Rf_isReal(x) && (size_t)Rf_xlength(x) == n;
   }
 }
 

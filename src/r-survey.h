@@ -5,8 +5,9 @@
 #include "core/reader.h"
 #include "r-util.h"
 
-/* paths: a character vector. Memory is from malloc; r_surveys_close() also after a failure. */
-spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, struct spd_error *error);
+/* paths: a character vector. counts: how many spectra each had when the survey was opened, which is how many it has here, or NULL
+ * for as many as there are. Memory is from malloc; r_surveys_close() also after a failure. */
+spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, struct spd_error *error);
 void r_surveys_close(struct spd_surveys *surveys);
 
 #endif

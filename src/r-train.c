@@ -8,17 +8,20 @@
 #include "r-model.h"
 #include "r-network.h"
 
-/* data: list(flux, ivar), matrices; or list(paths, rows), survey files and numbers from 1 over all of them. */
+/* data: list(flux, ivar), matrices; or list(paths, counts, rows), survey files, how many spectra each has, and numbers from 1
+ * over all of them. */
 static spd_status take_data(struct r_session *session, SEXP data, size_t n, size_t width, struct spd_error *error) {
   const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
   if (flux == R_NilValue) {
-    SPD_TRY(r_surveys_open(&session->surveys, r_list_get(data, "paths"), error));
+    SPD_TRY(r_surveys_open(&session->surveys, r_list_get(data, "paths"), r_list_get(data, "counts"), error));
     session->places = malloc((n + 1) * sizeof *session->places);
     if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
+    int results = 0;
+    for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
     const uint64_t n_there = session->surveys.first[session->surveys.n_files];
     for (size_t i = 0; i < n; i++) {
       const double row = REAL(rows)[i];
-      if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width)
+      if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width || results)
         return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
       session->places[i] = (uint64_t)row - 1;
     }
@@ -183,6 +186,15 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   if (status == SPD_STATUS_OK) status = spd_training_set_state(session->training, &state, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
+}
+
+/* Are all floats in a raw vector finite? */
+SEXP ffi_all_finite(SEXP bytes) {
+  const float *values = (const float *)(const void *)RAW(bytes);
+  const R_xlen_t n = Rf_xlength(bytes) / (R_xlen_t)sizeof *values;
+  int finite = 1;
+  for (R_xlen_t i = 0; i < n; i++) finite &= isfinite(values[i]) != 0;
+  return Rf_ScalarLogical(finite);
 }
 
 /* A hash of raw bytes, as text. */

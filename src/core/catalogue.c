@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/sdss.h"
 
@@ -81,9 +82,12 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   fits_get_num_rowsll(c->file, &n_rows, &status);
   fits_read_key(c->file, TLONG, "NAXIS1", &row_bytes, NULL, &status);
   fits_get_hduaddrll(c->file, &start, &data, &end, &status);
+  struct stat info;
+  if (stat(path, &info) == 0 && end > info.st_size) end = info.st_size; /* what the header says is not what there is */
   spd_status result = SPD_STATUS_OK;
-  if (status) result = fail_fits(c, "its table", status, error);
-  else if (n_rows < 0 || row_bytes < 0 || (row_bytes > 0 && n_rows > (end - data) / row_bytes))
+  if (status)
+    result = fail_fits(c, "its table", status, error);
+  else if (n_rows < 0 || row_bytes < 0 || (row_bytes > 0 && n_rows > 0 && (end <= data || n_rows > (end - data) / row_bytes)))
     result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut, or its table damaged", c->name);
   if (result != SPD_STATUS_OK) {
     spd_catalogue_close(c);
@@ -112,8 +116,10 @@ spd_status spd_catalogue_find(int *number, size_t *width, struct spd_catalogue *
   }
   fits_get_coltype(c->file, *number, &type, &repeat, &bytes, &status);
   if (status) return fail_fits(c, name, status, error);
-  if (type == TSTRING) *width = repeat > 0 ? (size_t)repeat : 1;
-  else if (repeat != 1 || type < 0 || type == TCOMPLEX || type == TDBLCOMPLEX) *number = 0;
+  if (type == TSTRING)
+    *width = repeat > 0 ? (size_t)repeat : 1;
+  else if (repeat != 1 || type < 0 || type == TCOMPLEX || type == TDBLCOMPLEX)
+    *number = 0;
   return SPD_STATUS_OK;
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/sdss.h"
 
@@ -47,7 +48,8 @@ static void read_placement(struct spd_image *image, fitsfile *file) {
   image->first -= (pixel - 1) * image->step;
 }
 
-static spd_status read_open(struct spd_image *image, fitsfile *file, const char *name, int hdu, struct spd_error *error) {
+static spd_status read_open(struct spd_image *image, fitsfile *file, const char *name, int hdu, LONGLONG bytes,
+                            struct spd_error *error) {
   int status = 0, type = 0, n_axes = 0, any_null = 0;
   long sizes[2] = {0, 1};
   fits_movabs_hdu(file, hdu, &type, &status);
@@ -60,7 +62,8 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
   /* more pixels than the file has bytes is a damaged header */
   LONGLONG start = 0, data = 0, end = 0;
   fits_get_hduaddrll(file, &start, &data, &end, &status);
-  if (status != 0 || sizes[0] < 1 || sizes[1] < 1 || sizes[0] > (end - data) / sizes[1])
+  if (end > bytes) end = bytes; /* what the header says is not what there is */
+  if (status != 0 || sizes[0] < 1 || sizes[1] < 1 || end <= data || sizes[0] > (end - data) / sizes[1])
     return spd_fail(error, SPD_STATUS_FORMAT, "%.200s, HDU %d: the image's size does not fit the file", name, hdu);
   image->width = (size_t)sizes[0];
   image->height = (size_t)sizes[1];
@@ -84,7 +87,9 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
     fits_clear_errmsg();
     return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened as a FITS file", name);
   }
-  spd_status status = read_open(image, file, name, hdu, error);
+  struct stat info;
+  spd_status status = stat(path, &info) == 0 ? read_open(image, file, name, hdu, (LONGLONG)info.st_size, error)
+                                             : spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened as a FITS file", name);
   fits_status = 0;
   fits_close_file(file, &fits_status);
   fits_clear_errmsg();

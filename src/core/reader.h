@@ -8,7 +8,7 @@
 
 /* Survey files on one grid, one after the other. */
 struct spd_surveys {
-  struct spd_survey *files; /* (n_files), open */
+  struct spd_survey *files; /* (n_files), open, none of them RESULTS */
   size_t n_files;
   uint64_t *first; /* (n_files + 1): the number of each file's first row, then of all */
 };

@@ -536,7 +536,7 @@ static spd_status write_wave(struct spd_survey *s, struct header *h, const char 
 static spd_status set_columns(struct spd_survey *s, const struct spd_survey_column *columns, size_t n_columns,
                               struct spd_error *error) {
   size_t n = 0;
-  s->columns = calloc(n_columns + 2, sizeof *s->columns);
+  s->columns = calloc(2 * n_columns + 2, sizeof *s->columns); /* PADDING before each, at most */
   if (!s->columns) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the columns of %.200s", s->name);
   s->row_bytes = 0;
   for (size_t c = 0; c <= n_columns; c++) {
@@ -577,16 +577,27 @@ static spd_status write_new(struct spd_survey *s, const char *table, const doubl
 spd_status spd_survey_create(struct spd_survey *s, const char *path, const char *table, const double *wave, size_t n_observed,
                              const char *instrument, const struct spd_survey_column *columns, size_t n_columns,
                              struct spd_error *error) {
-  if (n_columns + 2 > SPD_SURVEY_MAX_COLUMNS)
-    return spd_fail(error, SPD_STATUS_INVALID, "a survey has at most %d columns", SPD_SURVEY_MAX_COLUMNS - 2);
-  SPD_TRY(open_file(s, path, O_RDWR | O_CREAT | O_EXCL, error));
-  s->n_observed = n_observed;
-  spd_status status = set_columns(s, columns, n_columns, error);
-  if (status == SPD_STATUS_OK) status = write_new(s, table, wave, instrument, error);
-  spd_survey_close(s);
-  if (status == SPD_STATUS_OK) return spd_survey_reopen(s, path, error); /* one way of knowing what is where */
-  unlink(path);
-  return status;
+  if (2 * n_columns + 2 > SPD_SURVEY_MAX_COLUMNS)
+    return spd_fail(error, SPD_STATUS_INVALID, "a survey has at most %d columns", SPD_SURVEY_MAX_COLUMNS / 2 - 1);
+  keep_name(s, path);
+  if (access(path, F_OK) == 0) return errno = EEXIST, fail_io(s, "creating it", error);
+  /* whole or not at all: beside it first, then to its name */
+  char *temporary = malloc(strlen(path) + 32);
+  if (!temporary) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a file name");
+  sprintf(temporary, "%s.tmp-%ld", path, (long)getpid());
+  unlink(temporary);
+  spd_status status = open_file(s, temporary, O_RDWR | O_CREAT | O_EXCL, error);
+  if (status == SPD_STATUS_OK) {
+    keep_name(s, path);
+    s->n_observed = n_observed;
+    status = set_columns(s, columns, n_columns, error);
+    if (status == SPD_STATUS_OK) status = write_new(s, table, wave, instrument, error);
+    if (status == SPD_STATUS_OK && link(temporary, path) != 0) status = fail_io(s, "creating it", error);
+    spd_survey_close(s);
+    unlink(temporary);
+  }
+  free(temporary);
+  return status == SPD_STATUS_OK ? spd_survey_reopen(s, path, error) : status; /* one way of knowing what is where */
 }
 
 spd_status spd_survey_reopen(struct spd_survey *s, const char *path, struct spd_error *error) {
@@ -606,8 +617,8 @@ spd_status spd_survey_reopen(struct spd_survey *s, const char *path, struct spd_
     s->finished = 0;
   }
   free(h);
-  const uint64_t end = padded(s->rows_at + s->n_rows * s->row_bytes);
-  if (status == SPD_STATUS_OK && ftruncate(s->file, (off_t)end) != 0)
+  const uint64_t end = s->rows_at + s->n_rows * s->row_bytes; /* and zeros from there to the end of the block */
+  if (status == SPD_STATUS_OK && (ftruncate(s->file, (off_t)end) != 0 || ftruncate(s->file, (off_t)padded(end)) != 0))
     status = fail_io(s, "cutting off what follows the rows", error);
   if (status != SPD_STATUS_OK) spd_survey_close(s);
   return status;
@@ -693,6 +704,7 @@ spd_status spd_survey_finish(struct spd_survey *s, const char *const *inputs, co
 spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struct spd_survey *s, struct spd_error *error) {
   *inputs = *reasons = NULL;
   *n = 0;
+  if (!s->finished) return SPD_STATUS_OK; /* what follows the rows then is of a writer at work, or killed */
   struct stat info;
   const uint64_t at = padded(s->rows_at + s->n_rows * s->row_bytes);
   if (fstat(s->file, &info) != 0) return fail_io(s, "looking at it", error);

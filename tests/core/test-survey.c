@@ -88,6 +88,10 @@ static void test_killed(void) {
   fclose(file);
   MUST(spd_survey_open(&s, path, error));
   check_rows("after a kill", &s, 5);
+  char **inputs, **reasons;
+  size_t n_rejected;
+  MUST(spd_survey_rejected(&inputs, &reasons, &n_rejected, &s, error)); /* what follows is no table */
+  CHECK(n_rejected == 0, "%d rejected after a kill", (int)n_rejected);
   spd_survey_close(&s);
   MUST(spd_survey_reopen(&s, path, error));
   append(&s, 5, 3);

@@ -229,3 +229,72 @@ test_that("a survey is drawn without being read", {
   expect_error(plot(survey), NA)
   expect_error(plot(survey, rows = 8), NA)
 })
+
+test_that("a writer killed in the middle of appending is continued, with names of any kind and what was rejected", {
+  skip_without_cfitsio()
+  folder <- file.path(withr::local_tempdir(), "sp\u00e9ctra 100%41")
+  dir.create(folder)
+  for (i in 1:4) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
+  writeLines("no", file.path(folder, "b\u00e4d.fits"))
+  files <- list.files(folder, "fits$", full.names = TRUE)
+  good <- grep("spec", files, value = TRUE)
+  path <- file.path(folder, "survey")
+  suppressWarnings(write_survey(c(good[1:2], setdiff(files, good)), path))
+  # continued and killed: rows that were not counted, and no checksums
+  bytes <- readBin(path, raw(), file.size(path))
+  .Call(ffi_survey_append, path, list(character(), double(), double(), character(), integer(), integer(), integer(), character(), character(), double(),
+                                      integer(), double(), character(), character(), matrix(0, 0, 3921), matrix(0, 0, 3921)))
+  cat(strrep("x", 5000), file = path, append = TRUE)
+  writeLines(paste(to_ascii(setdiff(files, good)), "is not a FITS file", sep = "\t"), rejects_path(path))
+  expect_equal(nrow(problems(open_survey(path))), 0)
+  expect_warning(survey <- write_survey(folder, path), class = "spender_warning_files")
+  expect_identical(survey_catalogue(survey, "fiber")$fiber, 1:4)
+  expect_identical(enc2utf8(survey_catalogue(survey, "file")$file), enc2utf8(good))
+  expect_identical(enc2utf8(problems(survey)$file), enc2utf8(setdiff(files, good)))
+  expect_length(suppressWarnings(write_survey(folder, path)), 4) # nothing is read twice
+})
+
+test_that("a survey is not written over itself, nor lost to a wrong argument", {
+  survey <- survey_of(small_spectra(5))
+  expect_error(write_survey(survey[1:2], survey$files$path, overwrite = TRUE), class = "spender_error_exists")
+  expect_error(write_survey(7, survey$files$path, overwrite = TRUE), class = "spender_error_invalid")
+  expect_error(simulate_survey(3, survey$files$path, no = 1, overwrite = TRUE), class = "spender_error_invalid")
+  expect_equal(length(open_survey(survey$files$path)), 5)
+})
+
+test_that("an opened survey stays what it was when a file grows, and notices when one shrinks", {
+  x <- small_spectra(9)
+  one <- withr::local_tempfile()
+  two <- withr::local_tempfile()
+  write_survey(x[1:3], one)
+  write_survey(x[4:6], two)
+  survey <- open_survey(c(one, two))
+  append_spectra(x[7:9], one)
+  expect_identical(as_spectra(survey)$id, x$id[1:6])
+  expect_equal(as_spectra(survey)$flux, x$flux[1:6, ], tolerance = 1e-6)
+  unlink(one)
+  write_survey(x[1:2], one)
+  expect_error(as_spectra(survey), class = "spender_error_format")
+})
+
+test_that("copies have room for the longest texts, and columns of two kinds of numbers are numbers", {
+  x <- small_spectra(6)
+  x$meta$note <- c("a", "a", "a", "a", "a", "something longer")
+  survey <- survey_of(x)
+  copy <- withr::local_tempfile()
+  append_spectra(as_spectra(survey[1:5]), copy, text_widths(survey))
+  append_spectra(as_spectra(survey[6]), copy)
+  expect_identical(survey_catalogue(open_survey(copy), "note")$note, x$meta$note)
+  expect_error(append_spectra(x[6], survey_of(x[1:5])$files$path), class = "spender_error_invalid")
+
+  y <- x
+  x$meta$number <- 1:6
+  y$meta$number <- c(0.5, NA, 3:6)
+  both <- open_survey(c(survey_of(x)$files$path, survey_of(y)$files$path))
+  expect_identical(survey_catalogue(both, "number")$number, c(1:6, 0.5, NA, 3:6))
+  y$meta$number <- "text"
+  both <- open_survey(c(survey_of(x)$files$path, survey_of(y)$files$path))
+  expect_error(as.data.frame(both), class = "spender_error_format")
+  y$meta$flux <- 1
+  expect_error(survey_of(y), class = "spender_error_invalid")
+})
