@@ -37,7 +37,8 @@
 #'   (one row per template) and perhaps `coefficients` (one row per archetype: its part of each template). Each spectrum is an
 #'   archetype, or a template where there are none, drawn at random. There are no other lines and no dust then.
 #' @param lsf The line spread function: an odd number of weights by which the spectrum at the observed pixels is convolved,
-#'   \eqn{y'_m = \sum_i k_i x_{m-i}}, as in [lsf()]; divided by their sum. `NULL` for none: lines are then as wide as gas and stars
+#'   \eqn{y'_m = \sum_i k_i x_{m-i}}, as in [lsf()] (but with light from beyond the ends, where the models of [spender()] have zeros);
+#'   divided by their sum. `NULL` for none: lines are then as wide as gas and stars
 #'   move; on pixels wider than 100 km/s, they are broadened by 0.8 pixels (sigma) in the restframe, lest they fall between pixels.
 #' @param integrate Pixels have the mean over their width? If not, the value at their centres, as [spender()]'s models do.
 #' @param sn Signal-to-noise ratio, the median over a spectrum's pixels: one value for each spectrum; or one number, the median
@@ -145,14 +146,18 @@ simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.
 # and how the instrument observes.
 observation <- function(wave, z_range, kernel, integrate) {
   m <- length(wave)
-  inner <- (wave[-1] + wave[-m]) / 2
-  edges <- c(2 * wave[1] - inner[1], inner, 2 * wave[m] - inner[m - 1])
+  # the pixels beyond the ends, from which the LSF brings light
+  beyond <- seq_len((length(kernel) - 1) / 2)
+  pixels <- c(wave[1] - rev(beyond) * (wave[2] - wave[1]), wave, wave[m] + beyond * (wave[m] - wave[m - 1]))
+  n <- length(pixels)
+  inner <- (pixels[-1] + pixels[-n]) / 2
+  edges <- c(2 * pixels[1] - inner[1], inner, 2 * pixels[n] - inner[n - 1])
   step <- min(2.5e-5, diff(log10(wave)) / 4)
   log_first <- log10(edges[1] / (1 + z_range[2])) - step
-  n_rest <- ceiling((log10(edges[m + 1] / (1 + z_range[1])) - log_first) / step) + 2
+  n_rest <- ceiling((log10(edges[n + 1] / (1 + z_range[1])) - log_first) / step) + 2
   wave_rest <- 10^(log_first + step * (seq_len(n_rest) - 1))
   c(list(log_first = log_first, step = step, wave_rest = wave_rest, extinction = calzetti(wave_rest), wave = wave,
-         integrate = integrate, log_wave = log10(if (integrate) edges else wave), lsf = kernel), noise_shape(wave))
+         integrate = integrate, log_wave = log10(if (integrate) edges else pixels), lsf = kernel), noise_shape(wave))
 }
 
 # For each galaxy, what core/simulate.h calls an object, but for its redshift and brightness.

@@ -35,6 +35,9 @@ galaxies <- data.frame(type = "star-forming", old = 0.7 * (1 - young), intermedi
 x <- simulate_spectra(n, instrument(wave, name = options$pixels), z = runif(n, 0, 0.4), galaxies = galaxies, lsf = truth,
                       integrate = FALSE, sn = options$sn, defects = FALSE, rest = FALSE, seed = options$seed)
 x$truth <- NULL
+# Models have zeros beyond the ends, as the published code does: pixels there would tell the kernel, or mislead, and are masked.
+ends <- c(1:4, length(wave) - 0:3)
+x$ivar[, ends] <- 0
 network <- spender_network(filters = c(16, 32, 64), encoder_hidden = c(64, 32), decoder_hidden = c(64, 256), redshift_input = FALSE)
 cat(length(x), " spectra on ", length(wave), " ", options$pixels, " pixels, z 0 to 0.4, S/N ", options$sn, "; ", options$epochs,
     " epochs; lines of ", options$widths, " km/s; restframe x 2, 4 latents\n", sep = "")

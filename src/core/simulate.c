@@ -16,7 +16,7 @@ struct range {
   size_t from, to;
 };
 
-size_t spd_simulate_work(const struct spd_simulation *s) { return 2 * s->n_rest + 4 * s->n_observed; }
+size_t spd_simulate_work(const struct spd_simulation *s) { return 2 * s->n_rest + 4 * s->n_observed + s->n_lsf; }
 
 /* ---- restframe ---- */
 
@@ -49,6 +49,9 @@ static void add_lines(double *light, struct range range, const struct spd_object
 
 /* ---- observation ---- */
 
+/* Pixels that light is brought from: those observed and what the LSF reaches beyond them. */
+static size_t n_pixels(const struct spd_simulation *s) { return s->n_observed + s->n_lsf - 1; }
+
 /* The restframe is linear in wavelength between its pixels: pixel `left` and the fraction t of the way to the next one. */
 static size_t place(double *t, double log_wave, double log_stretch, const struct spd_simulation *s) {
   double position = (log_wave - log_stretch - s->log_first) / s->step, left = floor(position);
@@ -58,7 +61,7 @@ static size_t place(double *t, double log_wave, double log_stretch, const struct
 }
 
 static void sample(double *model, const double *light, double log_stretch, const struct spd_simulation *s) {
-  for (size_t m = 0; m < s->n_observed; m++) {
+  for (size_t m = 0; m < n_pixels(s); m++) {
     double t;
     size_t left = place(&t, s->log_wave[m], log_stretch, s);
     model[m] = light[left] + t * (light[left + 1] - light[left]);
@@ -73,7 +76,7 @@ static void integrate(double *model, double *integral, const double *light, stru
   for (size_t r = range.from; r + 1 < range.to; r++)
     integral[r + 1] = integral[r] + 0.5 * (light[r] + light[r + 1]) * (wave[r + 1] - wave[r]);
   double area_before = 0, edge_before = 0;
-  for (size_t m = 0; m <= s->n_observed; m++) {
+  for (size_t m = 0; m <= n_pixels(s); m++) {
     double t;
     size_t left = place(&t, s->log_wave[m], log_stretch, s);
     double width = wave[left + 1] - wave[left], edge = wave[left] + t * width;
@@ -84,12 +87,11 @@ static void integrate(double *model, double *integral, const double *light, stru
   }
 }
 
+/* x: (n_pixels), from (n_lsf - 1) / 2 before the first observed one */
 static void convolve(double *y, const double *x, const struct spd_simulation *s) {
-  size_t half = (s->n_lsf - 1) / 2;
   for (size_t m = 0; m < s->n_observed; m++) {
     double sum = 0;
-    for (size_t i = 0; i < s->n_lsf; i++)
-      if (m + half >= i && m + half - i < s->n_observed) sum += s->lsf[i] * x[m + half - i];
+    for (size_t i = 0; i < s->n_lsf; i++) sum += s->lsf[i] * x[m + s->n_lsf - 1 - i];
     y[m] = sum;
   }
 }
@@ -173,7 +175,7 @@ static void add_defects(double *flux, double *ivar, double z, struct spd_random 
 static spd_status needed_range(struct range *range, double log_stretch, const struct spd_simulation *s,
                                struct spd_error *error) {
   double low = (s->log_wave[0] - log_stretch - s->log_first) / s->step;
-  double high = (s->log_wave[s->n_observed - (s->integrate ? 0 : 1)] - log_stretch - s->log_first) / s->step;
+  double high = (s->log_wave[n_pixels(s) - (s->integrate ? 0 : 1)] - log_stretch - s->log_first) / s->step;
   if (!(low >= 0 && high < (double)s->n_rest - 1))
     return spd_fail(error, SPD_STATUS_INVALID, "the restframe grid does not hold the observed pixels at z = %g",
                     pow(10.0, log_stretch) - 1);
@@ -189,7 +191,7 @@ static void scale(double *x, size_t n, double by) {
 spd_status spd_simulate(double *truth, double *flux, double *ivar, double *rest, const struct spd_object *object,
                         const struct spd_simulation *s, double *work, struct spd_error *error) {
   size_t n_observed = s->n_observed;
-  double *light = work, *integral = light + s->n_rest, *model = integral + s->n_rest, *variance = model + n_observed;
+  double *light = work, *integral = light + s->n_rest, *model = integral + s->n_rest, *variance = model + n_pixels(s);
   double *normals = variance + n_observed, *scratch = normals + n_observed;
   double log_stretch = log10(1 + object->z);
   struct range seen, made, all = {0, s->n_rest};

@@ -24,9 +24,10 @@ struct spd_simulation {
   size_t n_observed;       /* M */
   const double *wave;      /* (M) observed Å */
   int integrate;           /* 1: a pixel has the mean over its width, 0: the value at its centre */
-  const double *log_wave;  /* log10 of Å: (M) of the pixels' centres, (M + 1) of their edges where integrate */
-  size_t n_lsf;            /* odd */
-  const double *lsf;       /* (n_lsf): y_m = sum_i k_i x_{m-i}, i from -(n_lsf - 1) / 2, zeros beyond the ends */
+  const double *log_wave; /* log10 of Å: (M + n_lsf - 1) of centres, one more of edges where integrate. The pixels that the LSF
+                           * brings light from beyond the ends are there too, (n_lsf - 1) / 2 on each side */
+  size_t n_lsf;           /* odd */
+  const double *lsf;      /* (n_lsf): y_m = sum_i k_i x_{m-i}, i from -(n_lsf - 1) / 2 */
   /* (M) variances for an object whose median is 1, relative to the sky at 5500-6000 Å: the continuous sky with the read-out,
    * the sky's lines over that, and the object's photons where its flux is 1 */
   const double *sky, *sky_lines, *photons;

@@ -76,11 +76,14 @@ test_that("the truth is the restframe spectrum, interpolated and convolved", {
   x <- simulate_spectra(4, lsf = 2 * kernel, integrate = FALSE, z = c(0, 0.05, 0.2, 0.4), seed = 8)
   expect_equal(x$truth$shared$lsf, kernel)
   wave <- x$instrument$wave
+  m <- length(wave)
+  # the kernel reaches beyond the ends
+  pixels <- c(wave[1] - 2:1 * (wave[2] - wave[1]), wave, wave[m] + 1:2 * (wave[m] - wave[m - 1]))
   for (i in 1:4) {
-    at <- stats::approx(x$truth$shared$wave_rest, x$truth$rest[i, ], wave / (1 + x$z[i]))$y
-    m <- 3:(length(wave) - 2)
-    expected <- kernel[1] * at[m + 2] + kernel[2] * at[m + 1] + kernel[3] * at[m] + kernel[4] * at[m - 1] + kernel[5] * at[m - 2]
-    expect_equal(x$truth$flux[i, m], expected, tolerance = 1e-7)
+    at <- stats::approx(x$truth$shared$wave_rest, x$truth$rest[i, ], pixels / (1 + x$z[i]))$y
+    k <- seq_len(m) + 2
+    expected <- kernel[1] * at[k + 2] + kernel[2] * at[k + 1] + kernel[3] * at[k] + kernel[4] * at[k - 1] + kernel[5] * at[k - 2]
+    expect_equal(x$truth$flux[i, ], expected, tolerance = 1e-7)
   }
 })
 
