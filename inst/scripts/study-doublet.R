@@ -68,12 +68,15 @@ measure <- function(x) {
 # above the continuum.
 peaks <- function(rest, wave) {
   near <- which(abs(wave - 3728.5) < 25)
-  at <- function(from, to) seq(from, to, by = 0.1)
+  left <- seq(3725.5, 3728.5, by = 0.1)
+  right <- seq(3728.5, 3731.5, by = 0.1)
   apply(rest[, near], 1, function(f) {
     value <- function(w) stats::approx(wave[near], f, w)$y
-    base <- stats::median(f)
-    lower <- min(max(value(at(3726.1, 3728.0))), max(value(at(3729.0, 3730.9)))) - base
-    lower - (min(value(at(3727.6, 3729.4))) - base) > 0.02 * lower
+    first <- left[which.max(value(left))]
+    second <- right[which.max(value(right))]
+    if (second - first < 0.3) return(FALSE)
+    lower <- min(value(c(first, second))) - stats::median(f)
+    min(value(seq(first, second, length.out = 50))) - stats::median(f) < 0.98 * lower
   })
 }
 held <- emitters(options$held, options$seed + 1000)
