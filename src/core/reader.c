@@ -7,7 +7,7 @@
 enum {
   BLOCK = 512, /* rows; that of spd_order_fill() */
   BLOCKS = 16, /* of a buffer */
-  RUN = 128,   /* rows that one read brings */
+  RUN = 32,    /* rows that one read brings */
   GAP = 4      /* rows that are read in vain rather than beginning a new run */
 };
 
