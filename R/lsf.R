@@ -7,7 +7,8 @@
 #' On pixels that are uniform in log wavelength, as SDSS's, the kernel is *not* identifiable: redshift is then a pure shift,
 #' which commutes with a kernel fixed in pixels, and a delta with an absorbed restframe fits as well as the truth. Only the
 #' product, kernel applied to restframe, is. On pixels uniform in Å, with a wide range of redshifts and latents that cannot see
-#' the redshift (`spender_network(redshift_input = FALSE)`), the kernel itself is found.
+#' the redshift (`spender_network(redshift_input = FALSE)`), the kernel itself is found, to a few hundredths: see
+#' `vignette("superresolution")`, where kernels are known.
 #'
 #' @param fit A fit from [spender()].
 #' @return A numeric vector that sums to 1, named by the pixel offset \eqn{i}; `NULL` for a fit without LSF.
