@@ -4,7 +4,7 @@
 #' [spectra()] go: [spender()] trains on it, [predict()][predict.spender()] and its relatives read it in parts.
 #'
 #' @param paths Names of survey files on one grid; they count as one survey, in this order.
-#' @param x,object A survey.
+#' @param x A survey.
 #' @param i Numbers or a logical vector: which spectra, in which order. Nothing is read.
 #' @param row.names,optional Ignored.
 #' @param ... For methods; not used.

@@ -109,9 +109,10 @@ quantities <- with(parameters, list(`log EW(Ha)` = log10(ew_halpha), old = old, 
 r2 <- vapply(quantities, r_squared, 0)
 say("latents         adjusted R2, quadratic in the latents: %s\n", paste(names(r2), sprintf("%.2f", r2), collapse = ", "))
 say("                redshift %.2f\n", r_squared(held$z))
-some <- rep(seq_len(100), each = 4)
-moved <- simulate_spectra(400, galaxies = parameters[some, ], z = rep(c(0.05, 0.10, 0.15, 0.20), 100), sn = parameters$sn[some], lsf = lsf_sdss,
-                          rest = FALSE, seed = options$seed + 4000)
+few <- min(100, length(held))
+some <- rep(seq_len(few), each = 4)
+moved <- simulate_spectra(4 * few, galaxies = parameters[some, ], z = rep(c(0.05, 0.10, 0.15, 0.20), few), sn = parameters$sn[some],
+                          lsf = lsf_sdss, rest = FALSE, seed = options$seed + 4000)
 t <- encode(fit, moved)
 within <- colMeans(apply(t, 2, function(v) tapply(v, some, var)))
 between <- apply(apply(t, 2, function(v) tapply(v, some, mean)), 2, var)

@@ -194,7 +194,7 @@ spd_status spd_simulate(double *truth, double *flux, double *ivar, double *rest,
   double *light = work, *integral = light + s->n_rest, *model = integral + s->n_rest, *variance = model + n_pixels(s);
   double *normals = variance + n_observed, *scratch = normals + n_observed;
   double log_stretch = log10(1 + object->z);
-  struct range seen, made, all = {0, s->n_rest};
+  struct range seen = {0, 0}, made, all = {0, s->n_rest};
   SPD_TRY(needed_range(&seen, log_stretch, s, error));
   if (rest) light = rest;
   made = rest ? all : seen;
