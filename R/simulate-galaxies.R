@@ -61,7 +61,7 @@ draw_galaxies <- function(u, mag) {
   log_o3 <- ifelse(quiescent, 0.25, mixed(pmax(0.61 / (pmin(log_n2, -0.2) + 0.08) + 1.2, -1), 0.75)) +
     scatter("o3", ifelse(quiescent | active, 0.18, 0.08))
   clamp <- function(x, low, high) pmin(pmax(x, low), high)
-  galaxies <- data.frame(
+  data.frame(
     type = ifelse(quiescent, "quiescent", ifelse(active, "active", "star-forming")),
     mag_r = mag, log_mass = -0.4 * (mag - 4.65) + log10(3 * old + middle + 0.15 * young),
     old = old, intermediate = middle, young = young,
@@ -76,7 +76,6 @@ draw_galaxies <- function(u, mag) {
     log_o2_hbeta = ifelse(active | quiescent, 0.5, 0.30 - 0.12 * pmax(enrichment, -1)) + scatter("o2", 0.08),
     stringsAsFactors = FALSE
   )
-  galaxies
 }
 
 galaxy_columns <- c("type", "old", "intermediate", "young", "metals", "ebv", "sigma_stars", "sigma_gas", "log_ne", "ew_halpha",

@@ -414,8 +414,9 @@ print.summary.spectra <- function(x, ...) {
   invisible(x)
 }
 
+fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
+
 print_facts <- function(s) {
-  fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
   between <- function(v, digits) {
     v <- v[!is.na(v)]
     if (length(v) == 1) return(formatC(v, digits = digits, format = "f"))

@@ -16,7 +16,8 @@
 #' in a last table, `REJECTED`. The file of a survey that is still being written, or whose writer was killed, holds whole rows.
 #' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
 #'   spectra over all files), `z`, `norm`, `instrument` and `columns`. `x[i]` is a smaller survey, `as_spectra(x)` reads it into memory as
-#'   [spectra()] (with ids that repeat made unique: their split into training and validation then differs), `as.data.frame(x)` is its catalogue, [problems()] lists what was rejected.
+#'   [spectra()] (with ids that repeat made unique: their split into training and validation then differs), `as.data.frame(x)` is its
+#'   catalogue, [problems()] lists what was rejected.
 #' @section Errors: `spender_error_io` where a file cannot be opened, `spender_error_format` where it is not a survey, cut, or damaged;
 #'   `spender_error_grid` for files on different grids.
 #' @seealso [write_survey()], [simulate_survey()]
@@ -141,7 +142,6 @@ survey_problems <- function(id, row) {
 
 #' @export
 print.survey <- function(x, ...) {
-  fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
   cat("<survey> ", count(length(x), "spectrum", "spectra"), if (length(x) < sum(x$files$n)) paste0(" of ", sum(x$files$n)), "\n", sep = "")
   fact("files", enumerate(basename(x$files$path), 4))
   fact("grid", format(x$instrument))

@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/files.h"
+
 enum { PREFIX = 8, MOST_HEADER = 100000000, CHUNK = 65536 }; /* the format's own limit for a header: 100 MB */
 
 static const struct {
@@ -760,40 +762,20 @@ static int create_beside(char *temporary, size_t capacity, const char *path) {
   return -1;
 }
 
-/* link() refuses an existing name in one step; file systems that have no hard links get a check and a rename. */
-static int publish(const char *temporary, const char *path, int overwrite) {
-  struct stat info;
-  if (overwrite) return rename(temporary, path) == 0;
-  if (link(temporary, path) == 0) return unlink(temporary), 1;
-  if (errno == EEXIST) return 0;
-  if (lstat(path, &info) == 0) return errno = EEXIST, 0;
-  return rename(temporary, path) == 0;
-}
-
-/* Makes the new name itself survive a power cut; where a folder cannot be synced there is nothing to be done. */
-static void sync_folder(char *path) {
-  char *slash = strrchr(path, '/');
-  if (slash) slash[slash == path] = 0;
-  int descriptor = open(slash ? path : ".", O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  (void)!fsync(descriptor);
-  close(descriptor);
-}
-
 static spd_status write_file(const char *path, char *temporary, size_t capacity, const struct text *header,
                              const struct spd_safetensors_item *items, size_t n_items, int overwrite, struct spd_error *error) {
   int descriptor = create_beside(temporary, capacity, path);
   if (descriptor < 0) return io_fail(error, path, "write");
   int written = write_content(descriptor, header, items, n_items), reason = errno;
   if (close(descriptor) != 0 && written) written = 0, reason = errno;
-  if (written && !publish(temporary, path, overwrite)) written = 0, reason = errno;
+  if (written && !spd_file_publish(temporary, path, overwrite)) written = 0, reason = errno;
   if (!written) {
     unlink(temporary);
     errno = reason;
     return io_fail(error, path, "write");
   }
   strcpy(temporary, path);
-  sync_folder(temporary);
+  spd_file_sync_folder(temporary);
   return SPD_STATUS_OK;
 }
 
@@ -802,7 +784,7 @@ spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_
                                  struct spd_error *error) {
   struct stat info;
   SPD_TRY(check_items(path, items, n_items, metadata, n_metadata, error));
-  if (!overwrite && lstat(path, &info) == 0) /* publish() decides; this spares the work */
+  if (!overwrite && lstat(path, &info) == 0) /* spd_file_publish() decides; this spares the work */
     return errno = EEXIST, io_fail(error, path, "write");
 
   struct text header = {NULL, 0, 0, 0};

@@ -1,3 +1,5 @@
+#define _FILE_OFFSET_BITS 64
+
 #include "core/survey.h"
 
 #include <errno.h>
@@ -8,6 +10,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "core/files.h"
 
 enum { CARD = 80, BLOCK = 2880, CARDS = BLOCK / CARD, MAX_HEADER = 64 * BLOCK };
 
@@ -592,9 +596,11 @@ spd_status spd_survey_create(struct spd_survey *s, const char *path, const char 
     s->n_observed = n_observed;
     status = set_columns(s, columns, n_columns, error);
     if (status == SPD_STATUS_OK) status = write_new(s, table, wave, instrument, error);
-    if (status == SPD_STATUS_OK && link(temporary, path) != 0) status = fail_io(s, "creating it", error);
+    if (status == SPD_STATUS_OK && !spd_file_publish(temporary, path, 0)) status = fail_io(s, "creating it", error);
     spd_survey_close(s);
-    unlink(temporary);
+    if (status != SPD_STATUS_OK) unlink(temporary);
+    strcpy(temporary, path);
+    spd_file_sync_folder(temporary);
   }
   free(temporary);
   return status == SPD_STATUS_OK ? spd_survey_reopen(s, path, error) : status; /* one way of knowing what is where */
