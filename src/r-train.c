@@ -58,7 +58,8 @@ static spd_status open_session(struct r_session *session, const struct spd_netwo
                               .n_rows = n,
                               .is_training = session->is_training,
                               .surveys = session->places ? &session->surveys : NULL,
-                              .places = session->places};
+                              .places = session->places,
+                              .threads = device->threads};
   session->schedule = options->schedule;
   return spd_training_create(&session->training, session->model, &source, options, error);
 }

@@ -3,7 +3,7 @@
 # log wavelength (as SDSS's). See ?lsf for what to expect, and why.
 #
 #   Rscript study-lsf.R [name=value ...]
-#     pixels=linear|log  spectra=20000  epochs=15  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  rate=20  output=FILE.rds
+#     pixels=linear|log  spectra=20000  epochs=15  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  rate=20  latents=4  output=FILE.rds
 # Prints, for each start, the kernel found, its largest distance from the truth, and the loss; "held" keeps a delta. The galaxies are
 # emitters of one kind, which four latents describe; their lines are `widths` km/s wide (sigma, uniform between the two). `rate` is the
 # kernel's learning rate in units of the others': a fast one forgets where it started, a slow one shows whether the data pull it
@@ -14,7 +14,7 @@ library(spender)
 source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(pixels = "linear", spectra = 20000, epochs = 15, seed = 1, starts = "delta,reversed,held", sn = 20,
-                             widths = "50,52", rate = 20, output = ""))
+                             widths = "50,52", rate = 20, latents = 4, output = ""))
 
 truth <- c(0.03, 0.13, 0.42, 0.30, 0.12)
 wave <- switch(options$pixels,
@@ -40,12 +40,12 @@ ends <- c(1:4, length(wave) - 0:3)
 x$ivar[, ends] <- 0
 network <- spender_network(filters = c(16, 32, 64), encoder_hidden = c(64, 32), decoder_hidden = c(64, 256), redshift_input = FALSE)
 cat(length(x), " spectra on ", length(wave), " ", options$pixels, " pixels, z 0 to 0.4, S/N ", options$sn, "; ", options$epochs,
-    " epochs; lines of ", options$widths, " km/s; restframe x 2, 4 latents\n", sep = "")
+    " epochs; lines of ", options$widths, " km/s; restframe x 2, ", options$latents, " latents\n", sep = "")
 
 starts <- list(delta = c(0, 0, 1, 0, 0), reversed = rev(truth), truth = truth, box = rep(0.2, 5), held = c(0, 0, 1, 0, 0))
 chosen <- strsplit(options$starts, ",", fixed = TRUE)[[1]]
 fits <- lapply(setNames(chosen, chosen), function(start) {
-  spender(x, latents = 4, superresolution = 2, z_max = 0.4, lsf = starts[[start]], lsf_rate = if (start == "held") 0 else options$rate, network = network,
+  spender(x, latents = options$latents, superresolution = 2, z_max = 0.4, lsf = starts[[start]], lsf_rate = if (start == "held") 0 else options$rate, network = network,
           epochs = options$epochs, batch_size = 64, learning_rate = 2e-3, validation = 0.1, seed = options$seed, progress = FALSE)
 })
 show <- function(kernel) paste(sprintf("%6.3f", kernel), collapse = " ")
@@ -53,6 +53,10 @@ cat(sprintf("%-9s %s\n", "truth", show(truth)))
 for (start in chosen) {
   kernel <- lsf(fits[[start]])
   last <- fits[[start]]$history[options$epochs, ]
+  some <- seq_len(min(2000, n))
+  s <- encode(fits[[start]], x[some])
+  sees <- summary(lm(x$z[some] ~ stats::poly(s, 3)))$adj.r.squared
+  cat(sprintf("          redshift from the latents (cubic): R2 %.3f\n", sees))
   cat(sprintf("%-9s %s   farthest from the truth %.3f, asymmetry %6.3f (truth %.3f), loss %.5f training %.5f validation, %.0f s\n", start,
               show(kernel), max(abs(kernel - truth)), kernel[4] - kernel[2], truth[4] - truth[2], last$train_loss, last$validation_loss,
               last$seconds))

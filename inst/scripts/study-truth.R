@@ -2,21 +2,48 @@
 # What a fit knows, where the truth is known: noise, wavelengths that were not observed, glitches, attention, latents.
 #
 #   Rscript study-truth.R [name=value ...]
-#     spectra=12000  epochs=20  latents=8  filters=64,128,256  held=1000  seed=1  fit=FILE.rds (read where it is, else written)
-# Simulated galaxies as SDSS would see them (?simulate_spectra), held out from training where anything is measured.
+#     spectra=12000  epochs=20  latents=8  filters=64,128,256  held=1000  seed=1  spikes=0.5  fit=FILE.rds (read where it is, else written)
+# Simulated galaxies as SDSS would see them (?simulate_spectra), held out from training where anything is measured. So many of the
+# spectra that train (`spikes`) have some pixels spoiled under a mask: their flux stays, as in real files, and the encoder sees it,
+# while the loss does not; from these it learns what to ignore.
 library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(spectra = 12000, epochs = 20, latents = 8, filters = "64,128,256", held = 1000, seed = 1, fit = ""))
+options <- read_options(list(spectra = 12000, epochs = 20, latents = 8, filters = "64,128,256", held = 1000, seed = 1, spikes = 0.5, fit = ""))
 say <- function(...) cat(sprintf(...), sep = "")
 lsf_sdss <- dnorm(-2:2) # one pixel, 69 km/s
+# Adds heights[i] sigma to pixels[[i]] of spectrum i; masks them where asked.
+add_spikes <- function(x, pixels, heights, masked) {
+  flux <- x$flux
+  ivar <- x$ivar
+  for (i in which(lengths(pixels) > 0)) {
+    at <- pixels[[i]]
+    flux[i, at] <- flux[i, at] + heights[i] / sqrt(max(ivar[i, at]))
+    if (masked) ivar[i, at] <- 0
+  }
+  x$flux <- flux
+  x$ivar <- ivar
+  x
+}
+# n pixels (of each spectrum) from one on that is good
+random_runs <- function(x, n) {
+  lapply(seq_len(length(x)), function(i) {
+    good <- which(x$ivar[i, ] > 0)
+    if (n[i] > 0) sample(good[good <= ncol(x$ivar) - n[i]], 1) + seq_len(n[i]) - 1
+  })
+}
 
 if (nzchar(options$fit) && file.exists(options$fit)) {
   fit <- readRDS(options$fit)
 } else {
   x <- simulate_spectra(options$spectra, lsf = lsf_sdss, rest = FALSE, seed = options$seed)
   x$truth <- NULL
+  set.seed(options$seed)
+  n <- length(x)
+  spoiled <- stats::runif(n) < options$spikes
+  heights <- stats::runif(n, 5, 40) * sample(c(-1, 1), n, TRUE, c(0.2, 0.8))
+  x <- add_spikes(x, random_runs(x, spoiled * sample(8, n, TRUE)), heights, masked = TRUE)
   network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256, 512))
   fit <- spender(x, latents = options$latents, network = network, epochs = options$epochs, validation = 0.05, seed = options$seed,
                  progress = FALSE)
@@ -61,12 +88,8 @@ distance <- function(a, b) sqrt(rowSums((a - b)^2))
 again <- simulate_spectra(options$held, galaxies = parameters, z = held$z, sn = parameters$sn, lsf = lsf_sdss, rest = FALSE,
                           seed = options$seed + 3000) # the same galaxies, other noise
 under_noise <- distance(encode(fit, again), s) / sqrt(2)
-spoiled <- held
 set.seed(options$seed)
-for (i in seq_len(length(held))) {
-  at <- sample(which(valid[i, ] & seq_len(ncol(valid)) <= ncol(valid) - 5), 1) + 0:4
-  spoiled$flux[i, at] <- spoiled$flux[i, at] + 20 / sqrt(pmax(held$ivar[i, at], held$ivar[i, at[1]]))
-}
+spoiled <- add_spikes(held, random_runs(held, rep(5, length(held))), rep(20, length(held)), masked = FALSE)
 moved <- distance(encode(fit, spoiled), s)
 say("glitches        5 pixels of 20 sigma move latents by %.3f, noise by %.3f (medians; ratio %.2f)\n", median(moved), median(under_noise),
     median(moved) / median(under_noise))

@@ -73,8 +73,8 @@ static size_t batch_bytes(const struct spd_feed *feed, size_t n) { return n * (2
 static spd_status prepare(struct spd_feed *feed, spd_feed_way way, struct spd_error *error) {
   const struct spd_backend_ops *ops = feed->backend->ops;
   const struct spd_source *source = &feed->source;
-  if (source->surveys) SPD_TRY(spd_reader_create(&feed->reader, source->surveys, error));
-  if (feed->reader && ops->shares_host_memory) way = SPD_FEED_STREAMED;
+  if (source->surveys) SPD_TRY(spd_reader_create(&feed->reader, source->surveys, source->threads, error));
+  if (feed->reader && ops->shares_host_memory) return SPD_STATUS_OK; /* straight into the model */
   if (way == SPD_FEED_AUTO) {
     size_t available;
     SPD_TRY(ops->available(feed->backend, &available, error));
@@ -127,6 +127,16 @@ static size_t batch_at(const struct spd_feed *feed, size_t from) {
   return left < feed->batch_size ? left : feed->batch_size;
 }
 
+/* From surveys to a backend that computes in the host's memory: neither resident nor through lanes. */
+static int is_direct(const struct spd_feed *feed) { return feed->reader && feed->backend->ops->shares_host_memory; }
+
+static spd_status read_into_model(struct spd_feed *feed, size_t n, size_t from, struct spd_error *error) {
+  float *flux, *ivar, *z;
+  SPD_TRY(spd_model_input(&flux, &ivar, &z, feed->model, n, error));
+  for (size_t i = 0; i < n; i++) z[i] = feed->source.z[feed->rows[from + i]];
+  return spd_reader_next(flux, ivar, n, feed->reader, error);
+}
+
 /* Fills the lane of the batch that starts at row `sent` and sends it on its way. */
 static spd_status send(struct spd_feed *feed, struct spd_error *error) {
   const struct spd_backend_ops *ops = feed->backend->ops;
@@ -153,6 +163,7 @@ spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t co
   feed->count = count;
   feed->loaded = feed->sent = 0;
   if (feed->reader) SPD_TRY(spd_reader_start(feed->reader, rows, count, feed->source.places, error));
+  if (is_direct(feed)) return SPD_STATUS_OK;
   if (!feed->resident) return send(feed, error);
   if (feed->backend->ops->shares_host_memory) {
     feed->resident_rows = rows;
@@ -166,6 +177,7 @@ spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *err
   *n = batch_at(feed, from);
   if (*n == 0) return SPD_STATUS_OK;
   feed->loaded += *n;
+  if (is_direct(feed)) return read_into_model(feed, *n, from, error);
   if (feed->resident)
     return spd_model_load_rows(feed->model, feed->flux, feed->ivar, feed->z, feed->resident_rows + from, *n, error);
   SPD_TRY(spd_model_load_lane(feed->model, &feed->lanes[from / feed->batch_size % 2], *n, error));

@@ -13,6 +13,7 @@ struct spd_source {
   uint64_t n_rows;
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
   const struct spd_surveys *surveys;
+  int threads;            /* of the host, that decode what is in surveys */
   const uint64_t *places; /* (n_rows): where each row is in the surveys; NULL: at its own number */
 };
 

@@ -417,6 +417,14 @@ spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, s
   return backend->ops->lane_take(backend, lane, model->z, 2 * bytes, n * sizeof(float), error);
 }
 
+spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error) {
+  if (!model->backend->ops->shares_host_memory)
+    return spd_fail(error, SPD_STATUS_INVALID, "this model is not in the host's memory");
+  SPD_TRY(set_count(model, n, error));
+  *flux = model->flux, *ivar = model->ivar, *z = model->z;
+  return SPD_STATUS_OK;
+}
+
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error) {
   SPD_TRY(set_count(model, n, error));
   struct spd_dense *last = &model->encoder[model->n_encoder - 1];

@@ -4,31 +4,40 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/threads.h"
+
 enum {
   BLOCK = 512, /* rows; that of spd_order_fill() */
   BLOCKS = 16, /* of a buffer */
-  RUN = 32,    /* rows that one read brings */
-  GAP = 4      /* rows that are read in vain rather than beginning a new run */
+  RUN = 64     /* rows that one read brings, at most */
 };
 
-struct want { /* a row of the surveys, and where it stands in the buffer */
+struct want { /* a row of the surveys, and where it stands among those of the buffer */
   uint64_t place;
   size_t position;
 };
 
+struct row { /* of a buffer: where it is in `raw`, and whose it is */
+  size_t slot, file;
+  uint64_t number; /* in its file */
+};
+
 struct buffer {
-  float *flux, *ivar; /* (capacity, M) */
+  unsigned char *raw; /* (capacity, stride): rows as they are in the files, in the order of the files */
+  struct row *rows;   /* (capacity), in the order in which they were asked for */
   size_t count, taken;
   int full;
   spd_status status;
   struct spd_error error;
 };
 
+/* The thread does nothing but read: what can be shared among the consumer's threads is left to them, so that on few cores it
+ * takes little from any. */
 struct spd_reader {
   const struct spd_surveys *surveys;
-  size_t width, capacity; /* M; rows of a buffer */
+  int threads;                    /* that decode */
+  size_t width, capacity, stride; /* M; rows of a buffer; bytes of a row */
   struct buffer buffers[2];
-  unsigned char *raw; /* (RUN, row bytes) */
   struct want *wants; /* (capacity) */
   const uint64_t *rows, *places;
   size_t count, begun; /* of the rows: how many belong to a buffer that was begun */
@@ -68,20 +77,6 @@ static size_t extent(const struct spd_reader *r) {
   return i - r->begun;
 }
 
-/* wants[0 ... n - 1], which lie close together in one file */
-static spd_status read_run(struct buffer *buffer, struct spd_reader *r, const struct want *wants, size_t n, size_t file,
-                           struct spd_error *error) {
-  const struct spd_survey *survey = &r->surveys->files[file];
-  const uint64_t first = wants[0].place - r->surveys->first[file];
-  SPD_TRY(spd_survey_read(r->raw, survey, first, (size_t)(wants[n - 1].place - wants[0].place) + 1, error));
-  for (size_t i = 0; i < n; i++) {
-    const size_t to = wants[i].position * r->width;
-    spd_survey_get_spectrum(buffer->flux + to, buffer->ivar + to,
-                            r->raw + (wants[i].place - wants[0].place) * survey->row_bytes, survey);
-  }
-  return SPD_STATUS_OK;
-}
-
 static int stopped(struct spd_reader *r) {
   pthread_mutex_lock(&r->mutex);
   const int stop = r->stop;
@@ -89,19 +84,40 @@ static int stopped(struct spd_reader *r) {
   return stop;
 }
 
+/* How many of wants[0 ... n - 1], which may repeat, lie one behind the other in one file: what one read brings. */
+static size_t run_length(const struct want *wants, size_t n, uint64_t end_of_file) {
+  const uint64_t first = wants[0].place;
+  size_t i = 1;
+  while (i < n && wants[i].place < end_of_file && wants[i].place - first < RUN && wants[i].place - wants[i - 1].place <= 1) i++;
+  return i;
+}
+
+/* Reads them, in file `file`, into the slots from `slot` on. */
+static spd_status read_run(struct buffer *buffer, struct spd_reader *r, const struct want *wants, size_t n, size_t file,
+                           size_t slot, struct spd_error *error) {
+  const struct spd_survey *survey = &r->surveys->files[file];
+  const uint64_t first = wants[0].place, number = first - r->surveys->first[file];
+  const size_t count = (size_t)(wants[n - 1].place - first) + 1;
+  for (size_t i = 0; i < n; i++) {
+    const size_t next = (size_t)(wants[i].place - first);
+    buffer->rows[wants[i].position] = (struct row){slot + next, file, number + next};
+  }
+  if (survey->row_bytes == r->stride) return spd_survey_read_raw(buffer->raw + slot * r->stride, survey, number, count, error);
+  for (size_t k = 0; k < count; k++)
+    SPD_TRY(spd_survey_read_raw(buffer->raw + (slot + k) * r->stride, survey, number + k, 1, error));
+  return SPD_STATUS_OK;
+}
+
 static spd_status fill(struct buffer *buffer, struct spd_reader *r, size_t n, struct spd_error *error) {
-  size_t file = 0;
+  const struct want *wants = r->wants;
+  size_t file = 0, slot = 0;
   for (size_t i = 0; i < n; i++) r->wants[i] = (struct want){place_of(r, r->begun + i), i};
-  qsort(r->wants, n, sizeof *r->wants, by_place);
-  for (size_t from = 0, to; from < n && !stopped(r); from = to) {
-    const uint64_t first = r->wants[from].place;
-    while (file + 1 < r->surveys->n_files && first >= r->surveys->first[file + 1]) file++;
-    const uint64_t end = r->surveys->first[file + 1];
-    for (to = from + 1; to < n; to++) {
-      const uint64_t place = r->wants[to].place;
-      if (place >= end || place - r->wants[to - 1].place > GAP || place - first >= RUN) break;
-    }
-    SPD_TRY(read_run(buffer, r, r->wants + from, to - from, file, error));
+  qsort(r->wants, n, sizeof *wants, by_place);
+  for (size_t from = 0, run; from < n && !stopped(r); from += run) {
+    while (file + 1 < r->surveys->n_files && wants[from].place >= r->surveys->first[file + 1]) file++;
+    run = run_length(wants + from, n - from, r->surveys->first[file + 1]);
+    SPD_TRY(read_run(buffer, r, wants + from, run, file, slot, error));
+    slot += (size_t)(wants[from + run - 1].place - wants[from].place) + 1;
   }
   return SPD_STATUS_OK;
 }
@@ -140,23 +156,24 @@ static void stop_thread(struct spd_reader *r) {
   r->running = r->stop = 0;
 }
 
-spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *surveys, struct spd_error *error) {
+spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *surveys, int threads, struct spd_error *error) {
   *out = NULL;
   struct spd_reader *r = calloc(1, sizeof *r);
   if (!r) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the reader of surveys");
   const uint64_t n_rows = surveys->first[surveys->n_files];
   r->surveys = surveys;
+  r->threads = threads;
   r->width = surveys->files[0].n_observed;
   r->capacity = n_rows < BLOCK * BLOCKS ? (size_t)n_rows : (size_t)BLOCK * BLOCKS;
   pthread_mutex_init(&r->mutex, NULL);
   pthread_cond_init(&r->changed, NULL);
-  r->raw = malloc(RUN * most_row_bytes(surveys));
+  r->stride = most_row_bytes(surveys);
   r->wants = malloc((r->capacity + 1) * sizeof *r->wants);
-  int complete = r->raw && r->wants;
+  int complete = r->wants != NULL;
   for (int b = 0; b < 2; b++) {
-    r->buffers[b].flux = malloc((r->capacity * r->width + 1) * sizeof(float));
-    r->buffers[b].ivar = malloc((r->capacity * r->width + 1) * sizeof(float));
-    complete = complete && r->buffers[b].flux && r->buffers[b].ivar;
+    r->buffers[b].raw = malloc(r->capacity * r->stride + 1);
+    r->buffers[b].rows = malloc((r->capacity + 1) * sizeof *r->buffers[b].rows);
+    complete = complete && r->buffers[b].raw && r->buffers[b].rows;
   }
   if (!complete) {
     spd_reader_destroy(r);
@@ -170,10 +187,9 @@ void spd_reader_destroy(struct spd_reader *r) {
   if (!r) return;
   stop_thread(r);
   for (int b = 0; b < 2; b++) {
-    free(r->buffers[b].flux);
-    free(r->buffers[b].ivar);
+    free(r->buffers[b].raw);
+    free(r->buffers[b].rows);
   }
-  free(r->raw);
   free(r->wants);
   pthread_cond_destroy(&r->changed);
   pthread_mutex_destroy(&r->mutex);
@@ -195,6 +211,27 @@ spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t c
   return SPD_STATUS_OK;
 }
 
+/* The next n of what is in the buffer. */
+static spd_status decode(float *flux, float *ivar, size_t n, const struct buffer *buffer, const struct spd_reader *r,
+                         struct spd_error *error) {
+  size_t damaged = n; /* the first row that is */
+#ifdef SPD_HAVE_OPENMP
+#pragma omp parallel for schedule(static) num_threads(spd_threads(r->threads)) reduction(min : damaged)
+#endif
+  for (size_t i = 0; i < n; i++) {
+    const struct row *row = &buffer->rows[buffer->taken + i];
+    const unsigned char *raw = buffer->raw + row->slot * r->stride;
+    const struct spd_survey *survey = &r->surveys->files[row->file];
+    if (spd_survey_is_sound(raw, survey))
+      spd_survey_get_spectrum(flux + i * r->width, ivar + i * r->width, raw, survey);
+    else if (i < damaged)
+      damaged = i;
+  }
+  if (damaged == n) return SPD_STATUS_OK;
+  const struct row *row = &buffer->rows[buffer->taken + damaged];
+  return spd_survey_damaged(&r->surveys->files[row->file], row->number, error);
+}
+
 spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader *r, struct spd_error *error) {
   if (n > r->count - r->taken) return spd_fail(error, SPD_STATUS_INVALID, "there are no more spectra to read");
   r->taken += n;
@@ -208,8 +245,7 @@ spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader
       return buffer->status;
     }
     const size_t left = buffer->count - buffer->taken, take = n < left ? n : left;
-    memcpy(flux, buffer->flux + buffer->taken * r->width, take * r->width * sizeof *flux);
-    memcpy(ivar, buffer->ivar + buffer->taken * r->width, take * r->width * sizeof *ivar);
+    SPD_TRY(decode(flux, ivar, take, buffer, r, error));
     flux += take * r->width, ivar += take * r->width, n -= take;
     buffer->taken += take;
     if (buffer->taken < buffer->count) continue;

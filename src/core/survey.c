@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/files.h"
+#include "core/hot.h"
 
 enum { CARD = 80, BLOCK = 2880, CARDS = BLOCK / CARD, MAX_HEADER = 64 * BLOCK };
 
@@ -27,6 +28,9 @@ static int is_little(void) {
 }
 
 static uint32_t big32(uint32_t x) { return is_little() ? swap32(x) : x; }
+static uint64_t big64(uint64_t x) {
+  return is_little() ? (uint64_t)swap32((uint32_t)x) << 32 | swap32((uint32_t)(x >> 32)) : x;
+}
 
 void spd_survey_put_int(unsigned char *to, int32_t value) {
   uint32_t bits = big32((uint32_t)value);
@@ -71,25 +75,43 @@ void spd_survey_get_floats(float *to, const unsigned char *from, size_t n) {
   }
 }
 
-void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey) {
+SPD_HOT void spd_survey_get_spectrum(float *restrict flux, float *restrict ivar, const unsigned char *restrict row,
+                                     const struct spd_survey *survey) {
   const size_t n = survey->n_observed;
-  spd_survey_get_floats(flux, row + survey->columns[survey->flux].offset, n);
-  spd_survey_get_floats(ivar, row + survey->columns[survey->ivar].offset, n);
+  const unsigned char *from_flux = row + survey->columns[survey->flux].offset,
+                      *from_ivar = row + survey->columns[survey->ivar].offset;
+  enum { EXPONENT = 0x7f800000 }; /* all of it set: not finite */
+  SPD_SIMD
   for (size_t m = 0; m < n; m++) {
-    /* finite: the difference with itself is 0, not NaN */
-    int usable = flux[m] - flux[m] == 0 && ivar[m] - ivar[m] == 0 && ivar[m] >= 0;
-    flux[m] = usable ? flux[m] : 0;
-    ivar[m] = usable ? ivar[m] : 0;
+    uint32_t f, w;
+    memcpy(&f, from_flux + 4 * m, 4);
+    memcpy(&w, from_ivar + 4 * m, 4);
+    f = big32(f), w = big32(w);
+    const int finite = ((f & EXPONENT) != EXPONENT) & ((w & EXPONENT) != EXPONENT);
+    const int negative = w > 0x80000000u;
+    const uint32_t kept = 0u - (uint32_t)(finite & !negative);
+    f &= kept, w &= kept;
+    memcpy(flux + m, &f, 4);
+    memcpy(ivar + m, &w, 4);
   }
 }
 
-/* The standard's checksum: 32-bit words added with the carry brought round. bytes: a multiple of 4. */
+/* The standard's checksum: 32-bit words added with the carry brought round, here two at a time, which comes to the same since
+ * 2^32 counts as 1. bytes: a multiple of 4. */
 static uint32_t add_words(uint32_t sum, const unsigned char *bytes, size_t n) {
   uint64_t total = sum;
-  for (size_t i = 0; i + 4 <= n; i += 4) {
-    uint32_t word;
-    memcpy(&word, bytes + i, 4);
-    total += big32(word);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    uint64_t words;
+    memcpy(&words, bytes + i, 8);
+    words = big64(words);
+    total += words;
+    total += total < words;
+  }
+  if (i < n) {
+    const uint64_t word = (uint32_t)spd_survey_get_int(bytes + i);
+    total += word;
+    total += total < word;
   }
   while (total >> 32) total = (total & 0xffffffffu) + (total >> 32);
   return (uint32_t)total;
@@ -375,17 +397,27 @@ static uint32_t row_sum(const unsigned char *row, const struct spd_survey *s) {
   return add_words(add_words(0, row, at), row + at + 4, s->row_bytes - at - 4);
 }
 
-spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count,
-                           struct spd_error *error) {
+spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count,
+                               struct spd_error *error) {
   if (first > s->n_rows || count > s->n_rows - first)
     return spd_fail(error, SPD_STATUS_INVALID, "%.200s has %llu spectra", s->name, (unsigned long long)s->n_rows);
-  SPD_TRY(read_all(rows, s, count * s->row_bytes, s->rows_at + first * s->row_bytes, error));
-  for (size_t i = 0; i < count && s->checksum >= 0; i++) {
-    const unsigned char *row = rows + i * s->row_bytes;
-    if (row_sum(row, s) != (uint32_t)spd_survey_get_int(row + s->columns[s->checksum].offset))
-      return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is damaged: the checksum of spectrum %llu does not fit", s->name,
-                      (unsigned long long)(first + i + 1));
-  }
+  return read_all(rows, s, count * s->row_bytes, s->rows_at + first * s->row_bytes, error);
+}
+
+int spd_survey_is_sound(const unsigned char *row, const struct spd_survey *s) {
+  return s->checksum < 0 || row_sum(row, s) == (uint32_t)spd_survey_get_int(row + s->columns[s->checksum].offset);
+}
+
+spd_status spd_survey_damaged(const struct spd_survey *s, uint64_t row, struct spd_error *error) {
+  return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is damaged: the checksum of spectrum %llu does not fit", s->name,
+                  (unsigned long long)(row + 1));
+}
+
+spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count,
+                           struct spd_error *error) {
+  SPD_TRY(spd_survey_read_raw(rows, s, first, count, error));
+  for (size_t i = 0; i < count; i++)
+    if (!spd_survey_is_sound(rows + i * s->row_bytes, s)) return spd_survey_damaged(s, first + i, error);
   return SPD_STATUS_OK;
 }
 

@@ -64,6 +64,12 @@ spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struc
 spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
                            struct spd_error *error);
 
+/* The same in two steps: rows whatever they are, whether one is as it was written, and what to say where it is not. */
+spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
+                               struct spd_error *error);
+int spd_survey_is_sound(const unsigned char *row, const struct spd_survey *survey);
+spd_status spd_survey_damaged(const struct spd_survey *survey, uint64_t row, struct spd_error *error);
+
 /* n bytes of one row from `offset` on; no checksum tells whether they are right. */
 spd_status spd_survey_read_part(unsigned char *bytes, const struct spd_survey *survey, uint64_t row, size_t offset, size_t n,
                                 struct spd_error *error);

@@ -1,10 +1,10 @@
 #include "core/scalar.h"
 #include "cpu/cpu.h"
 
-CPU_HOT static void update(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, size_t count,
+SPD_HOT static void update(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, size_t count,
                            const struct spd_adam *a) {
   const struct spd_adam o = *a;
-  CPU_SIMD
+  SPD_SIMD
   for (size_t i = 0; i < count; i++)
     spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.rest1, o.beta2, o.rest2, o.epsilon, o.correction1,
                     o.correction2, o.lowest);

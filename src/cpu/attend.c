@@ -7,7 +7,7 @@
 
 enum { CHANNELS = 64 };
 
-CPU_HOT static void forward(float *a, float *e, const float *v, const float *gate, size_t length, size_t channels,
+SPD_HOT static void forward(float *a, float *e, const float *v, const float *gate, size_t length, size_t channels,
                             size_t width) {
   float largest[CHANNELS], sum[CHANNELS] = {0}, weighted[CHANNELS] = {0};
   for (size_t c = 0; c < width; c++) largest[c] = -INFINITY;
@@ -16,16 +16,16 @@ CPU_HOT static void forward(float *a, float *e, const float *v, const float *gat
     float *out = a + l * channels;
     memcpy(out, key, width * sizeof *out);
     if (gate) {
-      CPU_SIMD
+      SPD_SIMD
       for (size_t c = 0; c < width; c++) out[c] *= gate[l * channels + c];
     }
-    CPU_SIMD
+    SPD_SIMD
     for (size_t c = 0; c < width; c++) largest[c] = out[c] > largest[c] ? out[c] : largest[c];
   }
   for (size_t l = 0; l < length; l++) {
     const float *value = v + l * 2 * channels;
     float *out = a + l * channels;
-    CPU_SIMD
+    SPD_SIMD
     for (size_t c = 0; c < width; c++) {
       float p = spd_exp(out[c] - largest[c]);
       out[c] = p;
@@ -39,7 +39,7 @@ CPU_HOT static void forward(float *a, float *e, const float *v, const float *gat
   }
   for (size_t l = 0; l < length; l++) {
     float *out = a + l * channels;
-    CPU_SIMD
+    SPD_SIMD
     for (size_t c = 0; c < width; c++) out[c] *= sum[c];
   }
 }
@@ -60,23 +60,23 @@ spd_status cpu_attend_forward(struct spd_backend *backend, const struct spd_atte
 }
 
 /* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other */
-CPU_HOT static void backward(float *dv, float *dgate, float *da, const float *de, const float *e, const float *a,
+SPD_HOT static void backward(float *dv, float *dgate, float *da, const float *de, const float *e, const float *a,
                              const float *v, const float *gate, size_t length, size_t channels, size_t width) {
   for (size_t l = 0; l < length; l++) {
     const float *value = v + l * 2 * channels, *key = value + channels, *p = a + l * channels;
     float *dvalue = dv + l * 2 * channels, *dkey = dvalue + channels;
-    CPU_SIMD
+    SPD_SIMD
     for (size_t c = 0; c < width; c++) {
       dvalue[c] = p[c] * de[c];
       dkey[c] = p[c] * de[c] * (value[c] - e[c]);
     }
     if (da) {
-      CPU_SIMD
+      SPD_SIMD
       for (size_t c = 0; c < width; c++) da[l * channels + c] = value[c] * de[c];
     }
     if (gate) {
       const float *g = gate + l * channels;
-      CPU_SIMD
+      SPD_SIMD
       for (size_t c = 0; c < width; c++) {
         float d = dkey[c];
         dkey[c] = d * g[c];

@@ -3,6 +3,7 @@
 #define SPD_CPU_H
 
 #include "core/backend.h"
+#include "core/hot.h"
 #include "cpu/kernels.h"
 
 struct cpu_fourier;
@@ -71,34 +72,14 @@ void cpu_fourier_free(struct spd_backend *backend);
 /* out (count) = sum over n rows of partial (n, count), in row order and in double. */
 void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
 
-#define SPD_PRAGMA(x) _Pragma(#x)
 #ifdef SPD_HAVE_OPENMP
 #define CPU_PARALLEL(backend, pieces) SPD_PRAGMA(omp parallel for schedule(dynamic) num_threads(cpu_threads(backend, pieces)))
 /* The same where pieces take equally long and a thread's next piece should be its neighbour */
 #define CPU_PARALLEL_IN_RUNS(backend, pieces) \
   SPD_PRAGMA(omp parallel for schedule(static) num_threads(cpu_threads(backend, pieces)))
-#define CPU_SIMD SPD_PRAGMA(omp simd)
-#define CPU_SIMD_SUM(variable) SPD_PRAGMA(omp simd reduction(+ : variable))
 #else
 #define CPU_PARALLEL(backend, pieces) (void)(backend), (void)(pieces);
 #define CPU_PARALLEL_IN_RUNS(backend, pieces) (void)(backend), (void)(pieces);
-#define CPU_SIMD
-#define CPU_SIMD_SUM(variable)
-#endif
-
-/* A hot function is compiled for several x86 levels, and the loader picks. Kept off under sanitizers, whose runtime is not up
- * when the loader asks. */
-#if defined(SPD_HAVE_TARGET_CLONES)
-#define CPU_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CPU_HOT
-#endif
-
-/* What a hot function calls must be compiled into it, for the same processor. */
-#if defined(__GNUC__)
-#define CPU_INLINE static inline __attribute__((always_inline))
-#else
-#define CPU_INLINE static inline
 #endif
 
 spd_status cpu_stem_forward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);

@@ -8,14 +8,14 @@ enum { UNITS_PER_PIECE = 512, INPUTS_PER_PIECE = 128 };
 
 static size_t pieces_of(size_t count, size_t piece) { return (count + piece - 1) / piece; }
 
-CPU_HOT static void activate(float *y, float *v, const struct spd_dense *s, size_t n, size_t from, size_t units) {
+SPD_HOT static void activate(float *y, float *v, const struct spd_dense *s, size_t n, size_t from, size_t units) {
   const float *b = s->b + from;
   for (size_t i = 0; i < n; i++) {
     float *before = v + i * s->out + from, *after = y + i * s->out + from;
     const float offset = s->offset;
     switch (s->activation) {
       case SPD_ACTIVATION_NONE:
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) {
           before[j] += b[j];
           after[j] = before[j] + offset;
@@ -23,7 +23,7 @@ CPU_HOT static void activate(float *y, float *v, const struct spd_dense *s, size
         break;
       case SPD_ACTIVATION_PRELU: {
         const float *slope = s->slope + from;
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) {
           before[j] += b[j];
           after[j] = spd_prelu(before[j], slope[j]) + offset;
@@ -31,7 +31,7 @@ CPU_HOT static void activate(float *y, float *v, const struct spd_dense *s, size
         break;
       }
       case SPD_ACTIVATION_LEAKY:
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) {
           before[j] += b[j];
           after[j] = spd_prelu(before[j], SPD_LEAKY_SLOPE) + offset;
@@ -39,7 +39,7 @@ CPU_HOT static void activate(float *y, float *v, const struct spd_dense *s, size
         break;
       case SPD_ACTIVATION_SPECULATOR: {
         const float *beta = s->beta + from, *gamma = s->gamma + from;
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) {
           before[j] += b[j];
           after[j] = spd_speculator(before[j], beta[j], gamma[j]) + offset;
@@ -63,7 +63,7 @@ spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense
 }
 
 /* dy -> dv in place; the gradients of what belongs to a unit are summed over the batch in row order */
-CPU_HOT static void activation_backward(const struct spd_dense *s, size_t n, size_t from, size_t units) {
+SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, size_t from, size_t units) {
   float sums[3][UNITS_PER_PIECE] = {{0}};
   float *db = sums[0], *first = sums[1], *second = sums[2];
   for (size_t i = 0; i < n; i++) {
@@ -74,7 +74,7 @@ CPU_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
         break;
       case SPD_ACTIVATION_PRELU: {
         const float *slope = s->slope + from;
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) {
           first[j] += v[j] > 0 ? 0 : d[j] * v[j];
           d[j] *= v[j] > 0 ? 1.0f : slope[j];
@@ -82,12 +82,12 @@ CPU_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
         break;
       }
       case SPD_ACTIVATION_LEAKY:
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) d[j] *= v[j] > 0 ? 1.0f : SPD_LEAKY_SLOPE;
         break;
       case SPD_ACTIVATION_SPECULATOR: {
         const float *beta = s->beta + from, *gamma = s->gamma + from;
-        CPU_SIMD
+        SPD_SIMD
         for (size_t j = 0; j < units; j++) {
           float dx, dbeta, dgamma;
           spd_speculator_gradient(&dx, &dbeta, &dgamma, v[j], beta[j], gamma[j]);
@@ -98,7 +98,7 @@ CPU_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
         break;
       }
     }
-    CPU_SIMD
+    SPD_SIMD
     for (size_t j = 0; j < units; j++) db[j] += d[j];
   }
   if (s->db) memcpy(s->db + from, db, units * sizeof *db);

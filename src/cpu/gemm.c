@@ -19,17 +19,17 @@ enum { BLOCK_K = 128, BLOCK_N = 256 };
 
 /* c (rows of n) += a_k * b (k, n): b is a packed panel that stays in cache. A block's sum is made before it is added to c: long
  * sums lose fewer digits that way. */
-CPU_HOT static void panel(size_t m, size_t n, size_t k, const float *a, size_t a_row, size_t a_column, const float *b, float *c,
+SPD_HOT static void panel(size_t m, size_t n, size_t k, const float *a, size_t a_row, size_t a_column, const float *b, float *c,
                           size_t ldc) {
   for (size_t i = 0; i < m; i++) {
     float *row = c + i * ldc, sum[BLOCK_N] = {0};
     for (size_t p = 0; p < k; p++) {
       float factor = a[i * a_row + p * a_column];
       const float *from = b + p * BLOCK_N;
-      CPU_SIMD
+      SPD_SIMD
       for (size_t j = 0; j < n; j++) sum[j] += factor * from[j];
     }
-    CPU_SIMD
+    SPD_SIMD
     for (size_t j = 0; j < n; j++) row[j] += sum[j];
   }
 }

@@ -1,5 +1,5 @@
-/* Convolution of the flux, instance norm, PReLU and max-pool, fused: nothing of size (length, channels) is stored. With one input
- * channel the norm's statistics follow from the input alone (spd_stem_statistics). */
+/* Convolution of the flux, instance norm, PReLU and max-pool, fused: nothing of size (length, channels) is stored. With one
+ * input channel the norm's statistics follow from the input alone (spd_stem_statistics). */
 #include <math.h>
 #include <string.h>
 
@@ -9,7 +9,7 @@
 enum { CHANNELS = 64 }; /* channels at a time, so that what a position needs stays in the first-level cache */
 
 /* m_j and R_jk from the autocorrelation at k lags, less the products that the window j leaves out at the ends */
-CPU_HOT static void moments(double *m, double *r, const float *x, size_t length, size_t kernel) {
+SPD_HOT static void moments(double *m, double *r, const float *x, size_t length, size_t kernel) {
   const long pad = (long)(kernel / 2), last = (long)length;
   double total = 0;
   for (long i = 0; i < last; i++) total += x[i];
@@ -21,7 +21,7 @@ CPU_HOT static void moments(double *m, double *r, const float *x, size_t length,
   }
   for (long lag = 0; lag < (long)kernel; lag++) {
     double all = 0;
-    CPU_SIMD_SUM(all)
+    SPD_SIMD_SUM(all)
     for (long i = 0; i < last - lag; i++) all += (double)x[i] * x[i + lag];
     for (long j = 0; j + lag < (long)kernel; j++) {
       double sum = all;
@@ -33,16 +33,16 @@ CPU_HOT static void moments(double *m, double *r, const float *x, size_t length,
 }
 
 /* taps and offset of a block of channels at one position: v = offset + sum_j taps_j x[l + j - pad] */
-CPU_INLINE void convolve(float *restrict v, const float *scaled, const float *x, size_t l, size_t length, size_t kernel,
-                         size_t channels, size_t width) {
+SPD_HOT_INLINE void convolve(float *restrict v, const float *scaled, const float *x, size_t l, size_t length, size_t kernel,
+                             size_t channels, size_t width) {
   const size_t pad = kernel / 2;
   const float *offset = scaled + kernel * channels;
-  CPU_SIMD
+  SPD_SIMD
   for (size_t c = 0; c < width; c++) v[c] = offset[c];
   for (size_t j = 0; j < kernel; j++) {
     if (l + j < pad || l + j - pad >= length) continue;
     const float value = x[l + j - pad], *tap = scaled + j * channels;
-    CPU_SIMD
+    SPD_SIMD
     for (size_t c = 0; c < width; c++) v[c] += tap[c] * value;
   }
 }
@@ -61,10 +61,10 @@ static inline int inside(const struct spd_stem *s, size_t from, size_t to) {
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float smaller(float a, float b) { return a < b ? a : b; }
 
-CPU_INLINE void forward_five(float *restrict y, const float *restrict x, const float *restrict scaled,
-                             const float *restrict slope, size_t channels, size_t width) {
+SPD_HOT_INLINE void forward_five(float *restrict y, const float *restrict x, const float *restrict scaled,
+                                 const float *restrict slope, size_t channels, size_t width) {
   TAPS_OF_FIVE(scaled, channels);
-  CPU_SIMD
+  SPD_SIMD
   for (size_t c = 0; c < width; c++) {
     const float a = slope[c]; /* read here, so that no branch guards the read */
     const float v0 = CONVOLVE_FIVE(0), v1 = CONVOLVE_FIVE(1), v2 = CONVOLVE_FIVE(2), v3 = CONVOLVE_FIVE(3),
@@ -76,7 +76,7 @@ CPU_INLINE void forward_five(float *restrict y, const float *restrict x, const f
 }
 
 /* PReLU rises and falls when its slope is negative, so its maximum is at the largest or the smallest value. */
-CPU_HOT static void forward(float *y, const struct spd_stem *s, const float *x, const float *scaled) {
+SPD_HOT static void forward(float *y, const struct spd_stem *s, const float *x, const float *scaled) {
   const size_t channels = s->out.channels;
   for (size_t c0 = 0; c0 < channels; c0 += CHANNELS) {
     const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
@@ -94,14 +94,14 @@ CPU_HOT static void forward(float *y, const struct spd_stem *s, const float *x, 
           memcpy(largest, v, sizeof v);
           memcpy(smallest, v, sizeof v);
         } else {
-          CPU_SIMD
+          SPD_SIMD
           for (size_t c = 0; c < width; c++) {
             largest[c] = v[c] > largest[c] ? v[c] : largest[c];
             smallest[c] = v[c] < smallest[c] ? v[c] : smallest[c];
           }
         }
       }
-      CPU_SIMD
+      SPD_SIMD
       for (size_t c = 0; c < width; c++) {
         float a = spd_prelu(largest[c], slope[c]), b = spd_prelu(smallest[c], slope[c]);
         y[t * channels + c0 + c] = a > b ? a : b;
@@ -143,11 +143,11 @@ struct sums {
   }
 #define GRADIENT_FIVE(j) taps[j * CHANNELS + c] += d0 * x[j] + d1 * x[j + 1] + d2 * x[j + 2] + d3 * x[j + 3] + d4 * x[j + 4]
 
-CPU_INLINE void backward_five(struct sums *restrict sums, const float *restrict dy, const float *restrict x,
-                              const float *restrict scaled, const float *restrict slope, size_t channels, size_t width) {
+SPD_HOT_INLINE void backward_five(struct sums *restrict sums, const float *restrict dy, const float *restrict x,
+                                  const float *restrict scaled, const float *restrict slope, size_t channels, size_t width) {
   TAPS_OF_FIVE(scaled, channels);
   float *restrict taps = sums->taps;
-  CPU_SIMD
+  SPD_SIMD
   for (size_t c = 0; c < width; c++) {
     const float a = slope[c], g = dy[c], first = CONVOLVE_FIVE(0);
     float best = spd_prelu(first, a), value = first;
@@ -172,7 +172,7 @@ CPU_INLINE void backward_five(struct sums *restrict sums, const float *restrict 
 
 /* Of one spectrum, with d the gradient at the winners and v their normalised values: sums (k, C) of d x[l* + j], of d and of
  * d v, and the slope's gradient. The first of equal winners takes the gradient. */
-CPU_HOT static void backward(struct sums *sums, const float *dy, const struct spd_stem *s, const float *x, const float *scaled,
+SPD_HOT static void backward(struct sums *sums, const float *dy, const struct spd_stem *s, const float *x, const float *scaled,
                              size_t c0, size_t width) {
   const size_t channels = s->out.channels, kernel = s->kernel, pad = kernel / 2;
   const float *slope = s->slope + c0;
@@ -188,7 +188,7 @@ CPU_HOT static void backward(struct sums *sums, const float *dy, const struct sp
     for (size_t c = 0; c < width; c++) best[c] = -INFINITY, value[c] = 0, winner[c] = 0;
     for (size_t l = from; l < to; l++) {
       convolve(v, scaled + c0, x, l, s->length, kernel, channels, width);
-      CPU_SIMD
+      SPD_SIMD
       for (size_t c = 0; c < width; c++) {
         float activated = spd_prelu(v[c], slope[c]);
         int wins = activated > best[c];
@@ -197,7 +197,7 @@ CPU_HOT static void backward(struct sums *sums, const float *dy, const struct sp
         winner[c] = wins ? (int32_t)(l - from) : winner[c];
       }
     }
-    CPU_SIMD
+    SPD_SIMD
     for (size_t c = 0; c < width; c++) {
       float g = gradient[c];
       sums->dslope[c] += value[c] > 0 ? 0 : g * value[c];
@@ -207,13 +207,13 @@ CPU_HOT static void backward(struct sums *sums, const float *dy, const struct sp
     }
     for (size_t l = from; l < to; l++) {
       float here[CHANNELS];
-      CPU_SIMD
+      SPD_SIMD
       for (size_t c = 0; c < width; c++) here[c] = winner[c] == (int32_t)(l - from) ? d[c] : 0;
       for (size_t j = 0; j < kernel; j++) {
         if (l + j < pad || l + j - pad >= s->length) continue;
         const float xj = x[l + j - pad];
         float *tap = sums->taps + j * CHANNELS;
-        CPU_SIMD
+        SPD_SIMD
         for (size_t c = 0; c < width; c++) tap[c] += here[c] * xj;
       }
     }
@@ -254,7 +254,7 @@ spd_status cpu_stem_backward(struct spd_backend *backend, const struct spd_stem 
   return SPD_STATUS_OK;
 }
 
-CPU_HOT static void log_range(float *y, const float *x, size_t count) {
+SPD_HOT static void log_range(float *y, const float *x, size_t count) {
   for (size_t i = 0; i < count; i++) y[i] = logf(x[i] + 1e-6f);
 }
 

@@ -51,8 +51,13 @@ CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backe
                                      const struct spd_schedule *schedule, spd_feed_way way, const struct spd_surveys *surveys) {
   struct spd_model *model;
   struct spd_training *training;
-  const struct spd_source source = {
-      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys};
+  const struct spd_source source = {.flux = d->flux,
+                                    .ivar = d->ivar,
+                                    .z = d->z,
+                                    .n_rows = SMALL_ROWS,
+                                    .is_training = is_training,
+                                    .surveys = surveys,
+                                    .threads = 2};
   struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way};
   uint64_t count;
   memset(out, 0, sizeof *out);

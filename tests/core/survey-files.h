@@ -9,17 +9,18 @@
 
 enum { FILE_PIXELS = 37 };
 
-/* A new file, open to be appended to. */
-CHECK_UNUSED static void survey_file_make(struct spd_survey *s, const char *path) {
-  static const struct spd_survey_column columns[] = {{"ID", 'A', 9, 0},    {"Z", 'D', 1, 0},
-                                                     {"NORM", 'D', 1, 0},  {"plate", 'J', 1, 0},
-                                                     {"good", 'L', 1, 0},  {"FLUX", 'E', FILE_PIXELS, 0},
-                                                     {"IVAR", 'E', FILE_PIXELS, 0}};
+/* A new file, open to be appended to, whose ids have `id_size` characters: 9 at least. */
+CHECK_UNUSED static void survey_file_make_wide(struct spd_survey *s, const char *path, size_t id_size) {
+  const struct spd_survey_column columns[] = {{"ID", 'A', id_size, 0},      {"Z", 'D', 1, 0},    {"NORM", 'D', 1, 0},
+                                              {"plate", 'J', 1, 0},         {"good", 'L', 1, 0}, {"FLUX", 'E', FILE_PIXELS, 0},
+                                              {"IVAR", 'E', FILE_PIXELS, 0}};
   double wave[FILE_PIXELS];
   for (int m = 0; m < FILE_PIXELS; m++) wave[m] = 4000 + m;
   unlink(path);
   MUST(spd_survey_create(s, path, "SPECTRA", wave, FILE_PIXELS, "it's", columns, 7, error));
 }
+
+CHECK_UNUSED static void survey_file_make(struct spd_survey *s, const char *path) { survey_file_make_wide(s, path, 9); }
 
 CHECK_UNUSED static void survey_file_fill(unsigned char *row, const struct spd_survey *s, int number) {
   float values[FILE_PIXELS];
