@@ -10,7 +10,7 @@ enum { ALIGNMENT = 16 }; /* floats: a cache line */
 
 static size_t pooled_length(size_t length, size_t pool) { return (length + 2 * (pool / 2) - pool) / pool + 1; }
 
-static void add(struct spd_network *network, spd_parameter_role role, size_t fan_in, size_t rank, size_t a, size_t b, size_t c,
+static void add(struct spd_network *network, spd_parameter_role role, double spread, size_t rank, size_t a, size_t b, size_t c,
                 const char *name) {
   struct spd_parameter *p = &network->parameters[network->n_parameters++];
   memset(p, 0, sizeof *p);
@@ -18,7 +18,7 @@ static void add(struct spd_network *network, spd_parameter_role role, size_t fan
   p->role = role;
   p->rank = rank;
   p->shape[0] = a, p->shape[1] = b, p->shape[2] = c;
-  p->fan_in = fan_in;
+  p->spread = (float)spread;
   p->offset = network->size;
   p->count = a * (rank > 1 ? b : 1) * (rank > 2 ? c : 1);
   network->size += (p->count + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -30,22 +30,32 @@ static void add_convolutions(struct spd_network *network, const char *suffix, si
   char name[64];
   for (size_t i = 0; i < SPD_BLOCKS; i++) {
     size_t in = i == 0 ? 1 : a->filters[i - 1] / divisor, out = a->filters[i] / divisor, k = a->kernels[i];
+    double spread = 1 / sqrt((double)(in * k)); /* the norm that follows makes any other the same */
     snprintf(name, sizeof name, "encoder.conv%zu%s.0.weight", i + 1, suffix);
-    add(network, SPD_PARAMETER_CONV_WEIGHT, in * k, 3, k, in, out, name);
+    add(network, SPD_PARAMETER_CONV_WEIGHT, spread, 3, k, in, out, name);
     snprintf(name, sizeof name, "encoder.conv%zu%s.0.bias", i + 1, suffix);
-    add(network, SPD_PARAMETER_CONV_BIAS, in * k, 1, out, 0, 0, name);
+    add(network, SPD_PARAMETER_CONV_BIAS, spread, 1, out, 0, 0, name);
     snprintf(name, sizeof name, "encoder.conv%zu%s.2.weight", i + 1, suffix);
     add(network, SPD_PARAMETER_SLOPE, 0, 1, out, 0, 0, name);
   }
 }
 
+/* Initial weights are uniform in +- gain / sqrt(fan-in). These gains keep the variance of what passes a layer and its activation.
+ * PyTorch's 1 takes two thirds of the amplitude at every layer, from the features to the spectrum nearly all: what then grows is one
+ * direction of the latents at a time, and a weak one, like the ratio of a doublet, never in a usual training. */
+static const double GAIN_PRELU = 2.3764;      /* sqrt(3 * 2 / (1 + 0.25^2)) (He et al. 2015) */
+static const double GAIN_SPECULATOR = 2.6999; /* sqrt(3) * 1.5588: x sigma(x), x normal with that deviation, has a mean square of 1 */
+static const double GAIN_LEAKY = 2.4494;      /* sqrt(3 * 2 / (1 + 0.01^2)) */
+static const double GAIN_SPECTRUM = 0.3;      /* the decoder's last layer: training starts near a flat spectrum */
+
 /* Layers stand at every third place of the published Sequential: linear, activation, dropout. */
-static void add_linear(struct spd_network *network, const char *part, size_t layer, size_t in, size_t out) {
+static void add_linear(struct spd_network *network, const char *part, size_t layer, size_t in, size_t out, double gain) {
+  double spread = 1 / sqrt((double)in);
   char name[64];
   snprintf(name, sizeof name, "%s.mlp.%zu.weight", part, 3 * layer);
-  add(network, SPD_PARAMETER_LINEAR_WEIGHT, in, 2, out, in, 0, name);
+  add(network, SPD_PARAMETER_LINEAR_WEIGHT, gain * spread, 2, out, in, 0, name);
   snprintf(name, sizeof name, "%s.mlp.%zu.bias", part, 3 * layer);
-  add(network, SPD_PARAMETER_LINEAR_BIAS, in, 1, out, 0, 0, name);
+  add(network, SPD_PARAMETER_LINEAR_BIAS, spread, 1, out, 0, 0, name);
 }
 
 static void add_unit_parameters(struct spd_network *network, spd_parameter_role role, const char *part, size_t layer,
@@ -109,15 +119,16 @@ spd_status spd_network_init(struct spd_network *network, const struct spd_archit
   size_t in = network->n_feature + (a->redshift_input ? 1 : 0);
   for (size_t i = 0; i <= a->n_encoder_hidden; i++) {
     size_t out = i < a->n_encoder_hidden ? a->encoder_hidden[i] : a->n_latent;
-    add_linear(network, "encoder", i, in, out);
+    add_linear(network, "encoder", i, in, out, GAIN_PRELU);
     if (i < a->n_encoder_hidden) add_unit_parameters(network, SPD_PARAMETER_SLOPE, "encoder", i, out, "weight");
     in = out;
   }
   if (a->weight_attention) add_convolutions(network, "w", 2);
   in = a->n_latent;
+  const double gain = a->decoder_activation == SPD_ACTIVATION_SPECULATOR ? GAIN_SPECULATOR : GAIN_LEAKY;
   for (size_t i = 0; i <= a->n_decoder_hidden; i++) {
     size_t out = i < a->n_decoder_hidden ? a->decoder_hidden[i] : a->n_rest;
-    add_linear(network, "decoder", i, in, out);
+    add_linear(network, "decoder", i, in, out, i < a->n_decoder_hidden ? gain : GAIN_SPECTRUM);
     if (a->decoder_activation == SPD_ACTIVATION_SPECULATOR) {
       add_unit_parameters(network, SPD_PARAMETER_BETA, "decoder", i, out, "beta");
       add_unit_parameters(network, SPD_PARAMETER_GAMMA, "decoder", i, out, "gamma");
@@ -142,11 +153,9 @@ void spd_network_fill(float *weights, const struct spd_network *network, uint64_
       case SPD_PARAMETER_CONV_WEIGHT:
       case SPD_PARAMETER_CONV_BIAS:
       case SPD_PARAMETER_LINEAR_WEIGHT:
-      case SPD_PARAMETER_LINEAR_BIAS: {
-        float bound = (float)(1.0 / sqrt((double)p->fan_in));
-        for (size_t j = 0; j < p->count; j++) w[j] = bound * (2.0f * spd_uniform(seed, i, j) - 1.0f);
+      case SPD_PARAMETER_LINEAR_BIAS:
+        for (size_t j = 0; j < p->count; j++) w[j] = p->spread * (2.0f * spd_uniform(seed, i, j) - 1.0f);
         break;
-      }
       case SPD_PARAMETER_SLOPE:
         for (size_t j = 0; j < p->count; j++) w[j] = 0.25f;
         break;

@@ -43,7 +43,7 @@ struct spd_parameter {
   char name[64]; /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
   spd_parameter_role role;
   size_t rank, shape[3]; /* as stored here */
-  size_t fan_in;
+  float spread;           /* initial values are uniform in +- spread; 0: as the role has it */
   size_t offset, count; /* in floats; every offset is a multiple of 16 */
 };
 
@@ -62,7 +62,7 @@ spd_status spd_network_init(struct spd_network *network, const struct spd_archit
 /* NULL when there is no such parameter. */
 const struct spd_parameter *spd_network_find(const struct spd_network *network, const char *name);
 
-/* weights: (network->size). Uniform +-1/sqrt(fan_in), PReLU 0.25, beta 1, gamma 0, LSF a delta. */
+/* weights: (network->size). Convolutions, linear layers uniform in +- spread, PReLU 0.25, beta 1, gamma 0, LSF a delta. */
 void spd_network_fill(float *weights, const struct spd_network *network, uint64_t seed);
 
 /* PyTorch layout (out, in, k) <-> ours (k, in, out) for convolutions; a plain copy for all else. Both (count). */

@@ -233,8 +233,8 @@ static void fill_by_rule(float *values, const struct spd_parameter *p, size_t nu
     case SPD_PARAMETER_BETA: scale = 0.3, shift = 1; break;
     case SPD_PARAMETER_GAMMA: scale = 0.2, shift = 0.1; break;
     case SPD_PARAMETER_SLOPE: scale = 0.1, shift = 0.25; break;
-    case SPD_PARAMETER_CONV_WEIGHT:
-    case SPD_PARAMETER_LINEAR_WEIGHT: scale = sqrt(3 / (double)p->fan_in); break;
+    case SPD_PARAMETER_CONV_WEIGHT: scale = sqrt(3 / (double)(p->shape[0] * p->shape[1])); break;
+    case SPD_PARAMETER_LINEAR_WEIGHT: scale = sqrt(3 / (double)p->shape[1]); break;
     default: break;
   }
   for (size_t i = 0; i < p->count; i++) {
