@@ -205,8 +205,10 @@ spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t c
   r->count = count;
   r->begun = r->given = r->taken = 0;
   const int failed = pthread_create(&r->thread, NULL, read_ahead, r);
-  if (failed)
+  if (failed) {
+    r->count = 0;
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not start the thread that reads surveys (%s)", strerror(failed));
+  }
   r->running = 1;
   return SPD_STATUS_OK;
 }
@@ -245,7 +247,8 @@ spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader
       return buffer->status;
     }
     const size_t left = buffer->count - buffer->taken, take = n < left ? n : left;
-    SPD_TRY(decode(flux, ivar, take, buffer, r, error));
+    buffer->status = decode(flux, ivar, take, buffer, r, &buffer->error); /* stays: what follows would be other rows */
+    if (buffer->status != SPD_STATUS_OK) continue;
     flux += take * r->width, ivar += take * r->width, n -= take;
     buffer->taken += take;
     if (buffer->taken < buffer->count) continue;

@@ -75,8 +75,8 @@ void spd_survey_get_floats(float *to, const unsigned char *from, size_t n) {
   }
 }
 
-SPD_HOT void spd_survey_get_spectrum(float *restrict flux, float *restrict ivar, const unsigned char *restrict row,
-                                     const struct spd_survey *survey) {
+SPD_HOT static void get_spectrum(float *restrict flux, float *restrict ivar, const unsigned char *restrict row,
+                                 const struct spd_survey *survey) {
   const size_t n = survey->n_observed;
   const unsigned char *from_flux = row + survey->columns[survey->flux].offset,
                       *from_ivar = row + survey->columns[survey->ivar].offset;
@@ -96,8 +96,13 @@ SPD_HOT void spd_survey_get_spectrum(float *restrict flux, float *restrict ivar,
   }
 }
 
+/* Clones have internal linkage: clang before 18 gives others a name that nothing links to. */
+void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey) {
+  get_spectrum(flux, ivar, row, survey);
+}
+
 /* The standard's checksum: 32-bit words added with the carry brought round, here two at a time, which comes to the same since
- * 2^32 counts as 1. bytes: a multiple of 4. */
+ * 2^32 counts as 1. Up to three bytes behind the last whole word do not count: a foreign column may have left them. */
 static uint32_t add_words(uint32_t sum, const unsigned char *bytes, size_t n) {
   uint64_t total = sum;
   size_t i = 0;
@@ -108,7 +113,7 @@ static uint32_t add_words(uint32_t sum, const unsigned char *bytes, size_t n) {
     total += words;
     total += total < words;
   }
-  if (i < n) {
+  if (i + 4 <= n) {
     const uint64_t word = (uint32_t)spd_survey_get_int(bytes + i);
     total += word;
     total += total < word;

@@ -86,7 +86,11 @@ static void test_damage(void) {
   float *flux = malloc(ROWS * FILE_PIXELS * sizeof *flux), *ivar = malloc(ROWS * FILE_PIXELS * sizeof *ivar);
   MUST(spd_reader_next(flux, ivar, 5000, reader, error));
   CHECK_STATUS(spd_reader_next(flux, ivar, 6000, reader, error), SPD_STATUS_FORMAT, "spectrum 601");
-  MUST(spd_reader_start(reader, rows, 100, NULL, error)); /* another start is another chance */
+  MUST(spd_reader_start(reader, rows, ROWS, NULL, error)); /* another start is another chance, and what failed stays failed */
+  MUST(spd_reader_next(flux, ivar, 5000, reader, error));
+  CHECK_STATUS(spd_reader_next(flux, ivar, 5950, reader, error), SPD_STATUS_FORMAT, "spectrum 601");
+  CHECK_STATUS(spd_reader_next(flux, ivar, 10, reader, error), SPD_STATUS_FORMAT, "spectrum 601");
+  MUST(spd_reader_start(reader, rows, 100, NULL, error));
   MUST(spd_reader_next(flux, ivar, 100, reader, error));
   CHECK(flux[99 * FILE_PIXELS] == 99, "row 99 is %g", (double)flux[99 * FILE_PIXELS]);
   spd_reader_destroy(reader);
