@@ -11,6 +11,10 @@
 #' hash of its id and `split_seed`, so it does not change when others are added. With the same data, seed and build the result is
 #' the same to the last bit, whatever the number of threads.
 #'
+#' Linear layers start with weights that keep the variance of what passes them (He et al. 2015). The published code takes
+#' PyTorch's, from which signals start hundreds of times weaker: then training finds one direction of the latents at a time, and
+#' weak ones, such as the ratio within a doublet, not in a usual number of epochs.
+#'
 #' @param x Observed [spectra()], or a survey from [open_survey()], which is read from its files while training goes on: with the same
 #'   seed, the same losses to the last bit as from memory.
 #' @param latents Number of latents \eqn{S}.
@@ -58,6 +62,8 @@
 #'   where `checkpoint` is of another training, or damaged.
 #' @references Melchior, P., Liang, Y., Hahn, C., Goulding, A. (2023), Autoencoding Galaxy Spectra I: Architecture, AJ 166, 74.
 #'   <https://arxiv.org/abs/2211.07890>
+#'
+#'   He, K., Zhang, X., Ren, S., Sun, J. (2015), Delving Deep into Rectifiers, ICCV. <https://arxiv.org/abs/1502.01852>
 #' @seealso [encode()], [predict.spender()], [reconstruct()], [write_model()], [plot_reconstruction()]
 #' @export
 #' @examples

@@ -29,7 +29,7 @@ part <- function(title, code) {
 
 if (nzchar(options$sdss)) {
   part("ingestion of SDSS files, from the page cache", '
-    from <- list.files(options$sdss, "spec-.*fits$", full.names = TRUE)
+    from <- list.files(options$sdss, "^spec-.*fits$", full.names = TRUE, recursive = TRUE)
     many <- file.path(folder, "files")
     dir.create(many)
     for (i in seq_len(options$files)) file.copy(from[(i - 1) %% length(from) + 1], file.path(many, sprintf("spec-%07d.fits", i)))

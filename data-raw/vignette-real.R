@@ -1,6 +1,6 @@
 # Figures and numbers of vignette("real-spectra"), from SDSS spectra that the package does not hold.
 #
-#   Rscript inst/scripts/study-truth.R spectra=10000 epochs=24 filters=32,64,256 fit=truth.rds
+#   Rscript inst/scripts/study-truth.R spectra=20000 epochs=36 filters=32,64,256 spikes=0.7 fit=truth.rds
 #   Rscript data-raw/vignette-real.R truth.rds FOLDER      FOLDER: SDSS spectra of galaxies (spec-*.fits)
 # Trains the fit of simulated galaxies further on simulated and real ones; writes vignettes/figures/*.png and vignettes/fits/real.rds.
 library(spender)
@@ -46,7 +46,7 @@ chosen <- vapply(wanted, function(z) {
   candidates <- order(abs(real$z - z) + ifelse(trained, 0.02, 0))
   candidates[1]
 }, 0L)
-for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, real, chosen[i]), 4.8)
+for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, real, chosen[i]), 5.8)
 cat("chosen:", paste(real$id[chosen], sprintf("z %.3f", real$z[chosen]), ifelse(trained[chosen], "trained", "held out"), sprintf("chi2 %.2f", after[chosen]), sep = " ", collapse = "; "), "\n")
 save_png("real-latents.png", plot_latent(embed_latents(fit, real), colour = ifelse(real$meta$subclass == "", NA, real$meta$subclass), label = "SDSS subclass"), 4)
 print(file.size(list.files("vignettes/figures", full.names = TRUE)) / 1e3)

@@ -4,8 +4,8 @@
 # resolution without a line spread function, and twice as fine with the known one, held as it is.
 #
 #   Rscript study-doublet.R [name=value ...]
-#     wave=3800,4700  spectra=10000  epochs=60  members=4  draws=8  held=300  seed=1  sn=20  filters=16,32,64  latents=6
-#     fits=FILE.rds (read where it is, else written)
+#     wave=3800,4700  spectra=10000  epochs=60  members=4  draws=8  held=300  seed=1  sn=20  ew=20,158  filters=16,32,64  latents=6
+#     fits=FILE.rds (read where it is, else written)  output=FILE.rds (the ratios and their errors)
 # `wave`: SDSS's pixels from there to there; in an arm of 900 pixels the doublet is much of what there is to learn.
 # Prints how many held-out emitters show two peaks in either model, and how far ratios are from the truth in units of their error: the
 # members' scatter about their mean, combined with that of a member under noise (`draws` times the spectra are encoded with more of it).
@@ -14,7 +14,7 @@ library(spender)
 source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(wave = "3800,4700", spectra = 10000, epochs = 60, members = 4, draws = 8, held = 300, seed = 1, sn = 20,
-                             filters = "16,32,64", latents = 6, fits = ""))
+                             filters = "16,32,64", latents = 6, ew = "20,158", fits = "", output = ""))
 arm <- instrument(10^seq(log10(numbers(options$wave)[1]), log10(numbers(options$wave)[2]), by = 1e-4), name = "arm")
 
 lsf <- dnorm(-4:4, sd = 1.4) / sum(dnorm(-4:4, sd = 1.4)) # 97 km/s
@@ -27,7 +27,8 @@ emitters <- function(n, seed) {
   # stars and dust alike: what differs are the lines
   alike <- list(old = 0.45, intermediate = 0.3, young = 0.25, metals = 1, ebv = 0.1, sigma_stars = 100)
   galaxies[names(alike)] <- alike
-  galaxies$ew_halpha <- 10^runif(n, 1.3, 2.2)
+  ew <- log10(numbers(options$ew))
+  galaxies$ew_halpha <- 10^runif(n, ew[1], ew[2])
   galaxies$log_n2_halpha <- runif(n, -0.9, -0.4)
   galaxies$log_o3_hbeta <- 0.61 / (galaxies$log_n2_halpha + 0.08) + 1.2
   galaxies$log_o2_hbeta <- 0.45 - 0.3 * (galaxies$log_n2_halpha + 0.65)
@@ -110,3 +111,4 @@ within <- function(error, k) 100 * mean(abs(found - truth) <= k * error)
 cat(sprintf("ratio: correlation with truth %.3f, rms from it %.3f (the truth's own scatter %.3f); errors (medians): members %.3f, noise %.3f\n",
             cor(found, truth), sqrt(mean((found - truth)^2)), sd(truth), median(scatter), median(noise)))
 cat(sprintf("within one, 1.64 and two errors: %.0f, %.0f and %.0f %%\n", within(error, 1), within(error, 1.64), within(error, 2)))
+if (nzchar(options$output)) saveRDS(data.frame(truth, found, members = scatter, noise, error), options$output)
