@@ -41,7 +41,7 @@ static void add_convolutions(struct spd_network *network, const char *suffix, si
 }
 
 /* Initial weights are uniform in +- gain / sqrt(fan-in). These gains keep the variance of what passes a layer and its activation.
- * PyTorch's 1 takes two thirds of the amplitude at every layer, from the features to the spectrum nearly all: what then grows is one
+ * PyTorch's 1 takes more than half of the amplitude at every layer, from the features to the spectrum nearly all: what then grows is one
  * direction of the latents at a time, and a weak one, like the ratio of a doublet, never in a usual training. */
 static const double GAIN_PRELU = 2.3764;      /* sqrt(3 * 2 / (1 + 0.25^2)) (He et al. 2015) */
 static const double GAIN_SPECULATOR = 2.6999; /* sqrt(3) * 1.5588: x sigma(x), x normal with that deviation, has a mean square of 1 */

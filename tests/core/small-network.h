@@ -54,8 +54,9 @@ static double small_normal(uint64_t seed, uint64_t stream, uint64_t i) {
   return (sum - 2) * sqrt(3.0);
 }
 
-/* Observed 4000-6500 A, log-spaced; restframe to z = 0.5. Weights from the initialisation, with slopes of both signs, a bent LSF
- * and Speculator parameters off their start, so that no gradient is trivially zero. */
+/* Observed 4000-6500 A, log-spaced; restframe to z = 0.5. Weights from the initialisation, those of linear layers to twice
+ * 1 / sqrt(fan-in) whatever trainings start from, with slopes of both signs, a bent LSF and Speculator parameters off their start, so that
+ * no gradient is trivially zero. */
 CHECK_UNUSED static struct small_data small_data_new(const struct spd_network *network, size_t n, uint64_t seed) {
   const struct spd_architecture *a = &network->architecture;
   const size_t m = a->n_observed, r = a->n_rest;
@@ -85,7 +86,8 @@ CHECK_UNUSED static struct small_data small_data_new(const struct spd_network *n
       if (p->role == SPD_PARAMETER_BETA) w[i] = (float)(1 + 0.3 * g);
       if (p->role == SPD_PARAMETER_GAMMA) w[i] = (float)(0.1 + 0.2 * g);
       if (p->role == SPD_PARAMETER_LSF) w[i] = (float)(0.1 + 0.9 * (double)w[i] + 0.05 * g);
-      if (p->role == SPD_PARAMETER_LINEAR_WEIGHT || p->role == SPD_PARAMETER_LINEAR_BIAS) w[i] *= 2.0f;
+      if (p->role == SPD_PARAMETER_LINEAR_WEIGHT) w[i] *= (float)(2 / sqrt((double)p->shape[1])) / p->spread;
+      if (p->role == SPD_PARAMETER_LINEAR_BIAS) w[i] *= 2.0f;
     }
   }
   return d;
