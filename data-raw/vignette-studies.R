@@ -1,7 +1,7 @@
 # What vignette("superresolution") shows of two studies that take half an hour.
 #
-#   Rscript inst/scripts/study-lsf.R epochs=20 output=lsf-linear.rds
-#   Rscript inst/scripts/study-lsf.R pixels=log rate=5 epochs=20 output=lsf-log.rds
+#   Rscript inst/scripts/study-lsf.R output=lsf-linear.rds
+#   Rscript inst/scripts/study-lsf.R pixels=log rate=5 output=lsf-log.rds
 #   Rscript inst/scripts/study-doublet.R members=6 ew=50,300 fits=doublet.rds output=ratios.rds
 #   Rscript data-raw/vignette-studies.R lsf-linear.rds lsf-log.rds doublet.rds ratios.rds
 # Writes vignettes/fits/lsf.rds and vignettes/fits/doublet.rds.
