@@ -64,8 +64,8 @@ choose_device <- function(device, precision, threads) {
   if (!is.character(device) || length(device) != 1 || !device %in% c("auto", "cpu", "cuda")) {
     abort("invalid", "`device` must be \"auto\", \"cpu\" or \"cuda\", not ", describe(device), ".")
   }
-  if (!is.character(precision) || length(precision) != 1 || !precision %in% c("fp32", "tf32", "bf16")) {
-    abort("invalid", "`precision` must be \"fp32\", \"tf32\" or \"bf16\", not ", describe(precision), ".")
+  if (!is.character(precision) || length(precision) != 1 || !precision %in% c("fp32", "tf32", "bf16", "fp16")) {
+    abort("invalid", "`precision` must be \"fp32\", \"tf32\", \"fp16\" or \"bf16\", not ", describe(precision), ".")
   }
   threads <- fit_threads(threads)
   gpu <- if (device != "cpu") .Call(ffi_cuda_devices)$name else character()

@@ -36,9 +36,10 @@
 #' @param validation Fraction of the spectra held out, whose loss is reported after every epoch.
 #' @param best Return the weights of the epoch with the lowest validation loss instead of the last epoch's.
 #' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used, see [devices()]) or `"auto"`: a GPU if there is one.
-#' @param precision On a GPU, how products of matrices are made: `"fp32"`; `"tf32"`, with operands rounded to 11 significant bits,
-#'   which GPUs since 2020 multiply many times faster; or `"bf16"`, with those of convolutions rounded to 8 bits. Sums, norms,
-#'   small layers, weights and optimiser are fp32 in any case. On a CPU all is fp32.
+#' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
+#'   products to 11 significant bits; `"fp16"`, operands and stored activations to 11 significant bits in 16, with a scale for each
+#'   gradient that keeps its exponent in range, as exact as `"tf32"` and faster; `"bf16"`, to 8 significant bits. Sums,
+#'   norms, small layers, weights and optimiser are fp32 in any case. On a CPU all is fp32.
 #' @param threads Threads on the CPU; `NULL` for all cores, or `getOption("spender.threads")`.
 #' @param seed Seed of initial weights and order of the spectra; a whole number.
 #' @param split_seed Seed of validation membership.

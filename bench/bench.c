@@ -195,6 +195,7 @@ int main(int argc, char **argv) {
   if (strncmp(argv[2], "cuda", 4) == 0)
     TRY(spd_cuda_create(&backend,
                         strstr(argv[2], "bf16")   ? SPD_PRECISION_BF16
+                        : strstr(argv[2], "fp16") ? SPD_PRECISION_FP16
                         : strstr(argv[2], "tf32") ? SPD_PRECISION_TF32
                                                   : SPD_PRECISION_FP32,
                         error));

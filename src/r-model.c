@@ -80,7 +80,7 @@ static int choice(SEXP options, const char *name, const char *const *choices) {
 }
 
 struct r_device r_device(SEXP options) {
-  static const char *const devices[] = {"cpu", "cuda", NULL}, *const precisions[] = {"fp32", "tf32", "bf16", NULL};
+  static const char *const devices[] = {"cpu", "cuda", NULL}, *const precisions[] = {"fp32", "tf32", "bf16", "fp16", NULL};
   const struct r_device device = {choice(options, "device", devices), (int)r_list_real(options, "threads"),
                                   (spd_precision)choice(options, "precision", precisions)};
   return device;

@@ -24,6 +24,16 @@ struct spd_rows {
   size_t length, channels, lead, stride;
 };
 
+/* An activation between the stem and the attention, or its gradient: rows as above of the backend's plane type, float or a type
+ * of 16 bits (spd_backend.plane_width). `scale` is one float on the backend: stored values are the true ones times it. It is 1 for
+ * activations and a power of two for gradients of 16-bit planes whose exponent is short. */
+struct spd_plane {
+  void *at;
+  float *scale;
+};
+/* Where planes are floats */
+static inline float *spd_plane_floats(struct spd_plane plane) { return (float *)plane.at; }
+
 /* Rows that a convolution of kernel k may read. With k = 1 there are no gaps. */
 struct spd_rows spd_rows_for_kernel(size_t length, size_t channels, size_t kernel);
 /* Floats of n spectra, patches of the last gap rows included. */
@@ -38,8 +48,8 @@ struct spd_stem {
   const float *x;  /* (N, length) */
   double *moments; /* (N, k + k*k): window sums m_j and products R_jk of x */
   float *scaled;   /* (N, k + 1, C): taps and offset with the norm folded in */
-  float *y;        /* rows out */
-  const float *dy; /* rows out */
+  uint8_t *winner; /* (N, out.length, C): place of each window's winner in it, if the backend keeps_winners and backward follows */
+  struct spd_plane y, dy; /* rows out */
   float *partial;  /* workspace: spd_stem_partial_size(stage, capacity) */
 };
 size_t spd_stem_partial_size(const struct spd_stem *stage, size_t n);
@@ -50,29 +60,28 @@ struct spd_block {
   size_t kernel, pool;
   const float *w, *slope; /* (k, C_in, C_out), (C_out) */
   float *dw, *dslope;
-  const float *x; /* rows in */
+  struct spd_plane x; /* rows in */
   uint64_t version; /* of w, for backends that keep what they make of it; 0: w changes all the time */
-  float *u;         /* rows conv: the convolution (gap rows hold anything); NULL where no backward follows, which may destroy it */
-  float *mean, *inverse_sd; /* (N, C_out) */
+  struct spd_plane u; /* rows conv: the convolution (gap rows hold anything); NULL where no backward follows, which may destroy it */
+  float *mean, *inverse_sd; /* (N, C_out), of u as stored */
   uint16_t *argmax; /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
-  float *y;         /* rows out */
-  const float *dy;  /* rows out */
-  float *dx;        /* rows in; its gap rows hold anything */
+  struct spd_plane y, dy; /* rows out */
+  struct spd_plane dx;    /* rows in; its gap rows hold anything */
   float *partial;   /* (N, C_out) workspace of backward */
 };
 
 /* Attention over the segments: a = softmax(keys), e = sum over positions of values * a. */
 struct spd_attend {
   size_t length, channels; /* L segments, C = n_feature */
-  const float *v;          /* (N, L, 2C): values, then keys */
-  const float *gate;       /* (N, L, C) multiplies the keys, or NULL */
+  struct spd_plane v;      /* (N, L, 2C): values, then keys */
+  struct spd_plane gate;   /* (N, L, C) multiplies the keys; NULL without weight attention */
   const float *z;          /* (N): written behind the features where feature_stride > C */
   size_t feature_stride;   /* C or C + 1 */
   float *attention;        /* (N, L, C) */
   float *feature;          /* (N, feature_stride) */
   const float *dfeature;   /* (N, feature_stride) */
   float *dattention;       /* (N, L, C): gradient with respect to the softmax's output; may be NULL */
-  float *dv, *dgate;       /* (N, L, 2C), (N, L, C) */
+  struct spd_plane dv, dgate; /* (N, L, 2C), (N, L, C) */
 };
 
 /* Linear layer and activation. */
@@ -184,6 +193,9 @@ struct spd_backend_ops {
   spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
   spd_status (*loss_backward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+  /* Between planes and floats on the backend, `count` elements; narrow sets the plane's scale. */
+  spd_status (*widen)(struct spd_backend *, float *y, struct spd_plane x, size_t count, struct spd_error *);
+  spd_status (*narrow)(struct spd_backend *, struct spd_plane y, const float *x, float scale, size_t count, struct spd_error *);
   /* y (n, width): the rows x[rows[i]] of x; rows (n) is the backend's */
   spd_status (*gather)(struct spd_backend *, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
                        struct spd_error *);
@@ -197,15 +209,19 @@ struct spd_backend_ops {
 /* A backend's own struct starts with this. */
 struct spd_backend {
   const struct spd_backend_ops *ops;
+  size_t plane_width; /* bytes of a plane's element: 4 (float) or 2 */
+  int keeps_winners;  /* the stem's forward keeps where maxima are; otherwise its backward finds them again */
 };
 
 spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_error *error);
 /* Name of the instruction set that convolutions use on this processor. */
 const char *spd_cpu_instructions(void);
 
-/* Products of matrices: in float; with operands rounded to tf32 (10 bits), or convolutions' to bf16 (7 bits). Everything else
- * is float whatever the precision. */
-typedef enum { SPD_PRECISION_FP32 = 0, SPD_PRECISION_TF32, SPD_PRECISION_BF16 } spd_precision;
+/* What a GPU rounds. FP32: nothing. TF32: operands of matrix products, to 10 bits of mantissa. FP16 and BF16: planes, and the
+ * operands of the products that read them, to 10 bits with a scale per gradient, or to 7 bits; large linear layers as TF32. Sums,
+ * statistics, weights and the optimiser are float in all of them. */
+typedef enum { SPD_PRECISION_FP32 = 0, SPD_PRECISION_TF32, SPD_PRECISION_BF16, SPD_PRECISION_FP16 } spd_precision;
+enum { SPD_PRECISIONS = 4 };
 
 struct spd_cuda_device {
   char name[256];

@@ -15,6 +15,7 @@ struct trunk {
 struct spd_model {
   struct spd_network network;
   struct spd_backend *backend;
+  struct spd_backend like; /* the backend's properties, also where bytes are only counted */
   size_t capacity, n; /* n: spectra in the present batch */
   spd_model_purpose purpose;
   float *parameters, *gradient, *m, *v;
@@ -46,6 +47,15 @@ static spd_status take(struct spd_model *model, void *pointer, size_t bytes, str
 
 static spd_status take_floats(struct spd_model *model, float **pointer, size_t count, struct spd_error *error) {
   return take(model, pointer, count * sizeof(float), error);
+}
+
+/* A plane and, behind it, its scale of 1 */
+static spd_status take_plane(struct spd_model *model, struct spd_plane *plane, size_t count, struct spd_error *error) {
+  const size_t bytes = (count * model->like.plane_width + sizeof(float) - 1) / sizeof(float) * sizeof(float);
+  const float one = 1;
+  SPD_TRY(take(model, &plane->at, bytes + sizeof one, error));
+  plane->scale = (float *)((char *)plane->at + bytes);
+  return model->backend ? model->backend->ops->upload(model->backend, plane->scale, &one, sizeof one, error) : SPD_STATUS_OK;
 }
 
 struct binding {
@@ -89,11 +99,14 @@ static spd_status build_trunk(struct spd_model *model, struct trunk *trunk, cons
   stem->x = input;
   SPD_TRY(take(model, &stem->moments, capacity * stem->kernel * (stem->kernel + 1) * sizeof(double), error));
   SPD_TRY(take_floats(model, &stem->scaled, capacity * (stem->kernel + 1) * stem->out.channels, error));
-  SPD_TRY(take_floats(model, &stem->y, spd_rows_size(&stem->out, capacity), error));
-  if (backward) SPD_TRY(take_floats(model, &stem->partial, spd_stem_partial_size(stem, capacity), error));
+  SPD_TRY(take_plane(model, &stem->y, spd_rows_size(&stem->out, capacity), error));
+  if (backward) {
+    SPD_TRY(take_floats(model, &stem->partial, spd_stem_partial_size(stem, capacity), error));
+    if (model->like.keeps_winners) SPD_TRY(take(model, &stem->winner, capacity * stem->out.length * stem->out.channels, error));
+  }
 
   struct spd_rows in = stem->out;
-  const float *x = stem->y;
+  struct spd_plane x = stem->y;
   for (size_t i = 1; i < SPD_BLOCKS; i++) {
     struct spd_block *block = &trunk->blocks[i - 1];
     const size_t channels = a->filters[i] / divisor, next = i + 1 < SPD_BLOCKS ? a->kernels[i + 1] : 1;
@@ -107,12 +120,12 @@ static spd_status build_trunk(struct spd_model *model, struct trunk *trunk, cons
     block->x = x;
     SPD_TRY(take_floats(model, &block->mean, capacity * channels, error));
     SPD_TRY(take_floats(model, &block->inverse_sd, capacity * channels, error));
-    SPD_TRY(take_floats(model, &block->y, spd_rows_size(&block->out, capacity), error));
+    SPD_TRY(take_plane(model, &block->y, spd_rows_size(&block->out, capacity), error));
     if (backward) {
-      SPD_TRY(take_floats(model, &block->u, spd_rows_size(&block->conv, capacity), error));
+      SPD_TRY(take_plane(model, &block->u, spd_rows_size(&block->conv, capacity), error));
       if (block->pool > 1)
         SPD_TRY(take(model, &block->argmax, capacity * block->out.length * channels * sizeof(uint16_t), error));
-      SPD_TRY(take_floats(model, &block->dx, spd_rows_size(&block->in, capacity), error));
+      SPD_TRY(take_plane(model, &block->dx, spd_rows_size(&block->in, capacity), error));
       SPD_TRY(take_floats(model, &block->partial, capacity * channels, error));
     }
     in = block->out;
@@ -183,11 +196,11 @@ static spd_status build(struct spd_model *model, const float *wave_observed, con
   SPD_TRY(take_floats(model, &attend->attention, map, error));
   SPD_TRY(take_floats(model, &attend->feature, capacity * attend->feature_stride, error));
   if (backward) {
-    SPD_TRY(take_floats(model, &attend->dattention, map, error));
-    SPD_TRY(take_floats(model, &attend->dv, 2 * map, error));
+    if (model->purpose == SPD_MODEL_GRADIENT) SPD_TRY(take_floats(model, &attend->dattention, map, error));
+    SPD_TRY(take_plane(model, &attend->dv, 2 * map, error));
     last->dy = attend->dv;
     if (a->weight_attention) {
-      SPD_TRY(take_floats(model, &attend->dgate, map, error));
+      SPD_TRY(take_plane(model, &attend->dgate, map, error));
       gate->dy = attend->dgate;
     }
   }
@@ -227,7 +240,7 @@ static spd_status build(struct spd_model *model, const float *wave_observed, con
   if (backward) {
     SPD_TRY(take_floats(model, &model->dobserved, capacity * n_observed, error));
     SPD_TRY(take_floats(model, &resample->dx, capacity * n_rest, error));
-    SPD_TRY(take(model, &resample->dz, capacity * sizeof(double), error));
+    if (model->purpose == SPD_MODEL_GRADIENT) SPD_TRY(take(model, &resample->dz, capacity * sizeof(double), error));
     resample->dy = model->dobserved;
     model->decoder[model->n_decoder - 1].dy = resample->dx;
   }
@@ -263,20 +276,21 @@ static spd_status check_grid(const float *wave, size_t n, const char *what, stru
   return SPD_STATUS_OK;
 }
 
-static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, size_t capacity,
+static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, const struct spd_backend *like, size_t capacity,
                                spd_model_purpose purpose) {
   struct spd_model *model = calloc(1, sizeof *model);
   if (!model) return NULL;
   model->network = *network;
   model->backend = backend;
+  model->like = *like;
   model->capacity = capacity;
   model->purpose = purpose;
   return model;
 }
 
 /* Bytes of the buffers of such a model, without making it; 0 if that fails. */
-static size_t count_bytes(const struct spd_network *network, size_t capacity, spd_model_purpose purpose) {
-  struct spd_model *model = blank(network, NULL, capacity, purpose);
+static size_t count_bytes(const struct spd_network *network, const struct spd_backend *like, size_t capacity, spd_model_purpose purpose) {
+  struct spd_model *model = blank(network, NULL, like, capacity, purpose);
   const size_t bytes = model && build(model, NULL, NULL, NULL) == SPD_STATUS_OK ? model->bytes : 0;
   free(model);
   return bytes;
@@ -288,7 +302,8 @@ static spd_status no_memory(const struct spd_network *network, struct spd_backen
                             spd_model_purpose purpose, struct spd_error *error) {
   size_t available = 0;
   struct spd_error ignored;
-  const size_t all = count_bytes(network, capacity, purpose), one = count_bytes(network, 1, purpose);
+  const size_t all = count_bytes(network, backend, capacity, purpose),
+               one = count_bytes(network, backend, 1, purpose);
   if (backend->ops->shares_host_memory || capacity < 2 || all <= one ||
       backend->ops->available(backend, &available, &ignored) != SPD_STATUS_OK)
     return SPD_STATUS_NO_MEMORY;
@@ -307,7 +322,7 @@ spd_status spd_model_create(struct spd_model **out, const struct spd_network *ne
   if (capacity == 0) return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be at least 1");
   SPD_TRY(check_grid(wave_observed, network->architecture.n_observed, "observed", error));
   SPD_TRY(check_grid(wave_rest, network->architecture.n_rest, "restframe", error));
-  struct spd_model *model = blank(network, backend, capacity, purpose);
+  struct spd_model *model = blank(network, backend, backend, capacity, purpose);
   if (!model) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a model");
   spd_status status = build(model, wave_observed, wave_rest, error);
   if (status != SPD_STATUS_OK) {
@@ -550,7 +565,23 @@ spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) 
   return status;
 }
 
-static float *gradient_at(const struct spd_model *model, spd_tensor tensor) {
+static const struct spd_plane no_plane;
+
+/* The first three tensors are planes, the others floats. */
+static struct spd_plane plane_at(const struct spd_model *model, spd_tensor tensor) {
+  switch (tensor) {
+    case SPD_TENSOR_STEM:
+      return model->spectrum.stem.y;
+    case SPD_TENSOR_BLOCK:
+      return model->spectrum.blocks[0].y;
+    case SPD_TENSOR_SEGMENTS:
+      return model->spectrum.blocks[1].y;
+    default:
+      return no_plane;
+  }
+}
+
+static struct spd_plane gradient_plane_at(const struct spd_model *model, spd_tensor tensor) {
   switch (tensor) {
     case SPD_TENSOR_STEM:
       return model->spectrum.blocks[0].dx;
@@ -558,6 +589,13 @@ static float *gradient_at(const struct spd_model *model, spd_tensor tensor) {
       return model->spectrum.blocks[1].dx;
     case SPD_TENSOR_SEGMENTS:
       return model->attend.dv;
+    default:
+      return no_plane;
+  }
+}
+
+static float *gradient_at(const struct spd_model *model, spd_tensor tensor) {
+  switch (tensor) {
     case SPD_TENSOR_ATTENTION:
       return model->attend.dattention;
     case SPD_TENSOR_FEATURE:
@@ -568,18 +606,13 @@ static float *gradient_at(const struct spd_model *model, spd_tensor tensor) {
       return model->resample.dx;
     case SPD_TENSOR_OBSERVED:
       return model->dobserved;
+    default:
+      return NULL;
   }
-  return NULL;
 }
 
 static float *value_at(const struct spd_model *model, spd_tensor tensor) {
   switch (tensor) {
-    case SPD_TENSOR_STEM:
-      return model->spectrum.stem.y;
-    case SPD_TENSOR_BLOCK:
-      return model->spectrum.blocks[0].y;
-    case SPD_TENSOR_SEGMENTS:
-      return model->spectrum.blocks[1].y;
     case SPD_TENSOR_ATTENTION:
       return model->attend.attention;
     case SPD_TENSOR_FEATURE:
@@ -590,8 +623,9 @@ static float *value_at(const struct spd_model *model, spd_tensor tensor) {
       return model->decoder[model->n_decoder - 1].y;
     case SPD_TENSOR_OBSERVED:
       return model->observed;
+    default:
+      return NULL;
   }
-  return NULL;
 }
 
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,
@@ -607,7 +641,7 @@ spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, con
 
 /* ---- reading ---- */
 
-/* How a tensor's spectra lie in memory: `length` rows of `channels` floats, of which rows `skip` apart belong to a spectrum */
+/* Memory layout of a tensor: `length` rows of `channels` elements; spectra start `stride` rows apart, after `lead` rows */
 static struct spd_rows layout(const struct spd_model *model, spd_tensor tensor) {
   const struct spd_architecture *a = &model->network.architecture;
   struct spd_rows rows = {1, 0, 0, 1};
@@ -643,39 +677,63 @@ size_t spd_model_tensor_size(const struct spd_model *model, spd_tensor tensor) {
   return rows.length * rows.channels;
 }
 
+/* host (n, size) from a plane: widened on the backend, then without its gap rows */
+static spd_status read_plane(float *host, const struct spd_model *model, struct spd_plane plane, spd_tensor tensor,
+                             struct spd_error *error) {
+  const struct spd_rows rows = layout(model, tensor);
+  const size_t size = spd_model_tensor_size(model, tensor), all = spd_rows_size(&rows, model->n);
+  struct spd_backend *backend = model->backend;
+  float *staging = malloc(all * sizeof *staging);
+  void *wide = NULL;
+  if (!staging) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB", (double)all * 4e-6);
+  spd_status status = backend->ops->alloc(backend, &wide, all * sizeof *staging, error);
+  if (status == SPD_STATUS_OK) status = backend->ops->widen(backend, wide, plane, all, error);
+  if (status == SPD_STATUS_OK) status = download(model, staging, wide, all * sizeof *staging, error);
+  if (status == SPD_STATUS_OK)
+    for (size_t i = 0; i < model->n; i++)
+      memcpy(host + i * size, staging + (i * rows.stride + rows.lead) * rows.channels, size * sizeof *host);
+  if (wide) backend->ops->free(backend, wide);
+  free(staging);
+  return status;
+}
+
+/* host (n, size) from rows that may have more columns: the features', which the redshift follows */
 static spd_status read_rows(float *host, const struct spd_model *model, const float *from, spd_tensor tensor,
                             struct spd_error *error) {
-  const struct spd_rows rows = layout(model, tensor);
-  const size_t size = spd_model_tensor_size(model, tensor);
-  if (size == rows.stride * rows.channels) return download(model, host, from, model->n * size * sizeof(float), error);
-  const size_t all = spd_rows_size(&rows, model->n);
+  const size_t size = spd_model_tensor_size(model, tensor), stride = layout(model, tensor).channels, all = model->n * stride;
+  if (size == stride) return download(model, host, from, all * sizeof *host, error);
   float *staging = malloc(all * sizeof *staging);
   if (!staging) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB", (double)all * 4e-6);
   spd_status status = download(model, staging, from, all * sizeof *staging, error);
   if (status == SPD_STATUS_OK)
-    for (size_t i = 0; i < model->n; i++)
-      memcpy(host + i * size, staging + (i * rows.stride + rows.lead) * rows.channels, size * sizeof *host);
+    for (size_t i = 0; i < model->n; i++) memcpy(host + i * size, staging + i * stride, size * sizeof *host);
   free(staging);
   return status;
 }
 
 spd_status spd_model_read(float *host, struct spd_model *model, spd_tensor tensor, struct spd_error *error) {
-  return read_rows(host, model, value_at(model, tensor), tensor, error);
+  const struct spd_plane plane = plane_at(model, tensor);
+  return plane.at ? read_plane(host, model, plane, tensor, error) : read_rows(host, model, value_at(model, tensor), tensor, error);
 }
 
 spd_status spd_model_read_gradient(float *host, struct spd_model *model, spd_tensor tensor, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
   if (tensor == SPD_TENSOR_REST && (int)model->reached < SPD_TENSOR_REST)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: the restframe gradient was consumed on the way down");
+  if (tensor == SPD_TENSOR_ATTENTION && !model->attend.dattention)
+    return spd_fail(error, SPD_STATUS_INVALID, "internal: training does not keep the attention's gradient");
   if ((int)tensor < (int)model->reached)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: backward did not reach that far");
-  return read_rows(host, model, gradient_at(model, tensor), tensor, error);
+  const struct spd_plane plane = gradient_plane_at(model, tensor);
+  return plane.at ? read_plane(host, model, plane, tensor, error) : read_rows(host, model, gradient_at(model, tensor), tensor, error);
 }
 
 spd_status spd_model_read_redshift_gradient(double *through_transform, double *through_encoder, struct spd_model *model,
                                             struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
   const size_t n = model->n, stride = model->attend.feature_stride;
+  if (through_transform && !model->resample.dz)
+    return spd_fail(error, SPD_STATUS_INVALID, "internal: training does not keep the redshift's gradient");
   if (through_transform) SPD_TRY(download(model, through_transform, model->resample.dz, n * sizeof(double), error));
   if (!through_encoder) return SPD_STATUS_OK;
   memset(through_encoder, 0, n * sizeof *through_encoder);

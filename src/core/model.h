@@ -9,7 +9,7 @@
 typedef enum {
   SPD_MODEL_FORWARD = 0,  /* forward only */
   SPD_MODEL_GRADIENT = 1, /* and all gradients */
-  SPD_MODEL_TRAIN = 2     /* and Adam's moments */
+  SPD_MODEL_TRAIN = 2     /* and Adam's moments, without the gradients of attention and redshift, which training does not need */
 } spd_model_purpose;
 
 /* Values that can be read, and gradients that can be read or set, by name. Shapes are those of the host array. */

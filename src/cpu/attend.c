@@ -51,8 +51,8 @@ spd_status cpu_attend_forward(struct spd_backend *backend, const struct spd_atte
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
     size_t plane = i * s->length * channels + c0;
-    forward(s->attention + plane, s->feature + i * s->feature_stride + c0, s->v + 2 * i * s->length * channels + c0,
-            s->gate ? s->gate + plane : NULL, s->length, channels, width);
+    forward(s->attention + plane, s->feature + i * s->feature_stride + c0, spd_plane_floats(s->v) + 2 * i * s->length * channels + c0,
+            s->gate.at ? spd_plane_floats(s->gate) + plane : NULL, s->length, channels, width);
   }
   if (s->feature_stride > channels)
     for (size_t i = 0; i < n; i++) s->feature[i * s->feature_stride + channels] = s->z[i];
@@ -93,9 +93,9 @@ spd_status cpu_attend_backward(struct spd_backend *backend, const struct spd_att
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
     size_t plane = i * s->length * channels + c0, row = i * s->feature_stride + c0;
-    backward(s->dv + 2 * i * s->length * channels + c0, s->gate ? s->dgate + plane : NULL,
+    backward(spd_plane_floats(s->dv) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->dgate) + plane : NULL,
              s->dattention ? s->dattention + plane : NULL, s->dfeature + row, s->feature + row, s->attention + plane,
-             s->v + 2 * i * s->length * channels + c0, s->gate ? s->gate + plane : NULL, s->length, channels, width);
+             spd_plane_floats(s->v) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->gate) + plane : NULL, s->length, channels, width);
   }
   return SPD_STATUS_OK;
 }

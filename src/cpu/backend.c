@@ -135,6 +135,17 @@ static spd_status cpu_lane_take(struct spd_backend *backend, struct spd_lane *la
   return cpu_copy(backend, to, (const char *)lane->host + offset, bytes, error);
 }
 
+/* Planes are floats here, whatever scale they might have elsewhere. */
+static spd_status cpu_widen(struct spd_backend *backend, float *y, struct spd_plane x, size_t count, struct spd_error *error) {
+  return cpu_copy(backend, y, x.at, count * sizeof *y, error);
+}
+
+static spd_status cpu_narrow(struct spd_backend *backend, struct spd_plane y, const float *x, float scale, size_t count,
+                             struct spd_error *error) {
+  (void)scale;
+  return cpu_copy(backend, y.at, x, count * sizeof *x, error);
+}
+
 static spd_status cpu_gather(struct spd_backend *backend, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
                              struct spd_error *error) {
   (void)error;
@@ -196,6 +207,8 @@ static const struct spd_backend_ops cpu_ops = {
     /* .lsf_backward = */ cpu_lsf_backward,
     /* .loss_forward = */ cpu_loss_forward,
     /* .loss_backward = */ cpu_loss_backward,
+    /* .widen = */ cpu_widen,
+    /* .narrow = */ cpu_narrow,
     /* .gather = */ cpu_gather,
     /* .log_ivar = */ cpu_log_ivar,
     /* .adam = */ cpu_adam,
@@ -210,6 +223,7 @@ spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_
   struct cpu_backend *cpu = calloc(1, sizeof *cpu);
   if (!cpu) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the CPU backend");
   cpu->base.ops = &cpu_ops;
+  cpu->base.plane_width = sizeof(float);
   cpu->threads = threads;
   cpu->blas_threads = 1;
   cpu->kernels = cpu_kernels_available(0);

@@ -15,7 +15,7 @@ static void finish(void *context, const float *u, size_t u_stride, size_t i, siz
   const struct pass *pass = context;
   const struct spd_block *s = pass->s;
   const size_t channels = s->out.channels, channel = i * channels + c;
-  pass->kernels->normalise(s->y + (i * s->out.stride + s->out.lead) * channels + c, channels,
+  pass->kernels->normalise(spd_plane_floats(s->y) + (i * s->out.stride + s->out.lead) * channels + c, channels,
                            s->argmax ? s->argmax + i * s->out.length * channels + c : NULL, s->mean + channel,
                            s->inverse_sd + channel, u, u_stride, s->slope + c, s->conv.length, s->pool, s->out.length, width);
 }
@@ -26,28 +26,39 @@ static void gradient(void *context, float *du, size_t du_stride, size_t i, size_
   const struct spd_block *s = pass->s;
   const size_t channels = s->out.channels, channel = i * channels + c;
   pass->kernels->normalise_backward(du, du_stride, s->partial + channel,
-                                    s->u + (i * s->conv.stride + s->conv.lead) * channels + c, channels,
-                                    s->dy + (i * s->out.stride + s->out.lead) * channels + c, channels,
+                                    spd_plane_floats(s->u) + (i * s->conv.stride + s->conv.lead) * channels + c, channels,
+                                    spd_plane_floats(s->dy) + (i * s->out.stride + s->out.lead) * channels + c, channels,
                                     s->pool == 1 ? NULL : s->argmax + i * s->out.length * channels + c, s->mean + channel,
                                     s->inverse_sd + channel, s->slope + c, s->conv.length, s->pool, s->out.length, width);
 }
 
 static struct cpu_convolution convolution(const struct pass *pass) {
   const struct spd_block *s = pass->s;
-  const struct cpu_convolution c = {&s->in, s->kernel, s->out.channels, s->x,   s->w,     s->version,  s->u,
-                                    NULL,   s->dx,     s->dw,           finish, gradient, (void *)pass};
+  const struct cpu_convolution c = {&s->in,
+                                    s->kernel,
+                                    s->out.channels,
+                                    spd_plane_floats(s->x),
+                                    s->w,
+                                    s->version,
+                                    spd_plane_floats(s->u),
+                                    NULL,
+                                    spd_plane_floats(s->dx),
+                                    s->dw,
+                                    finish,
+                                    gradient,
+                                    (void *)pass};
   return c;
 }
 
 /* Where plain products are cheaper */
 static spd_status plain_forward(struct spd_backend *backend, struct pass *pass, size_t n, struct spd_error *error) {
   const struct spd_block *s = pass->s;
-  const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, group = s->u ? n : GROUP;
-  float *u = s->u;
+  const size_t channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS, group = s->u.at ? n : GROUP;
+  float *u = spd_plane_floats(s->u);
   if (!u) SPD_TRY(cpu_arena(&u, backend, spd_rows_size(&s->conv, group), error));
   for (size_t first = 0; first < n; first += group) {
     const size_t count = n - first < group ? n - first : group, pieces = count * blocks;
-    cpu_conv(backend, u, s->x + first * s->in.stride * s->in.channels, s->w, &s->in, s->kernel, channels, count);
+    cpu_conv(backend, u, spd_plane_floats(s->x) + first * s->in.stride * s->in.channels, s->w, &s->in, s->kernel, channels, count);
     CPU_PARALLEL(backend, pieces)
     for (size_t piece = 0; piece < pieces; piece++) {
       const size_t i = piece / blocks, c = piece % blocks * CHANNELS, width = channels - c < CHANNELS ? channels - c : CHANNELS;
@@ -86,16 +97,16 @@ static spd_status plain_backward(struct spd_backend *backend, struct pass *pass,
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
     const size_t i = piece / blocks, c = piece % blocks * CHANNELS, width = channels - c < CHANNELS ? channels - c : CHANNELS;
-    float *u = s->u + (i * s->conv.stride + s->conv.lead) * channels + c;
+    float *u = spd_plane_floats(s->u) + (i * s->conv.stride + s->conv.lead) * channels + c;
     gradient(pass, u, channels, i, c, width);
     for (size_t l = s->conv.length; l < s->conv.stride; l++) memset(u + l * channels, 0, width * sizeof *u);
   }
-  if (s->dw) cpu_conv_weight_gradient(backend, s->dw, s->x, s->u, &s->in, s->kernel, channels, n);
-  if (!s->dx) return SPD_STATUS_OK;
+  if (s->dw) cpu_conv_weight_gradient(backend, s->dw, spd_plane_floats(s->x), spd_plane_floats(s->u), &s->in, s->kernel, channels, n);
+  if (!s->dx.at) return SPD_STATUS_OK;
   float *flipped;
   SPD_TRY(cpu_arena(&flipped, backend, s->kernel * s->in.channels * channels, error));
   flip(backend, flipped, s->w, s->kernel, s->in.channels, channels);
-  cpu_conv(backend, s->dx, s->u, flipped, &s->conv, s->kernel, s->in.channels, n);
+  cpu_conv(backend, spd_plane_floats(s->dx), spd_plane_floats(s->u), flipped, &s->conv, s->kernel, s->in.channels, n);
   return SPD_STATUS_OK;
 }
 

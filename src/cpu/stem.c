@@ -124,7 +124,7 @@ spd_status cpu_stem_forward(struct spd_backend *backend, const struct spd_stem *
       for (size_t j = 0; j < kernel; j++) scaled[j * channels + c] = (float)(s->w[j * channels + c] * inverse_sd);
       scaled[kernel * channels + c] = (float)(-mean * inverse_sd);
     }
-    forward(s->y + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length, scaled);
+    forward(spd_plane_floats(s->y) + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length, scaled);
   }
   return SPD_STATUS_OK;
 }
@@ -244,7 +244,7 @@ spd_status cpu_stem_backward(struct spd_backend *backend, const struct spd_stem 
     float taps[kernel * CHANNELS];
     struct sums sums = {.taps = taps};
     memset(taps, 0, sizeof taps);
-    backward(&sums, s->dy + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
+    backward(&sums, spd_plane_floats(s->dy) + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
              s->scaled + i * (kernel + 1) * channels, c0, width);
     weight_gradient(s->partial + i * kernel * channels, s, m, r, &sums, c0, width);
     memcpy(dslope + i * channels + c0, sums.dslope, width * sizeof(float));

@@ -3,57 +3,180 @@
 
 enum { WARPS = 8 };
 
+/* A thread has V neighbouring channels and every WARPS-th position; it alone reads what it wrote to `attention`. */
+template <class T, int V>
 static __global__ void __launch_bounds__(WARPS *CUDA_LANES) forward(struct spd_attend s) {
-  __shared__ float scratch[WARPS][CUDA_LANES];
-  const size_t channels = s.channels, groups = (channels + CUDA_LANES - 1) / CUDA_LANES;
-  const size_t i = blockIdx.x / groups, c = blockIdx.x % groups * CUDA_LANES + threadIdx.x;
+  __shared__ float scratch[WARPS * CUDA_LANES * V];
+  const size_t channels = s.channels, groups = (channels + CUDA_LANES * V - 1) / (CUDA_LANES * V);
+  const size_t i = blockIdx.x / groups, c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
   const bool on = c < channels;
-  const float *values = s.v + i * s.length * 2 * channels + c, *keys = values + channels;
-  const float *gate = s.gate ? s.gate + i * s.length * channels + c : NULL;
+  const T *values = (const T *)s.v.at + i * s.length * 2 * channels + c, *keys = values + channels;
+  const T *gate = s.gate.at ? (const T *)s.gate.at + i * s.length * channels + c : NULL;
   float *attention = s.attention + i * s.length * channels + c, *feature = s.feature + i * s.feature_stride;
-  float largest = -INFINITY, sum = 0, weighted = 0;
-  for (size_t l = threadIdx.y; on && l < s.length; l += WARPS) {
-    const float key = keys[l * 2 * channels] * (gate ? gate[l * channels] : 1.0f);
-    largest = key > largest ? key : largest;
-    attention[l * channels] = key; /* read again by this thread only */
+  float largest[V], sum[V], weighted[V], key[V], value[V];
+#pragma unroll
+  for (int v = 0; v < V; v++) largest[v] = -INFINITY, sum[v] = weighted[v] = 0;
+  if (on) {
+#pragma unroll 3
+    for (size_t l = threadIdx.y; l < s.length; l += WARPS) {
+      cuda_load<V>(key, keys + l * 2 * channels);
+      if (gate) {
+        cuda_load<V>(value, gate + l * channels);
+#pragma unroll
+        for (int v = 0; v < V; v++) key[v] *= value[v];
+      }
+#pragma unroll
+      for (int v = 0; v < V; v++) largest[v] = key[v] > largest[v] ? key[v] : largest[v];
+      cuda_store<V>(attention + l * channels, key);
+    }
   }
-  scratch[threadIdx.y][threadIdx.x] = largest;
+  float *column = scratch + threadIdx.x * V;
+#pragma unroll
+  for (int v = 0; v < V; v++) column[threadIdx.y * CUDA_LANES * V + v] = largest[v];
   __syncthreads();
-  for (int w = 0; w < WARPS; w++) largest = scratch[w][threadIdx.x] > largest ? scratch[w][threadIdx.x] : largest;
+  for (int w = 0; w < WARPS; w++)
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      const float other = column[w * CUDA_LANES * V + v];
+      largest[v] = other > largest[v] ? other : largest[v];
+    }
   __syncthreads();
-  for (size_t l = threadIdx.y; on && l < s.length; l += WARPS) {
-    const float p = spd_exp(attention[l * channels] - largest);
-    attention[l * channels] = p;
-    sum += p;
-    weighted += p * values[l * 2 * channels];
+  if (on) {
+#pragma unroll 3
+    for (size_t l = threadIdx.y; l < s.length; l += WARPS) {
+      cuda_load<V>(key, attention + l * channels);
+      cuda_load<V>(value, values + l * 2 * channels);
+#pragma unroll
+      for (int v = 0; v < V; v++) {
+        key[v] = spd_exp(key[v] - largest[v]);
+        sum[v] += key[v];
+        weighted[v] += key[v] * value[v];
+      }
+      cuda_store<V>(attention + l * channels, key);
+    }
   }
-  sum = 1.0f / cuda_column_sum<WARPS>(scratch, sum);
-  weighted = cuda_column_sum<WARPS>(scratch, weighted);
-  for (size_t l = threadIdx.y; on && l < s.length; l += WARPS) attention[l * channels] *= sum;
-  if (on && threadIdx.y == 0) feature[c] = weighted * sum;
-  if (c == 0 && threadIdx.y == 0 && s.feature_stride > channels) feature[channels] = s.z[i];
+  cuda_column_sums<WARPS, CUDA_LANES, V>(scratch, sum);
+  cuda_column_sums<WARPS, CUDA_LANES, V>(scratch, weighted);
+  if (!on) return;
+#pragma unroll
+  for (int v = 0; v < V; v++) sum[v] = 1.0f / sum[v];
+#pragma unroll 3
+  for (size_t l = threadIdx.y; l < s.length; l += WARPS) {
+    cuda_load<V>(key, attention + l * channels);
+#pragma unroll
+    for (int v = 0; v < V; v++) key[v] *= sum[v];
+    cuda_store<V>(attention + l * channels, key);
+  }
+  if (threadIdx.y != 0) return;
+#pragma unroll
+  for (int v = 0; v < V; v++) feature[c + v] = weighted[v] * sum[v];
+  if (c == 0 && s.feature_stride > channels) feature[channels] = s.z[i];
+}
+
+/* ---- backward ---- */
+
+/* The largest |de|, |h| and |gate|, which the scales of the gradients follow from; and these scales */
+struct scales {
+  float feature, value, gate;
+};
+
+template <class T>
+static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scales *scales, struct spd_attend s, size_t n) {
+  const size_t channels = s.channels;
+  float feature = 0, value = 0, gate = 0, x[1];
+  CUDA_EACH(at, n * channels) feature = cuda_larger(feature, fabsf(s.dfeature[at / channels * s.feature_stride + at % channels]));
+  CUDA_EACH(at, n * s.length * 2 * channels) {
+    cuda_load<1>(x, (const T *)s.v.at + at);
+    value = cuda_larger(value, fabsf(x[0])); /* of keys too: dgate is a multiple of them */
+  }
+  if (s.gate.at)
+    CUDA_EACH(at, n * s.length * channels) {
+      cuda_load<1>(x, (const T *)s.gate.at + at);
+      gate = cuda_larger(gate, fabsf(x[0]));
+    }
+  feature = cuda_warp_largest(feature), value = cuda_warp_largest(value), gate = cuda_warp_largest(gate);
+  if (threadIdx.x % 32 != 0) return;
+  cuda_raise(&scales->feature, feature);
+  cuda_raise(&scales->value, value);
+  cuda_raise(&scales->gate, gate);
+}
+
+/* With a <= 1 and |h - e| <= 2 max|h|; dv has a de and a de (h - e) gate, dgate a de (h - e) key */
+static __global__ void choose_scales(const struct scales *largest, struct spd_attend s) {
+  const float dkey = 2 * largest->value * largest->feature, gated = s.gate.at ? dkey * largest->gate : dkey;
+  *s.dv.scale = cuda_scale(largest->feature > gated ? largest->feature : gated);
+  if (s.gate.at) *s.dgate.scale = cuda_scale(dkey * largest->value);
 }
 
 /* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other */
+template <class T, int V>
 static __global__ void backward(struct spd_attend s, size_t n) {
-  const size_t channels = s.channels;
-  CUDA_EACH(at, n * s.length * channels) {
-    const size_t c = at % channels, row = at / channels, i = row / s.length, both = row * 2 * channels + c;
-    const float a = s.attention[at], de = s.dfeature[i * s.feature_stride + c], e = s.feature[i * s.feature_stride + c];
-    const float value = s.v[both], dkey = a * de * (value - e);
-    s.dv[both] = a * de;
-    s.dv[both + channels] = s.gate ? dkey * s.gate[at] : dkey;
-    if (s.gate) s.dgate[at] = dkey * s.v[both + channels];
-    if (s.dattention) s.dattention[at] = value * de;
+  const size_t channels = s.channels, half = channels / V;
+  const float stored = cuda_plane_type<T>::scaled ? *s.dv.scale : 1.0f;
+  const float gate_stored = cuda_plane_type<T>::scaled && s.gate.at ? *s.dgate.scale : 1.0f;
+  CUDA_EACH(at, n * s.length * half) {
+    const size_t c = at % half * V, row = at / half, i = row / s.length, both = row * 2 * channels + c, one = row * channels + c;
+    float a[V], value[V], key[V], gate[V], dvalue[V], dkey[V], dgate[V], dattention[V];
+    cuda_load<V>(a, s.attention + one);
+    cuda_load<V>(value, (const T *)s.v.at + both);
+    if (s.gate.at) {
+      cuda_load<V>(gate, (const T *)s.gate.at + one);
+      cuda_load<V>(key, (const T *)s.v.at + both + channels);
+    }
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+      const float de = s.dfeature[i * s.feature_stride + c + v], e = s.feature[i * s.feature_stride + c + v];
+      const float d = a[v] * de * (value[v] - e);
+      dattention[v] = value[v] * de;
+      dvalue[v] = a[v] * de * stored;
+      dkey[v] = (s.gate.at ? d * gate[v] : d) * stored;
+      dgate[v] = s.gate.at ? d * key[v] * gate_stored : 0;
+    }
+    cuda_store<V>((T *)s.dv.at + both, dvalue);
+    cuda_store<V>((T *)s.dv.at + both + channels, dkey);
+    if (s.gate.at) cuda_store<V>((T *)s.dgate.at + one, dgate);
+    if (s.dattention) cuda_store<V>(s.dattention + one, dattention);
   }
 }
 
-spd_status cuda_attend_forward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
-  CUDA_LAUNCH(forward, n * ((s->channels + CUDA_LANES - 1) / CUDA_LANES), dim3(CUDA_LANES, WARPS), *s);
+/* ---- launches ---- */
+
+template <class T, int V>
+static spd_status launch_forward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  const auto kernel = forward<T, V>;
+  CUDA_LAUNCH(kernel, n * ((s->channels + CUDA_LANES * V - 1) / (CUDA_LANES * V)), dim3(CUDA_LANES, WARPS), *s);
   return SPD_STATUS_OK;
 }
 
-spd_status cuda_attend_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
-  CUDA_LAUNCH(backward, cuda_blocks(backend, n * s->length * s->channels), CUDA_THREADS, *s, n);
+template <class T>
+static spd_status run_forward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  return s->channels % 2 ? launch_forward<T, 1>(backend, s, n, error) : launch_forward<T, 2>(backend, s, n, error);
+}
+
+template <class T, int V>
+static spd_status launch_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  const auto kernel = backward<T, V>;
+  CUDA_LAUNCH(kernel, cuda_blocks(backend, n * s->length * s->channels / V), CUDA_THREADS, *s, n);
   return SPD_STATUS_OK;
+}
+
+template <class T>
+static spd_status run_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  if (cuda_plane_type<T>::scaled) {
+    size_t at = 0;
+    SPD_TRY(cuda_reserve(backend, cuda_room(sizeof(struct scales)), error));
+    struct scales *scales = (struct scales *)cuda_take(backend, &at, sizeof *scales);
+    CUDA_TRY(cudaMemsetAsync(scales, 0, sizeof *scales, cuda_of(backend)->stream));
+    CUDA_LAUNCH(find_largest<T>, cuda_blocks(backend, n * s->length * 2 * s->channels), CUDA_THREADS, scales, *s, n);
+    CUDA_LAUNCH(choose_scales, 1, 1, scales, *s);
+  }
+  return s->channels % 2 ? launch_backward<T, 1>(backend, s, n, error) : launch_backward<T, 2>(backend, s, n, error);
+}
+
+spd_status cuda_attend_forward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  return CUDA_BY_PLANE(run_forward, backend, s, n, error);
+}
+
+spd_status cuda_attend_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
+  return CUDA_BY_PLANE(run_backward, backend, s, n, error);
 }

@@ -269,6 +269,8 @@ static const struct spd_backend_ops cuda_ops = {
     /* .lsf_backward = */ cuda_lsf_backward,
     /* .loss_forward = */ cuda_loss_forward,
     /* .loss_backward = */ cuda_loss_backward,
+    /* .widen = */ cuda_widen,
+    /* .narrow = */ cuda_narrow,
     /* .gather = */ cuda_gather,
     /* .log_ivar = */ cuda_log_ivar,
     /* .adam = */ cuda_adam,
@@ -306,6 +308,7 @@ static spd_status open_device(struct spd_backend *backend, struct spd_error *err
   CUDA_TRY(cudaGetDevice(&cuda->device));
   CUDA_TRY(cudaGetDeviceProperties(&properties, cuda->device));
   cuda->multiprocessors = properties.multiProcessorCount;
+  cuda->shared_bytes = properties.sharedMemPerBlockOptin;
   if (cuda->precision == SPD_PRECISION_BF16 && properties.major < 8)
     return spd_fail(error, SPD_STATUS_UNSUPPORTED, "%s has no bf16 products (compute capability %d.%d, 8.0 is needed)",
                     properties.name, properties.major, properties.minor);
@@ -332,6 +335,8 @@ extern "C" spd_status spd_cuda_create(struct spd_backend **backend, spd_precisio
   struct cuda_backend *cuda = (struct cuda_backend *)calloc(1, sizeof *cuda);
   if (!cuda) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the CUDA backend");
   cuda->base.ops = &cuda_ops;
+  cuda->base.plane_width = precision == SPD_PRECISION_FP16 || precision == SPD_PRECISION_BF16 ? 2 : sizeof(float);
+  cuda->base.keeps_winners = 1;
   cuda->precision = precision;
   const spd_status status = open_device(&cuda->base, error);
   if (status != SPD_STATUS_OK) {

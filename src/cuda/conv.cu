@@ -4,59 +4,89 @@
 #include "cuda/cuda.h"
 
 /* y's rows start at y + lead * C_out */
-spd_status cuda_conv(struct spd_backend *backend, cuda_product product, float *y, const void *x, const void *w,
-                     const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n, struct spd_error *error) {
-  const size_t patch = kernel * in->channels;
+spd_status cuda_conv(struct spd_backend *backend, void *y, const void *x, const void *w, const float *factor, const struct spd_rows *in,
+                     size_t kernel, size_t channels_out, size_t n, struct spd_error *error) {
+  const size_t patch = kernel * in->channels, width = backend->plane_width;
   const struct cuda_matrix patches = {x, patch, in->channels}, weights = {w, channels_out, 0};
-  return cuda_gemm(backend, product, 0, 0, n * in->stride / kernel, channels_out, patch, patches, weights,
-                   y + in->lead * channels_out, kernel * channels_out, channels_out, kernel, error);
+  const struct cuda_result rows = {(char *)y + in->lead * channels_out * width, kernel * channels_out, channels_out,
+                                   width < sizeof(float), factor};
+  return cuda_gemm(backend, cuda_product_of_convolution(backend), 0, 0, n * in->stride / kernel, channels_out, patch, patches, weights,
+                   rows, kernel, error);
 }
 
-static __global__ void sum_offsets(float *dw, const float *partial, size_t kernel, size_t count) {
+static __global__ void sum_offsets(float *dw, const float *partial, const float *scale, size_t kernel, size_t count) {
+  const float factor = scale ? 1.0f / *scale : 1.0f;
   CUDA_EACH(i, count) {
     float sum = 0;
     for (size_t r = 0; r < kernel; r++) sum += partial[r * count + i];
-    dw[i] = sum;
+    dw[i] = sum * factor;
   }
 }
 
 /* dw (k, C_in, C_out) from x and dy, whose gap rows are zero: the k products side by side fill the device, then they are added */
-spd_status cuda_conv_weight_gradient(struct spd_backend *backend, cuda_product product, float *dw, float *partial, const void *x,
-                                     const void *dy, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+spd_status cuda_conv_weight_gradient(struct spd_backend *backend, float *dw, float *partial, const void *x, const void *dy,
+                                     const float *scale, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
                                      struct spd_error *error) {
   const size_t patch = kernel * in->channels, count = patch * channels_out, gap = in->lead * channels_out;
   const struct cuda_matrix patches = {x, patch, in->channels};
-  const struct cuda_matrix gradient = {(const char *)dy + gap * (product == CUDA_BF16 ? sizeof(__nv_bfloat16) : sizeof(float)),
-                                       kernel * channels_out, channels_out};
-  SPD_TRY(cuda_gemm(backend, product, 1, 0, patch, channels_out, n * in->stride / kernel, patches, gradient, partial,
-                    channels_out, count, kernel, error));
-  CUDA_LAUNCH(sum_offsets, cuda_blocks(backend, count), CUDA_THREADS, dw, partial, kernel, count);
+  const struct cuda_matrix gradient = {(const char *)dy + gap * backend->plane_width, kernel * channels_out, channels_out};
+  const struct cuda_result sums = {partial, channels_out, count, 0, NULL};
+  SPD_TRY(cuda_gemm(backend, cuda_product_of_convolution(backend), 1, 0, patch, channels_out, n * in->stride / kernel, patches, gradient,
+                    sums, kernel, error));
+  CUDA_LAUNCH(sum_offsets, cuda_blocks(backend, count), CUDA_THREADS, dw, partial, scale, kernel, count);
+  return SPD_STATUS_OK;
+}
+
+/* ---- weights ---- */
+
+template <class T>
+static __global__ void __launch_bounds__(CUDA_THREADS) copy_weights(T *to, float *largest, const float *w, size_t count) {
+  float mine = 0;
+  CUDA_EACH(i, count) {
+    const float value[1] = {w[i]};
+    cuda_store<1>(to + i, value);
+    mine = cuda_larger(mine, fabsf(value[0]));
+  }
+  if (!largest) return;
+  mine = cuda_warp_largest(mine);
+  if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
+}
+
+template <class T>
+static __global__ void __launch_bounds__(CUDA_THREADS)
+    flip(T *flipped, float *largest, const float *w, size_t kernel, size_t in, size_t out) {
+  float mine = 0;
+  CUDA_EACH(at, kernel * in * out) {
+    const size_t i = at % in, o = at / in % out, k = at / in / out;
+    const float value[1] = {w[((kernel - 1 - k) * in + i) * out + o]};
+    cuda_store<1>(flipped + at, value);
+    mine = cuda_larger(mine, fabsf(value[0]));
+  }
+  if (!largest) return;
+  mine = cuda_warp_largest(mine);
+  if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
+}
+
+template <class T>
+static spd_status copy_to(struct spd_backend *backend, void *to, float *largest, const float *w, size_t count, struct spd_error *error) {
+  CUDA_LAUNCH(copy_weights<T>, cuda_blocks(backend, count), CUDA_THREADS, (T *)to, largest, w, count);
   return SPD_STATUS_OK;
 }
 
 template <class T>
-static __global__ void flip(T *flipped, const float *w, size_t kernel, size_t in, size_t out) {
-  CUDA_EACH(at, kernel * in * out) {
-    const size_t i = at % in, o = at / in % out, k = at / in / out;
-    cuda_store(flipped + at, w[((kernel - 1 - k) * in + i) * out + o]);
-  }
-}
-
-spd_status cuda_flip(struct spd_backend *backend, cuda_product product, void *flipped, const float *w, size_t kernel, size_t in,
-                     size_t out, struct spd_error *error) {
-  const unsigned blocks = cuda_blocks(backend, kernel * in * out);
-  if (product == CUDA_BF16)
-    CUDA_LAUNCH(flip<__nv_bfloat16>, blocks, CUDA_THREADS, (__nv_bfloat16 *)flipped, w, kernel, in, out);
-  else
-    CUDA_LAUNCH(flip<float>, blocks, CUDA_THREADS, (float *)flipped, w, kernel, in, out);
+static spd_status flip_to(struct spd_backend *backend, void *flipped, float *largest, const float *w, size_t kernel, size_t in, size_t out,
+                          struct spd_error *error) {
+  CUDA_LAUNCH(flip<T>, cuda_blocks(backend, kernel * in * out), CUDA_THREADS, (T *)flipped, largest, w, kernel, in, out);
   return SPD_STATUS_OK;
 }
 
-static __global__ void to_bf16(__nv_bfloat16 *y, const float *x, size_t count) {
-  CUDA_EACH(i, count) y[i] = __float2bfloat16(x[i]);
+spd_status cuda_conv_weights(struct spd_backend *backend, const void **to, void *room, float *largest, const float *w, size_t count,
+                             struct spd_error *error) {
+  *to = backend->plane_width == sizeof(float) ? w : (const float *)room;
+  return *to == w ? SPD_STATUS_OK : CUDA_BY_PLANE(copy_to, backend, room, largest, w, count, error);
 }
 
-spd_status cuda_to_bf16(struct spd_backend *backend, __nv_bfloat16 *y, const float *x, size_t count, struct spd_error *error) {
-  CUDA_LAUNCH(to_bf16, cuda_blocks(backend, count), CUDA_THREADS, y, x, count);
-  return SPD_STATUS_OK;
+spd_status cuda_conv_flipped(struct spd_backend *backend, void *flipped, float *largest, const float *w, size_t kernel, size_t in,
+                             size_t out, struct spd_error *error) {
+  return CUDA_BY_PLANE(flip_to, backend, flipped, largest, w, kernel, in, out, error);
 }

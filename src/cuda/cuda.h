@@ -7,6 +7,7 @@
 
 #include <cublas_v2.h>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "core/scalar.h"
@@ -17,6 +18,7 @@ extern "C" {
 struct cuda_backend {
   struct spd_backend base;
   int device, multiprocessors;
+  size_t shared_bytes; /* that a block may have */
   spd_precision precision;
   cudaStream_t stream, copies; /* arithmetic; uploads of the lanes */
   cublasHandle_t blas;
@@ -44,16 +46,23 @@ spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const ch
 
 /* Tests run the kernels on a CPU, without nvcc, and bring a launch of their own (tests/core/cuda-on-cpu). */
 #ifndef CUDA_RUN
-#define CUDA_RUN(kernel, blocks, threads, stream, ...) kernel<<<blocks, threads, 0, stream>>>(__VA_ARGS__)
+#define CUDA_RUN(kernel, blocks, threads, shared, stream, ...) kernel<<<blocks, threads, shared, stream>>>(__VA_ARGS__)
+/* The block's dynamic shared memory, as an array */
+#define CUDA_SHARED(type, name)                                        \
+  extern __shared__ __align__(16) unsigned char cuda_shared_memory[]; \
+  type *const name = (type *)cuda_shared_memory
 #endif
 
-/* Inside a stage, whose variables are called backend and error */
-#define CUDA_LAUNCH(kernel, blocks, threads, ...)                                          \
-  do {                                                                                     \
-    CUDA_RUN(kernel, dim3((unsigned)(blocks)), threads, cuda_of(backend)->stream, __VA_ARGS__); \
-    const cudaError_t launched = cudaGetLastError();                                       \
-    if (launched != cudaSuccess) return cuda_fail(error, launched, #kernel);               \
+/* Inside a stage, whose variables are called backend and error. More than 48 kB of shared memory a kernel must ask for. */
+#define CUDA_LAUNCH_SHARED(kernel, blocks, threads, shared, ...)                                                             \
+  do {                                                                                                                       \
+    if ((shared) > (size_t)48 << 10)                                                                                         \
+      CUDA_TRY(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(shared)));     \
+    CUDA_RUN(kernel, dim3((unsigned)(blocks)), threads, shared, cuda_of(backend)->stream, __VA_ARGS__);                      \
+    const cudaError_t launched = cudaGetLastError();                                                                         \
+    if (launched != cudaSuccess) return cuda_fail(error, launched, #kernel);                                                 \
   } while (0)
+#define CUDA_LAUNCH(kernel, blocks, threads, ...) CUDA_LAUNCH_SHARED(kernel, blocks, threads, (size_t)0, __VA_ARGS__)
 
 /* ---- one element after the other ---- */
 
@@ -67,22 +76,150 @@ static inline unsigned cuda_blocks(struct spd_backend *backend, size_t count) {
 #define CUDA_EACH(i, count)                                                        \
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (size_t)gridDim.x * blockDim.x)
 
-static inline __device__ void cuda_store(float *to, float value) { *to = value; }
-static inline __device__ void cuda_store(__nv_bfloat16 *to, float value) { *to = __float2bfloat16(value); }
+/* ---- elements of planes: float, __nv_bfloat16 or __half; V neighbours (1 or 2) are one access ---- */
 
-/* ---- blocks of CUDA_LANES channels by WARPS rows: a warp reads neighbouring channels of one row ---- */
+/* Runs the template `function` for the type of the backend's planes. */
+#define CUDA_BY_PLANE(function, backend, ...)                                                                        \
+  (cuda_of(backend)->precision == SPD_PRECISION_FP16   ? function<__half>(backend, __VA_ARGS__)                      \
+   : cuda_of(backend)->precision == SPD_PRECISION_BF16 ? function<__nv_bfloat16>(backend, __VA_ARGS__)               \
+                                                       : function<float>(backend, __VA_ARGS__))
+
+template <class T, int V>
+struct cuda_pack;
+template <>
+struct cuda_pack<float, 1> {
+  typedef float type;
+  static __device__ void open(float *x, type p) { x[0] = p; }
+  static __device__ type close(const float *x) { return x[0]; }
+};
+template <>
+struct cuda_pack<float, 2> {
+  typedef float2 type;
+  static __device__ void open(float *x, type p) { x[0] = p.x, x[1] = p.y; }
+  static __device__ type close(const float *x) { return make_float2(x[0], x[1]); }
+};
+template <>
+struct cuda_pack<__nv_bfloat16, 1> {
+  typedef __nv_bfloat16 type;
+  static __device__ void open(float *x, type p) { x[0] = __bfloat162float(p); }
+  static __device__ type close(const float *x) { return __float2bfloat16(x[0]); }
+};
+template <>
+struct cuda_pack<__nv_bfloat16, 2> {
+  typedef __nv_bfloat162 type;
+  static __device__ void open(float *x, type p) {
+    const float2 both = __bfloat1622float2(p);
+    x[0] = both.x, x[1] = both.y;
+  }
+  static __device__ type close(const float *x) { return __floats2bfloat162_rn(x[0], x[1]); }
+};
+template <>
+struct cuda_pack<__half, 1> {
+  typedef __half type;
+  static __device__ void open(float *x, type p) { x[0] = __half2float(p); }
+  static __device__ type close(const float *x) { return __float2half_rn(x[0]); }
+};
+template <>
+struct cuda_pack<__half, 2> {
+  typedef __half2 type;
+  static __device__ void open(float *x, type p) {
+    const float2 both = __half22float2(p);
+    x[0] = both.x, x[1] = both.y;
+  }
+  static __device__ type close(const float *x) { return __floats2half2_rn(x[0], x[1]); }
+};
+
+template <int V, class T>
+static inline __device__ void cuda_load(float *x, const T *from) {
+  cuda_pack<T, V>::open(x, *(const typename cuda_pack<T, V>::type *)from);
+}
+template <int V, class T>
+static inline __device__ void cuda_store(T *to, const float *x) {
+  *(typename cuda_pack<T, V>::type *)to = cuda_pack<T, V>::close(x);
+}
+
+/* Places of V winners, in one access */
+template <int V>
+static inline __device__ void cuda_load_places(unsigned *place, const uint8_t *from) {
+  place[0] = V == 1 ? *from : *(const uint16_t *)from & 0xffu;
+  if (V == 2) place[V - 1] = *(const uint16_t *)from >> 8;
+}
+template <int V>
+static inline __device__ void cuda_load_places(unsigned *place, const uint16_t *from) {
+  place[0] = V == 1 ? *from : *(const uint32_t *)from & 0xffffu;
+  if (V == 2) place[V - 1] = *(const uint32_t *)from >> 16;
+}
+template <int V>
+static inline __device__ void cuda_store_places(uint8_t *to, const unsigned *place) {
+  if (V == 1) *to = (uint8_t)place[0];
+  else *(uint16_t *)to = (uint16_t)(place[0] | place[V - 1] << 8);
+}
+template <int V>
+static inline __device__ void cuda_store_places(uint16_t *to, const unsigned *place) {
+  if (V == 1) *to = (uint16_t)place[0];
+  else *(uint32_t *)to = place[0] | place[V - 1] << 16;
+}
+
+/* ---- scales: an fp16 gradient is stored times a power of two that a bound on its largest value gives, computed on the device
+ * just before it is written: nothing can overflow, and no step depends on the scales of another ---- */
+
+template <class T>
+struct cuda_plane_type {
+  enum { scaled = 0 };
+};
+template <>
+struct cuda_plane_type<__half> {
+  enum { scaled = 1 };
+};
+
+/* The largest power of two that takes values up to `bound` to at most 2^15 */
+static inline __device__ float cuda_scale(float bound) {
+  int exponent = 0; /* bound < 2^exponent */
+  if (!(bound > 0 && bound < INFINITY)) return 1;
+  frexpf(bound, &exponent);
+  return ldexpf(1.0f, exponent < -85 ? 100 : exponent > 115 ? -100 : 15 - exponent);
+}
+
+/* *largest = max(*largest, value); values are not negative, NaN is the largest. The order does not matter to the bits. */
+static inline __device__ void cuda_raise(float *largest, float value) {
+  const int bits = __float_as_int(value);
+  if (bits > *(volatile int *)largest) atomicMax((int *)largest, bits); /* most need not wait their turn */
+}
+
+/* The larger of two; NaN if either is */
+static inline __device__ float cuda_larger(float a, float b) { return b > a || b != b ? b : a; }
+
+/* The same of the 32 values of a warp, all of whose threads take part */
+static inline __device__ float cuda_warp_largest(float value) {
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = cuda_larger(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  return value;
+}
+
+/* ---- blocks of LANES * V neighbouring channels by ROWS rows ---- */
 
 enum { CUDA_LANES = 32 };
 
-/* Sum over the block's rows, channel by channel; every thread of a column gets it. Ends with the scratch free again. */
+/* Sum over the block's rows, channel by channel, V of each thread; every thread of a column gets it. Ends with the scratch, for
+ * ROWS * LANES * V values, free again. */
+template <int ROWS, int LANES, int V, class T>
+static __device__ void cuda_column_sums(T *scratch, T (&sums)[V]) {
+  T *const column = scratch + threadIdx.x * V;
+#pragma unroll
+  for (int v = 0; v < V; v++) column[threadIdx.y * LANES * V + v] = sums[v], sums[v] = 0;
+  __syncthreads();
+#pragma unroll
+  for (int row = 0; row < ROWS; row++)
+#pragma unroll
+    for (int v = 0; v < V; v++) sums[v] += column[row * LANES * V + v];
+  __syncthreads();
+}
+
 template <int WARPS, class T>
 static __device__ T cuda_column_sum(T (*scratch)[CUDA_LANES], T mine) {
-  scratch[threadIdx.y][threadIdx.x] = mine;
-  __syncthreads();
-  T sum = 0;
-  for (int w = 0; w < WARPS; w++) sum += scratch[w][threadIdx.x];
-  __syncthreads();
-  return sum;
+  T sums[1] = {mine};
+  cuda_column_sums<WARPS, CUDA_LANES, 1>(&scratch[0][0], sums);
+  return sums[0];
 }
 
 /* Sum over a block of THREADS threads (a power of two) in one row; every thread gets it */
@@ -120,34 +257,50 @@ spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *p
 
 /* ---- gemm.cu: row-major products ---- */
 
-/* Matrices of floats, or of bf16 with sums and result in float. */
-typedef enum { CUDA_EXACT, CUDA_TF32, CUDA_BF16 } cuda_product;
+/* Operands: floats, floats rounded to tf32, bf16, fp16. Sums are float. */
+typedef enum { CUDA_EXACT, CUDA_TF32, CUDA_BF16, CUDA_FP16 } cuda_product;
 
-/* C (m, n) = A (m, k) B (k, n), `batch` times: A, B and C of the next product stand `step` elements further.
- * transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
+/* A matrix of a batched product: that of the next product starts `step` elements further. */
 struct cuda_matrix {
   const void *at;
   size_t ld, step;
 };
+struct cuda_result {
+  void *at;
+  size_t ld, step;
+  int narrow;          /* of the operands' 16 bits instead of float */
+  const float *factor; /* two floats on the device, what the product is multiplied by and a zero; NULL for 1 */
+};
+/* C (m, n) = A (m, k) B (k, n), `batch` times. transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
 spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n,
-                     size_t k, struct cuda_matrix a, struct cuda_matrix b, float *c, size_t ldc, size_t step_c,
-                     size_t batch, struct spd_error *error);
-/* What the backend's precision makes of convolutions, and of linear layers with this many weights */
+                     size_t k, struct cuda_matrix a, struct cuda_matrix b, struct cuda_result c, size_t batch,
+                     struct spd_error *error);
+/* The product type that the backend's precision selects for convolutions, and for linear layers with this many weights */
 cuda_product cuda_product_of_convolution(struct spd_backend *backend);
 cuda_product cuda_product_of_dense(struct spd_backend *backend, size_t weights);
 
-/* ---- conv.cu: convolutions over gap-padded rows; x, w and dy are floats or bf16, as `product` says ---- */
+/* ---- plane.cu ---- */
 
-spd_status cuda_conv(struct spd_backend *backend, cuda_product product, float *y, const void *x, const void *w,
-                     const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n, struct spd_error *error);
-/* partial: room for k times as much as dw */
-spd_status cuda_conv_weight_gradient(struct spd_backend *backend, cuda_product product, float *dw, float *partial, const void *x,
-                                     const void *dy, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
+spd_status cuda_widen(struct spd_backend *backend, float *y, struct spd_plane x, size_t count, struct spd_error *error);
+spd_status cuda_narrow(struct spd_backend *backend, struct spd_plane y, const float *x, float scale, size_t count,
+                       struct spd_error *error);
+
+/* ---- conv.cu: convolutions over gap-padded rows; x, w, y and dy are planes' elements ---- */
+
+/* y's rows; *factor as in cuda_result */
+spd_status cuda_conv(struct spd_backend *backend, void *y, const void *x, const void *w, const float *factor, const struct spd_rows *in,
+                     size_t kernel, size_t channels_out, size_t n, struct spd_error *error);
+/* partial: room for k times as much as dw; dw is divided by *scale, which may be NULL */
+spd_status cuda_conv_weight_gradient(struct spd_backend *backend, float *dw, float *partial, const void *x, const void *dy,
+                                     const float *scale, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
                                      struct spd_error *error);
-/* (k, in, out) -> taps in reverse order, (k, out, in): the input gradient is a convolution with these */
-spd_status cuda_flip(struct spd_backend *backend, cuda_product product, void *flipped, const float *w, size_t kernel, size_t in,
-                     size_t out, struct spd_error *error);
-spd_status cuda_to_bf16(struct spd_backend *backend, __nv_bfloat16 *y, const float *x, size_t count, struct spd_error *error);
+/* Weights (k, in, out) as planes' elements; *largest is raised to their largest magnitude, if it is not NULL. Float weights are
+ * used as they are: `to` is set to w. */
+spd_status cuda_conv_weights(struct spd_backend *backend, const void **to, void *room, float *largest, const float *w, size_t count,
+                             struct spd_error *error);
+/* The same with taps in reverse order, (k, out, in), floats too: the input gradient is a convolution with these */
+spd_status cuda_conv_flipped(struct spd_backend *backend, void *flipped, float *largest, const float *w, size_t kernel, size_t in,
+                             size_t out, struct spd_error *error);
 
 /* ---- stages ---- */
 

@@ -8,7 +8,7 @@
 #include "cuda-on-cpu/device.h"
 #endif
 
-static const char *const test_precisions[] = {"fp32", "tf32", "bf16"};
+static const char *const test_precisions[] = {"fp32", "tf32", "bf16", "fp16"};
 
 /* Orders of streams and threads in which the device on the CPU runs */
 enum {
@@ -24,6 +24,16 @@ CHECK_UNUSED static int test_order(int order) {
   device_set((device_streams)order, (device_threads)order);
 #else
   (void)order;
+#endif
+  return 1;
+}
+
+/* Whether blocks get too little shared memory to keep a map, which changes bits */
+CHECK_UNUSED static int test_little_shared(int little) {
+#ifdef TEST_CUDA_ON_CPU
+  device_set_shared(little ? (size_t)9 << 10 : (size_t)227 << 10);
+#else
+  (void)little;
 #endif
   return 1;
 }

@@ -166,7 +166,7 @@ if [ $quick = no ]; then
     for name in stages gradients fourier; do run plain-gemm $name "$sanitizers" "$libs"; done
   fi
   if command -v g++ > /dev/null 2>&1; then
-    cuda="g++ -x c++ -std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
+    cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
     link=g++
     if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
       for name in stages cuda; do run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done

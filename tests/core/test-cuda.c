@@ -91,7 +91,7 @@ static void test_network(const char *name, struct spd_architecture a, size_t n, 
   MUST(spd_cpu_create(&cpu, 2, error));
   struct small_data d = small_data_new(&net, capacity, 12);
   run_pass(&want, cpu, &net, &d, n, capacity, purpose);
-  for (int precision = 0; precision < 3 && test_precision(precision); precision++) {
+  for (int precision = 0; precision < SPD_PRECISIONS && test_precision(precision); precision++) {
     MUST(spd_cuda_create(&cuda, (spd_precision)precision, error));
     run_pass(&got, cuda, &net, &d, n, capacity, purpose);
     compare_passes(name, &net, &got, &want, n);
@@ -113,6 +113,9 @@ static void test_networks(void) {
   a = small_architecture();
   a.filters[0] = 40, a.filters[1] = 36, a.filters[2] = 70; /* more than a warp's channels, and not a multiple */
   test_network("wide", a, 3, 4, SPD_MODEL_GRADIENT);
+  test_little_shared(1);
+  test_network("wide, little shared memory", a, 3, 4, SPD_MODEL_GRADIENT);
+  test_little_shared(0);
   test_network("full size", paper_architecture(), 3, 3, SPD_MODEL_GRADIENT);
 }
 
@@ -128,7 +131,7 @@ static void test_bits(void) {
   struct small_data d = small_data_new(&net, SMALL_ROWS, 5);
   for (size_t i = 0; i < SMALL_ROWS; i++) is_training[i] = i % 5 != 3;
   struct spd_surveys surveys = small_surveys_new(&d, a.n_observed);
-  for (int precision = 0; precision < 3; precision++) {
+  for (int precision = 0; precision < SPD_PRECISIONS; precision++) {
     int runs = 0;
     const int orders = precision == SPD_PRECISION_FP32 ? TEST_ORDERS : 1; /* they do not depend on precision */
     for (int order = 0; order < orders && test_order(order); order++)

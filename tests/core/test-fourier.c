@@ -174,28 +174,29 @@ static void test_block(struct spd_backend *fast, struct spd_backend *plain, cons
   fill_rows(dy, &b.out, s->n);
   for (size_t i = 0; i < w_size; i++) w[i] = noise();
   for (size_t i = 0; i < s->out; i++) slope[i] = 0.5f * noise(); /* rising and falling */
-  b.x = x, b.w = w, b.slope = slope, b.dy = dy;
-  b.u = check_alloc(u_size * sizeof *b.u);
+  b.x.at = x, b.w = w, b.slope = slope, b.dy.at = dy;
+  b.u.at = check_alloc(u_size * sizeof(float));
   b.mean = check_alloc(channels * sizeof *b.mean), b.inverse_sd = check_alloc(channels * sizeof *b.inverse_sd);
   b.partial = check_alloc(channels * sizeof *b.partial);
   b.argmax = check_alloc(channels * pooled * sizeof *b.argmax);
-  float *u = b.u;
+  float *u = b.u.at;
   for (int i = 0; i < 2; i++) {
     struct spd_backend *backend = i ? fast : plain;
     const size_t sizes[] = {y_size, y_size, w_size, s->out, x_size};
     for (int j = 0; j < 5; j++) results[i][j] = check_alloc(sizes[j] * sizeof(float));
-    b.y = results[i][0], b.dw = results[i][2], b.dslope = results[i][3], b.dx = results[i][4];
+    b.y.at = results[i][0], b.dw = results[i][2], b.dslope = results[i][3], b.dx.at = results[i][4];
     MUST(backend->ops->block_forward(backend, &b, s->n, error));
     MUST(backend->ops->block_backward(backend, &b, s->n, error));
-    b.y = results[i][1], b.u = NULL; /* and where no backward follows */
+    b.y.at = results[i][1], b.u.at = NULL; /* and where no backward follows */
     MUST(backend->ops->block_forward(backend, &b, s->n, error));
-    b.u = u;
+    b.u.at = u;
+    float *dx = b.dx.at;
     for (size_t k = 0; k < s->n; k++) { /* gap rows of dx hold anything */
-      memset(b.dx + k * b.in.stride * s->in, 0, b.in.lead * s->in * sizeof(float));
-      memset(b.dx + (k * b.in.stride + b.in.lead + s->length) * s->in, 0,
+      memset(dx + k * b.in.stride * s->in, 0, b.in.lead * s->in * sizeof(float));
+      memset(dx + (k * b.in.stride + b.in.lead + s->length) * s->in, 0,
              (b.in.stride - b.in.lead - s->length) * s->in * sizeof(float));
     }
-    memset(b.dx + s->n * b.in.stride * s->in, 0, 2 * b.in.lead * s->in * sizeof(float));
+    memset(dx + s->n * b.in.stride * s->in, 0, 2 * b.in.lead * s->in * sizeof(float));
   }
   CHECK(memcmp(results[1][0], results[1][1], y_size * sizeof(float)) == 0, "y depends on whether the map is kept");
   const char *const names[] = {"y", "y without a map", "dw", "dslope", "dx"};

@@ -8,7 +8,7 @@
 #include "vectors.h"
 
 static struct spd_backend *backend;
-static void *owned[64];
+static void *owned[128];
 static size_t n_owned;
 static char label[160];
 
@@ -45,18 +45,33 @@ static float *new_floats(const double *values, size_t count) {
   return p;
 }
 
+/* A plane of these host values, which are freed; stored with `scale` where planes have one */
+static struct spd_plane new_plane(float *host, size_t count, float scale) {
+  float *wide = new_bytes(count * sizeof *host);
+  struct spd_plane plane = {new_bytes(count * backend->plane_width), new_bytes(sizeof(float))};
+  MUST(backend->ops->upload(backend, wide, host, count * sizeof *host, error));
+  MUST(backend->ops->narrow(backend, plane, wide, scale, count, error));
+  free(host);
+  return plane;
+}
+
 /* (n, length, channels) into gap-padded rows; values NULL: NaN at the positions */
-static float *new_rows(const double *values, const struct spd_rows *rows, size_t n) {
+static struct spd_plane new_rows(const double *values, const struct spd_rows *rows, size_t n, float scale) {
   size_t size = spd_rows_size(rows, n);
-  float *host = check_alloc(size * sizeof *host), *p = new_bytes(size * sizeof *host);
+  float *host = check_alloc(size * sizeof *host);
   for (size_t i = 0; i < n; i++)
     for (size_t l = 0; l < rows->length; l++)
       for (size_t c = 0; c < rows->channels; c++)
         host[(rows->lead + i * rows->stride + l) * rows->channels + c] =
             values ? (float)values[(i * rows->length + l) * rows->channels + c] : NAN;
-  MUST(backend->ops->upload(backend, p, host, size * sizeof *host, error));
-  free(host);
-  return p;
+  return new_plane(host, size, values ? scale : 1);
+}
+
+/* Elements of a plane without gaps; values NULL: NaN */
+static struct spd_plane new_elements(const double *values, size_t count) {
+  float *host = check_alloc((count + 1) * sizeof *host);
+  for (size_t i = 0; i < count; i++) host[i] = values ? (float)values[i] : NAN;
+  return new_plane(host, count, 1);
 }
 
 static double *download(const float *p, size_t count) {
@@ -68,15 +83,36 @@ static double *download(const float *p, size_t count) {
   return values;
 }
 
+/* The array of this name, or the one that planes of the present precision make, where the case has one */
+static const struct vector_item *wanted(const struct vector_case *c, const char *what) {
+  char own[80];
+  const struct vector_item *item = NULL;
+  if (tolerance_precision) snprintf(own, sizeof own, "%s-%s", what, tolerance_precision), item = vectors_find(c, own);
+  return item ? item : vectors_find(c, what);
+}
+
 static void check_floats(const struct vector_case *c, const char *what, const float *p, const char *tolerance) {
-  const struct vector_item *want = vectors_find(c, what);
+  const struct vector_item *want = wanted(c, what);
   double *got = download(p, want->count);
   CHECK_TOLERATED(label_of(c, what), got, want->values, want->count, tolerance);
   free(got);
 }
 
+static double *download_plane(struct spd_plane plane, size_t count) {
+  float *wide = new_bytes(count * sizeof *wide);
+  MUST(backend->ops->widen(backend, wide, plane, count, error));
+  return download(wide, count);
+}
+
+static void check_elements(const struct vector_case *c, const char *what, struct spd_plane plane, const char *tolerance) {
+  const struct vector_item *want = wanted(c, what);
+  double *got = download_plane(plane, want->count);
+  CHECK_TOLERATED(label_of(c, what), got, want->values, want->count, tolerance);
+  free(got);
+}
+
 static void check_doubles_of(const struct vector_case *c, const char *what, const double *p, const char *tolerance) {
-  const struct vector_item *want = vectors_find(c, what);
+  const struct vector_item *want = wanted(c, what);
   double *got = check_alloc(want->count * sizeof *got);
   MUST(backend->ops->synchronize(backend, error));
   MUST(backend->ops->download(backend, got, p, want->count * sizeof *got, error));
@@ -86,10 +122,10 @@ static void check_doubles_of(const struct vector_case *c, const char *what, cons
 
 enum gaps { GAPS_ZERO, GAPS_ANYTHING };
 
-static void check_rows(const struct vector_case *c, const char *what, const float *p, const struct spd_rows *rows, size_t n,
+static void check_rows(const struct vector_case *c, const char *what, struct spd_plane plane, const struct spd_rows *rows, size_t n,
                        enum gaps gaps, const char *tolerance) {
   size_t size = spd_rows_size(rows, n), count = n * rows->length * rows->channels, at = 0, touched = 0;
-  double *all = download(p, size), *got = check_alloc(count * sizeof *got);
+  double *all = download_plane(plane, size), *got = check_alloc(count * sizeof *got);
   for (size_t row = 0; row < size / rows->channels; row++) {
     size_t l = (row - rows->lead) % rows->stride;
     int is_position = row >= rows->lead && (row - rows->lead) / rows->stride < n && l < rows->length;
@@ -99,7 +135,7 @@ static void check_rows(const struct vector_case *c, const char *what, const floa
       else touched += value != 0;
     }
   }
-  CHECK_TOLERATED(label_of(c, what), got, vectors_array(c, what), count, tolerance);
+  CHECK_TOLERATED(label_of(c, what), got, wanted(c, what)->values, count, tolerance);
   if (gaps == GAPS_ZERO) CHECK(touched == 0, "%s: %zu elements of gap rows are not zero", label_of(c, what), touched);
   free(all);
   free(got);
@@ -115,17 +151,24 @@ static struct spd_stem stem_of(const struct vector_case *c, size_t n) {
   s.x = new_floats(vectors_array(c, "x"), n * length);
   s.moments = new_bytes(n * kernel * (kernel + 1) * sizeof(double));
   s.scaled = new_floats(NULL, n * (kernel + 1) * channels);
-  s.y = new_rows(NULL, &s.out, n);
-  s.dy = new_rows(vectors_array(c, "dy"), &s.out, n);
+  s.y = new_rows(NULL, &s.out, n, 1);
+  s.dy = new_rows(vectors_array(c, "dy"), &s.out, n, 64);
   s.dw = new_floats(NULL, kernel * channels);
   s.dslope = new_floats(NULL, channels);
   s.partial = new_floats(NULL, spd_stem_partial_size(&s, n));
+  if (backend->keeps_winners) s.winner = new_bytes(n * pooled * channels);
   return s;
 }
 
 static void test_stem(const struct vector_case *c) {
   size_t n = vectors_size(c, "n");
   struct spd_stem s = stem_of(c, n);
+  uint8_t *const winner = s.winner;
+  s.winner = NULL; /* no backward follows */
+  OPS(stem_forward, &s, n);
+  check_rows(c, "y", s.y, &s.out, n, GAPS_ZERO, "stem");
+  s.winner = winner;
+  s.y = new_rows(NULL, &s.out, n, 1);
   OPS(stem_forward, &s, n);
   check_rows(c, "y", s.y, &s.out, n, GAPS_ZERO, "stem");
   OPS(stem_backward, &s, n);
@@ -147,20 +190,20 @@ static void test_block(const struct vector_case *c) {
   b.out = spd_rows_for_kernel(pooled, out, vectors_size(c, "next_kernel"));
   b.w = new_floats(vectors_array(c, "w"), kernel * in * out);
   b.slope = new_floats(vectors_array(c, "slope"), out);
-  b.x = new_rows(vectors_array(c, "x"), &b.in, n);
-  b.u = new_rows(NULL, &b.conv, n);
+  b.x = new_rows(vectors_array(c, "x"), &b.in, n, 1);
+  b.u = new_rows(NULL, &b.conv, n, 1);
   b.mean = new_floats(NULL, n * out);
   b.inverse_sd = new_floats(NULL, n * out);
-  b.y = new_rows(NULL, &b.out, n);
+  b.y = new_rows(NULL, &b.out, n, 1);
 
   b.argmax = NULL; /* no backward follows */
   OPS(block_forward, &b, n);
   check_rows(c, "y", b.y, &b.out, n, GAPS_ZERO, "block");
 
   b.argmax = pool > 1 ? new_bytes(n * pooled * out * sizeof(uint16_t)) : NULL;
-  b.y = new_rows(NULL, &b.out, n);
-  b.dy = new_rows(vectors_array(c, "dy"), &b.out, n);
-  b.dx = new_rows(NULL, &b.in, n);
+  b.y = new_rows(NULL, &b.out, n, 1);
+  b.dy = new_rows(vectors_array(c, "dy"), &b.out, n, 0.25f);
+  b.dx = new_rows(NULL, &b.in, n, 1);
   b.dw = new_floats(NULL, kernel * in * out);
   b.dslope = new_floats(NULL, out);
   b.partial = new_floats(NULL, n * out);
@@ -172,7 +215,7 @@ static void test_block(const struct vector_case *c) {
     check_floats(c, "dw", b.dw, "block gradient");
     check_floats(c, "dslope", b.dslope, "block gradient");
   }
-  b.dx = NULL; /* gradients that are not wanted */
+  b.dx.at = NULL; /* gradients that are not wanted */
   b.dw = new_floats(NULL, kernel * in * out);
   OPS(block_forward, &b, n);
   OPS(block_backward, &b, n);
@@ -184,24 +227,23 @@ static void test_attend(const struct vector_case *c) {
   size_t stride = vectors_size(c, "feature_stride"), size = n * length * channels;
   const double *gate = vectors_array(c, "gate");
   struct spd_attend a = {.length = length, .channels = channels, .feature_stride = stride};
-  a.v = new_floats(vectors_array(c, "v"), 2 * size);
-  a.gate = gate ? new_floats(gate, size) : NULL;
+  a.v = new_elements(vectors_array(c, "v"), 2 * size);
+  if (gate) a.gate = new_elements(gate, size), a.dgate = new_elements(NULL, size);
   a.z = new_floats(vectors_array(c, "z"), n);
   a.attention = new_floats(NULL, size);
   a.feature = new_floats(NULL, n * stride);
   a.dfeature = new_floats(vectors_array(c, "dfeature"), n * stride);
   a.dattention = new_floats(NULL, size);
-  a.dv = new_floats(NULL, 2 * size);
-  a.dgate = gate ? new_floats(NULL, size) : NULL;
+  a.dv = new_elements(NULL, 2 * size);
   OPS(attend_forward, &a, n);
   check_floats(c, "attention", a.attention, "attend");
   check_floats(c, "feature", a.feature, "attend");
   for (int with_attention = 1; with_attention >= 0; with_attention--) {
-    if (!with_attention) a.dattention = NULL, a.dv = new_floats(NULL, 2 * size);
+    if (!with_attention) a.dattention = NULL, a.dv = new_elements(NULL, 2 * size);
     OPS(attend_backward, &a, n);
     if (with_attention) check_floats(c, "dattention", a.dattention, "attend gradient");
-    check_floats(c, "dv", a.dv, "attend gradient");
-    if (gate) check_floats(c, "dgate", a.dgate, "attend gradient");
+    check_elements(c, "dv", a.dv, "attend gradient");
+    if (gate) check_elements(c, "dgate", a.dgate, "attend gradient");
   }
 }
 
@@ -451,8 +493,8 @@ int main(int argc, char **argv) {
   const char *folder = argc > 1 ? argv[1] : NULL;
   if (spd_cuda_built()) {
     if (!test_cuda_here()) return check_end();
-    for (int precision = 0; precision < 3 && test_precision(precision); precision++)
-      for (int order = 0; order < TEST_ORDERS && test_order(order); order++) {
+    for (int precision = 0; precision < SPD_PRECISIONS && test_precision(precision); precision++)
+      for (int order = 0; order < TEST_ORDERS && test_order(order) && test_little_shared(order == 1); order++) {
         MUST(spd_cuda_create(&backend, (spd_precision)precision, error));
         test_all(folder);
       }

@@ -5,8 +5,13 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "cuda_runtime.h"
+
 struct __nv_bfloat16 {
   uint16_t bits;
+};
+struct alignas(4) __nv_bfloat162 {
+  __nv_bfloat16 x, y;
 };
 
 static inline __nv_bfloat16 __float2bfloat16(float x) {
@@ -22,5 +27,8 @@ static inline float __bfloat162float(__nv_bfloat16 x) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
+
+static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16(x), __float2bfloat16(y)}; }
+static inline float2 __bfloat1622float2(__nv_bfloat162 p) { return make_float2(__bfloat162float(p.x), __bfloat162float(p.y)); }
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <functional>
 #include <tuple>
@@ -21,6 +22,30 @@ struct dim3 {
 };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 void __syncthreads();
+
+struct alignas(8) float2 {
+  float x, y;
+};
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+
+/* Every thread of a warp must take part: others of its block may be elsewhere. */
+void device_exchange(void *received, const void *sent, size_t bytes, int lane_mask);
+template <class T>
+static inline T __shfl_xor_sync(unsigned, T value, int lane_mask) {
+  T received;
+  device_exchange(&received, &value, sizeof value, lane_mask);
+  return received;
+}
+static inline int atomicMax(int *at, int value) {
+  const int before = *at;
+  if (value > before) *at = value;
+  return before;
+}
+static inline int __float_as_int(float x) {
+  int bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
 
 typedef enum {
   cudaSuccess = 0,
@@ -56,7 +81,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 
 struct cudaDeviceProp {
   char name[256];
-  size_t totalGlobalMem;
+  size_t totalGlobalMem, sharedMemPerBlockOptin;
   int multiProcessorCount, major, minor;
 };
 cudaError_t cudaGetDeviceCount(int *count);
@@ -64,18 +89,26 @@ cudaError_t cudaGetDevice(int *device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device);
 
+typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
+
 void device_enqueue(cudaStream_t stream, std::function<void()> work);
-void device_run_blocks(dim3 blocks, dim3 threads, const std::function<void()> &thread);
+/* `shared` bytes of dynamic shared memory, which start as NaN for each block */
+void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::function<void()> &thread);
+bool device_may_share(const void *kernel, size_t bytes);
+extern char *device_shared;
 bool device_fails();
 void device_launch_failed();
 
 /* Arguments are copied when the kernel is launched, as a real launch does. */
 template <class... P, class... A>
-void device_launch(dim3 blocks, dim3 threads, cudaStream_t stream, void (*kernel)(P...), A... arguments) {
-  if (device_fails() || threads.x * threads.y * threads.z > 1024 || blocks.x == 0) return device_launch_failed();
+void device_launch(dim3 blocks, dim3 threads, size_t shared, cudaStream_t stream, void (*kernel)(P...), A... arguments) {
+  if (device_fails() || threads.x * threads.y * threads.z > 1024 || blocks.x == 0 || !device_may_share((const void *)kernel, shared))
+    return device_launch_failed();
   std::tuple<P...> copies(arguments...);
-  device_enqueue(stream, [=] { device_run_blocks(blocks, threads, [&] { std::apply(kernel, copies); }); });
+  device_enqueue(stream, [=] { device_run_blocks(blocks, threads, shared, [&] { std::apply(kernel, copies); }); });
 }
-#define CUDA_RUN(kernel, blocks, threads, stream, ...) device_launch(blocks, threads, stream, kernel, __VA_ARGS__)
+#define CUDA_RUN(kernel, blocks, threads, shared, stream, ...) device_launch(blocks, threads, shared, stream, kernel, __VA_ARGS__)
+#define CUDA_SHARED(type, name) type *const name = (type *)device_shared
 
 #endif

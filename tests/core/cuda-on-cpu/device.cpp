@@ -14,6 +14,7 @@
 
 #include "cublas_v2.h"
 #include "cuda_bf16.h"
+#include "cuda_fp16.h"
 #include "cuda_runtime.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -272,6 +273,25 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 
 /* ---- the device ---- */
 
+/* Shared memory of a block: what a kernel may have without asking, and at all */
+static const size_t shared_unasked = 48 << 10;
+static size_t shared_limit = 227 << 10;
+static std::map<const void *, size_t> shared_asked;
+
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int value) {
+  MAY_FAIL;
+  if (value < 0 || (size_t)value > shared_limit) return last_error = cudaErrorInvalidValue;
+  shared_asked[kernel] = (size_t)value;
+  return cudaSuccess;
+}
+
+void device_set_shared(size_t bytes) { shared_limit = bytes; }
+
+bool device_may_share(const void *kernel, size_t bytes) {
+  const auto found = shared_asked.find(kernel);
+  return bytes <= (found == shared_asked.end() ? shared_unasked : found->second);
+}
+
 cudaError_t cudaGetDeviceCount(int *count) {
   MAY_FAIL;
   *count = 1;
@@ -290,12 +310,13 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
   MAY_FAIL;
   snprintf(properties->name, sizeof properties->name, "a GPU on the CPU");
   properties->totalGlobalMem = memory_limit;
+  properties->sharedMemPerBlockOptin = shared_limit;
   properties->multiProcessorCount = 1;
   properties->major = 9, properties->minor = 0;
   return cudaSuccess;
 }
 
-/* ---- kernels: a stack for every thread of a block; barriers switch ---- */
+/* ---- kernels: a stack for every thread of a block; barriers and exchanges within a warp switch ---- */
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -304,7 +325,9 @@ struct fiber {
   ucontext_t start;
   void *jump[5];
   char *stack;
-  bool started, finished;
+  bool started;
+  enum { RUNNING, AT_BARRIER, AT_EXCHANGE, FINISHED } state;
+  char sent[8]; /* to the other threads of the warp */
   dim3 place;
   void *fake_stack;
 };
@@ -335,13 +358,32 @@ static UNCHECKED void to_scheduler() {
   ARRIVE(current->fake_stack, &scheduler_stack, &scheduler_stack_bytes);
 }
 
-void __syncthreads() { to_scheduler(); }
+void __syncthreads() {
+  current->state = fiber::AT_BARRIER;
+  to_scheduler();
+}
+
+static size_t number_of(const fiber *f) {
+  return f->place.x + (size_t)blockDim.x * (f->place.y + (size_t)blockDim.y * f->place.z);
+}
+
+/* All threads send, then all receive: the second wait keeps what was sent until everybody has it. */
+void device_exchange(void *received, const void *sent, size_t bytes, int lane_mask) {
+  fiber *const me = current;
+  if (bytes > sizeof me->sent) abort();
+  memcpy(me->sent, sent, bytes);
+  me->state = fiber::AT_EXCHANGE;
+  to_scheduler();
+  memcpy(received, fibers[number_of(me) ^ (size_t)lane_mask].sent, bytes);
+  me->state = fiber::AT_EXCHANGE;
+  to_scheduler();
+}
 
 static void run_threads() {
   ARRIVE(NULL, &scheduler_stack, &scheduler_stack_bytes);
   for (;;) {
     (*present_thread)();
-    current->finished = true;
+    current->state = fiber::FINISHED;
     to_scheduler();
   }
 }
@@ -374,25 +416,49 @@ static size_t in_order(size_t i, size_t n, unsigned long round) {
   return (i * 769 + round * 31) % n; /* 769 is a prime that divides no block size */
 }
 
-void device_run_blocks(dim3 blocks, dim3 threads, const std::function<void()> &thread) {
-  const size_t n = (size_t)threads.x * threads.y * threads.z;
+/* Lets threads [from, to) go on if all that have not finished wait at `state`. */
+static bool release(size_t from, size_t to, int state) {
+  bool any = false;
+  for (size_t i = from; i < to; i++) {
+    if (fibers[i].state == fiber::FINISHED) continue;
+    if (fibers[i].state != state) return false;
+    any = true;
+  }
+  for (size_t i = from; any && i < to; i++)
+    if (fibers[i].state != fiber::FINISHED) fibers[i].state = fiber::RUNNING;
+  return any;
+}
+
+char *device_shared;
+
+void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::function<void()> &thread) {
+  const size_t n = (size_t)threads.x * threads.y * threads.z, warp = 32;
   present_thread = &thread;
   gridDim = blocks, blockDim = threads;
   while (fibers.size() < n) add_fiber();
   open_memory();
+  std::vector<char> memory;
   for (unsigned b = 0; b < blocks.x; b++) {
     blockIdx = dim3(b, 0, 0);
+    memory.assign(shared, (char)0xff);
+    device_shared = memory.data();
     for (size_t i = 0; i < n; i++) {
-      fibers[i].finished = false;
+      fibers[i].state = fiber::RUNNING;
       fibers[i].place = dim3((unsigned)(i % threads.x), (unsigned)(i / threads.x % threads.y), 0);
     }
     unsigned long round = b;
     for (size_t left = n; left > 0; round++) {
       for (size_t i = 0; i < n; i++) {
         fiber *f = &fibers[in_order(i, n, round)];
-        if (f->finished) continue;
+        if (f->state != fiber::RUNNING) continue;
         resume(f);
-        left -= f->finished;
+        left -= f->state == fiber::FINISHED;
+      }
+      bool released = release(0, n, fiber::AT_BARRIER);
+      for (size_t from = 0; from < n; from += warp) released |= release(from, from + warp < n ? from + warp : n, fiber::AT_EXCHANGE);
+      if (left > 0 && !released) {
+        fprintf(stderr, "a kernel hangs: some threads wait at a barrier or exchange that others do not reach\n");
+        abort();
       }
     }
   }
@@ -403,6 +469,7 @@ void device_run_blocks(dim3 blocks, dim3 threads, const std::function<void()> &t
 
 struct device_blas {
   cudaStream_t stream;
+  cublasPointerMode_t factors;
 };
 
 const char *cublasGetStatusString(cublasStatus_t) { return "some cuBLAS error"; }
@@ -430,6 +497,11 @@ cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *, size_t) {
   BLAS_MAY_FAIL;
   return CUBLAS_STATUS_SUCCESS;
 }
+cublasStatus_t cublasSetPointerMode(cublasHandle_t handle, cublasPointerMode_t mode) {
+  BLAS_MAY_FAIL;
+  handle->factors = mode;
+  return CUBLAS_STATUS_SUCCESS;
+}
 cublasStatus_t cublasSetAtomicsMode(cublasHandle_t, cublasAtomicsMode_t) {
   BLAS_MAY_FAIL;
   return CUBLAS_STATUS_SUCCESS;
@@ -444,21 +516,34 @@ static float to_tf32(float x) {
   return x;
 }
 
+static float element(const void *from, cudaDataType_t type, size_t at) {
+  return type == CUDA_R_16BF  ? __bfloat162float(((const __nv_bfloat16 *)from)[at])
+         : type == CUDA_R_16F ? __half2float(((const __half *)from)[at])
+                              : ((const float *)from)[at];
+}
+
+static void set_element(void *to, cudaDataType_t type, size_t at, float value) {
+  if (type == CUDA_R_16BF) ((__nv_bfloat16 *)to)[at] = __float2bfloat16(value);
+  else if (type == CUDA_R_16F) ((__half *)to)[at] = __float2half_rn(value);
+  else ((float *)to)[at] = value;
+}
+
+static size_t width_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+
 /* rows x columns, column-major, packed */
 static std::vector<float> operand(const void *from, cudaDataType_t type, int rows, int columns, int ld, cublasComputeType_t compute) {
   std::vector<float> packed((size_t)rows * (size_t)columns);
   for (int j = 0; j < columns; j++)
     for (int i = 0; i < rows; i++) {
-      const size_t at = (size_t)j * (size_t)ld + (size_t)i;
-      float x = type == CUDA_R_16BF ? __bfloat162float(((const __nv_bfloat16 *)from)[at]) : ((const float *)from)[at];
+      float x = element(from, type, (size_t)j * (size_t)ld + (size_t)i);
       if (compute == CUBLAS_COMPUTE_32F_FAST_TF32) x = to_tf32(x);
       packed[(size_t)j * (size_t)rows + (size_t)i] = x;
     }
   return packed;
 }
 
-static void multiply(cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *a, cudaDataType_t type, int lda,
-                     const void *b, int ldb, float beta, float *c, int ldc, cublasComputeType_t compute) {
+static void multiply(cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, float alpha, const void *a, cudaDataType_t type,
+                     int lda, const void *b, int ldb, float beta, void *c, cudaDataType_t type_c, int ldc, cublasComputeType_t compute) {
   const int rows_a = op_a == CUBLAS_OP_N ? m : k, rows_b = op_b == CUBLAS_OP_N ? k : n;
   const std::vector<float> left = operand(a, type, rows_a, op_a == CUBLAS_OP_N ? k : m, lda, compute),
                            right = operand(b, type, rows_b, op_b == CUBLAS_OP_N ? n : k, ldb, compute);
@@ -478,8 +563,9 @@ static void multiply(cublasOperation_t op_a, cublasOperation_t op_b, int m, int 
 #endif
   for (int j = 0; j < n; j++)
     for (int i = 0; i < m; i++) {
-      float *to = c + (size_t)j * (size_t)ldc + i;
-      *to = result[(size_t)j * (size_t)m + (size_t)i] + (beta != 0 ? beta * *to : 0);
+      const size_t at = (size_t)j * (size_t)ldc + (size_t)i;
+      const float before = beta != 0 ? beta * element(c, type_c, at) : 0;
+      set_element(c, type_c, at, alpha * result[(size_t)j * (size_t)m + (size_t)i] + before);
     }
 }
 
@@ -489,16 +575,19 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
                                           const void *beta, void *c, cudaDataType_t type_c, int ldc, long long step_c, int batch,
                                           cublasComputeType_t compute, cublasGemmAlgo_t) {
   BLAS_MAY_FAIL;
-  const float one = *(const float *)alpha, scale = *(const float *)beta;
   if (m < 0 || n < 0 || k < 0 || lda < (op_a == CUBLAS_OP_N ? m : k) || ldb < (op_b == CUBLAS_OP_N ? k : n) || ldc < m ||
-      type_a != type_b || type_c != CUDA_R_32F || one != 1)
+      type_a != type_b || (type_c != CUDA_R_32F && type_c != type_a))
     return CUBLAS_STATUS_INVALID_VALUE;
+  const bool on_device = handle->factors == CUBLAS_POINTER_MODE_DEVICE; /* then they are read when the product runs */
+  const float *const alpha_at = (const float *)alpha, *const beta_at = (const float *)beta;
+  const float alpha_now = on_device ? 0 : *alpha_at, beta_now = on_device ? 0 : *beta_at;
   device_enqueue(handle->stream, [=] {
-    const long long width = type_a == CUDA_R_16BF ? 2 : 4;
+    const long long width = (long long)width_of(type_a), width_c = (long long)width_of(type_c);
     open_memory();
     for (int i = 0; i < batch; i++)
-      multiply(op_a, op_b, m, n, k, (const char *)a + i * step_a * width, type_a, lda, (const char *)b + i * step_b * width, ldb,
-               scale, (float *)c + i * step_c, ldc, compute);
+      multiply(op_a, op_b, m, n, k, on_device ? *alpha_at : alpha_now, (const char *)a + i * step_a * width, type_a, lda,
+               (const char *)b + i * step_b * width, ldb, on_device ? *beta_at : beta_now, (char *)c + i * step_c * width_c, type_c, ldc,
+               compute);
     close_memory();
   });
   return CUBLAS_STATUS_SUCCESS;

@@ -21,6 +21,8 @@ typedef enum { DEVICE_FORWARD = 0, DEVICE_BACKWARD, DEVICE_SHUFFLED } device_thr
 
 void device_set(device_streams streams, device_threads threads);
 void device_set_memory(size_t bytes);
+/* Shared memory that a block may have; a real one's by default */
+void device_set_shared(size_t bytes);
 /* The call after `calls` more calls fails, and only it; -1: none. */
 void device_set_failure(long calls);
 /* Calls that are still to come before the failure; negative when it has happened. */
