@@ -80,19 +80,25 @@ struct scales {
   float feature, value, gate;
 };
 
-template <class T>
-static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scales *scales, struct spd_attend s, size_t n) {
-  const size_t channels = s.channels;
-  float feature = 0, value = 0, gate = 0, x[1];
-  CUDA_EACH(at, n * channels) feature = cuda_larger(feature, fabsf(s.dfeature[at / channels * s.feature_stride + at % channels]));
-  CUDA_EACH(at, n * s.length * 2 * channels) {
-    cuda_load<1>(x, (const T *)s.v.at + at);
-    value = cuda_larger(value, fabsf(x[0])); /* of keys too: dgate is a multiple of them */
+/* Raises the scales' bounds. One block a spectrum. */
+template <class T, int V>
+static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scales *scales, struct spd_attend s) {
+  const unsigned channels = (unsigned)s.channels, both = (unsigned)s.length * 2 * channels;
+  const T *const v = (const T *)s.v.at + (size_t)blockIdx.x * both, *const g = (const T *)s.gate.at + (size_t)blockIdx.x * (both / 2);
+  float feature = 0, value = 0, gate = 0, x[V];
+  for (unsigned c = threadIdx.x; c < channels; c += CUDA_THREADS)
+    feature = cuda_larger(feature, fabsf(s.dfeature[blockIdx.x * s.feature_stride + c]));
+#pragma unroll 8
+  for (unsigned at = threadIdx.x * V; at < both; at += CUDA_THREADS * V) {
+    cuda_load<V>(x, v + at); /* keys too: dgate is a multiple of them */
+#pragma unroll
+    for (int k = 0; k < V; k++) value = cuda_larger(value, fabsf(x[k]));
   }
   if (s.gate.at)
-    CUDA_EACH(at, n * s.length * channels) {
-      cuda_load<1>(x, (const T *)s.gate.at + at);
-      gate = cuda_larger(gate, fabsf(x[0]));
+    for (unsigned at = threadIdx.x * V; at < both / 2; at += CUDA_THREADS * V) {
+      cuda_load<V>(x, g + at);
+#pragma unroll
+      for (int k = 0; k < V; k++) gate = cuda_larger(gate, fabsf(x[k]));
     }
   feature = cuda_warp_largest(feature), value = cuda_warp_largest(value), gate = cuda_warp_largest(gate);
   if (threadIdx.x % 32 != 0) return;
@@ -108,15 +114,23 @@ static __global__ void choose_scales(const struct scales *largest, struct spd_at
   if (s.gate.at) *s.dgate.scale = cuda_scale(dkey * largest->value);
 }
 
-/* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other */
+/* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other. A thread has V
+ * neighbouring channels, whose de and e it reads once. */
 template <class T, int V>
-static __global__ void backward(struct spd_attend s, size_t n) {
-  const size_t channels = s.channels, half = channels / V;
+static __global__ void __launch_bounds__(WARPS *CUDA_LANES) backward(struct spd_attend s) {
+  const unsigned channels = (unsigned)s.channels, groups = (channels + CUDA_LANES * V - 1) / (CUDA_LANES * V);
+  const size_t i = blockIdx.x / groups;
+  const unsigned c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
+  if (c >= channels) return;
   const float stored = cuda_plane_type<T>::scaled ? *s.dv.scale : 1.0f;
   const float gate_stored = cuda_plane_type<T>::scaled && s.gate.at ? *s.dgate.scale : 1.0f;
-  CUDA_EACH(at, n * s.length * half) {
-    const size_t c = at % half * V, row = at / half, i = row / s.length, both = row * 2 * channels + c, one = row * channels + c;
-    float a[V], value[V], key[V], gate[V], dvalue[V], dkey[V], dgate[V], dattention[V];
+  float de[V], e[V];
+#pragma unroll
+  for (int v = 0; v < V; v++) de[v] = s.dfeature[i * s.feature_stride + c + v], e[v] = s.feature[i * s.feature_stride + c + v];
+#pragma unroll 3
+  for (unsigned l = threadIdx.y; l < (unsigned)s.length; l += WARPS) {
+    const size_t one = (i * s.length + l) * channels + c, both = (i * s.length + l) * 2 * channels + c;
+    float a[V], value[V], key[V] = {0}, gate[V] = {0}, dvalue[V], dkey[V], dgate[V], dattention[V];
     cuda_load<V>(a, s.attention + one);
     cuda_load<V>(value, (const T *)s.v.at + both);
     if (s.gate.at) {
@@ -125,12 +139,11 @@ static __global__ void backward(struct spd_attend s, size_t n) {
     }
 #pragma unroll
     for (int v = 0; v < V; v++) {
-      const float de = s.dfeature[i * s.feature_stride + c + v], e = s.feature[i * s.feature_stride + c + v];
-      const float d = a[v] * de * (value[v] - e);
-      dattention[v] = value[v] * de;
-      dvalue[v] = a[v] * de * stored;
+      const float d = a[v] * de[v] * (value[v] - e[v]);
+      dattention[v] = value[v] * de[v];
+      dvalue[v] = a[v] * de[v] * stored;
       dkey[v] = (s.gate.at ? d * gate[v] : d) * stored;
-      dgate[v] = s.gate.at ? d * key[v] * gate_stored : 0;
+      dgate[v] = d * key[v] * gate_stored;
     }
     cuda_store<V>((T *)s.dv.at + both, dvalue);
     cuda_store<V>((T *)s.dv.at + both + channels, dkey);
@@ -156,7 +169,7 @@ static spd_status run_forward(struct spd_backend *backend, const struct spd_atte
 template <class T, int V>
 static spd_status launch_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
   const auto kernel = backward<T, V>;
-  CUDA_LAUNCH(kernel, cuda_blocks(backend, n * s->length * s->channels / V), CUDA_THREADS, *s, n);
+  CUDA_LAUNCH(kernel, n * ((s->channels + CUDA_LANES * V - 1) / (CUDA_LANES * V)), dim3(CUDA_LANES, WARPS), *s);
   return SPD_STATUS_OK;
 }
 
@@ -167,7 +180,8 @@ static spd_status run_backward(struct spd_backend *backend, const struct spd_att
     SPD_TRY(cuda_reserve(backend, cuda_room(sizeof(struct scales)), error));
     struct scales *scales = (struct scales *)cuda_take(backend, &at, sizeof *scales);
     CUDA_TRY(cudaMemsetAsync(scales, 0, sizeof *scales, cuda_of(backend)->stream));
-    CUDA_LAUNCH(find_largest<T>, cuda_blocks(backend, n * s->length * 2 * s->channels), CUDA_THREADS, scales, *s, n);
+    if (s->channels % 2) CUDA_LAUNCH((find_largest<T, 1>), n, CUDA_THREADS, scales, *s);
+    else CUDA_LAUNCH((find_largest<T, 2>), n, CUDA_THREADS, scales, *s);
     CUDA_LAUNCH(choose_scales, 1, 1, scales, *s);
   }
   return s->channels % 2 ? launch_backward<T, 1>(backend, s, n, error) : launch_backward<T, 2>(backend, s, n, error);

@@ -12,129 +12,145 @@
 #define CUDA_GROUP_BYTES ((size_t)26 << 20)
 #endif
 
-enum { SHORT = 128 /* positions: maps of up to this length take more channels at a time */ };
-
 /* Spectra of a group: a multiple of 32, or all of them where there would be few groups */
 static size_t group_of(const struct spd_rows *rows, size_t width, size_t n) {
   const size_t fit = CUDA_GROUP_BYTES / (rows->stride * rows->channels * width);
   return 4 * fit >= n ? n : fit >= 32 ? fit / 32 * 32 : fit > 0 ? fit : 1;
 }
 
-/* V channels of one spectrum's map, position by position: in shared memory if KEPT, else in the rows */
+/* V channels of one spectrum's map: in shared memory if KEPT, else in the rows */
 template <class T, int V, int LANES, bool KEPT>
 struct cuda_map {
+  typedef typename cuda_pack<T, V>::type pack;
   T *kept;
   const T *rows;
-  size_t step;
+  size_t step; /* from one position to the next, in the rows */
   __device__ cuda_map(T *shared, const T *rows_, size_t channels)
       : kept(shared + threadIdx.x * V), rows(rows_), step(channels) {}
-  __device__ void value(float *x, unsigned l) const {
-    if (KEPT) cuda_load<V>(x, kept + l * (LANES * V));
-    else cuda_load<V>(x, rows + l * step);
+  /* of position `from` + l; the compiler makes constant offsets of constant l */
+  __device__ pack at(unsigned from, unsigned l) const {
+    return KEPT ? *(const pack *)(kept + from * (LANES * V) + l * (LANES * V)) : *(const pack *)(rows + (from + l) * step);
   }
-  /* Reads it from the rows and keeps it */
-  __device__ void fetch(float *x, unsigned l) const {
-    typedef typename cuda_pack<T, V>::type pack;
-    const pack p = *(const pack *)(rows + l * step);
-    if (KEPT) *(pack *)(kept + l * (LANES * V)) = p;
-    cuda_pack<T, V>::open(x, p);
+  /* one channel of it */
+  __device__ float one(unsigned l, int v) const {
+    float x[1];
+    if (KEPT) cuda_load<1>(x, kept + l * (LANES * V) + v);
+    else cuda_load<1>(x, rows + l * step + v);
+    return x[0];
+  }
+  /* Reads the positions of this thread's row of threads, keeps them, and visits them. */
+  template <int ROWS, class Visit>
+  __device__ void fetch(unsigned length, Visit visit) const {
+    const T *from = rows + threadIdx.y * step;
+    T *to = kept + threadIdx.y * (LANES * V);
+#pragma unroll 10 /* loads on their way together */
+    for (unsigned l = threadIdx.y; l < length; l += ROWS, from += ROWS * step, to += ROWS * LANES * V) {
+      const pack p = *(const pack *)from;
+      if (KEPT) *(pack *)to = p;
+      visit(p);
+    }
   }
 };
 
+/* First position of a window and their number; POOL is the pool, or 0 for any */
+template <int POOL>
+static __device__ void window_of(unsigned *from, unsigned *positions, unsigned t, unsigned pool, unsigned length) {
+  const unsigned size = POOL ? POOL : pool, begin = t * size, end = begin + size / 2 + 1;
+  *from = begin > size / 2 ? begin - size / 2 : 0;
+  *positions = (end < length ? end : length) - *from;
+}
+
 /* u_rows: the convolution's rows of the spectra from `first` on, times *u_scale. A falling slope makes the smallest value the winner,
  * so where one falls every value is activated before it competes; the first of equal ones wins, as in PyTorch. */
-template <class T, int V, int LANES, int ROWS, bool KEPT>
+template <class T, int V, int LANES, int ROWS, int POOL, bool KEPT>
 static __global__ void __launch_bounds__(LANES *ROWS) normalise(struct spd_block s, const T *u_rows, const float *u_scale, size_t first) {
-  enum { ONE_PASS = sizeof(T) < sizeof(float) }; /* the values' own rounding is coarser than what it costs */
+  enum { NARROW = sizeof(T) < sizeof(float) };
+  typedef typename cuda_pack<T, V>::type pack;
   CUDA_SHARED(T, shared);
   __shared__ float scratch[ROWS * LANES * V];
-  const size_t channels = s.out.channels, groups = (channels + LANES * V - 1) / (LANES * V), length = s.conv.length;
+  const size_t channels = s.out.channels, groups = (channels + LANES * V - 1) / (LANES * V);
   const size_t here = blockIdx.x / groups, i = first + here, c = blockIdx.x % groups * (LANES * V) + threadIdx.x * V;
+  const unsigned length = (unsigned)s.conv.length, pooled = (unsigned)s.out.length;
   const bool on = c < channels;
   const cuda_map<T, V, LANES, KEPT> map(shared, u_rows + (here * s.conv.stride + s.conv.lead) * channels + (on ? c : 0), channels);
-  float middle[V], x[V], centre[V], scale[V], slope[V];
+  float middle[V], centre[V], scale[V], slope[V];
   bool rising = true;
 #pragma unroll
   for (int v = 0; v < V; v++) {
     slope[v] = on ? s.slope[c + v] : 1;
     rising = rising && slope[v] > 0;
-    centre[v] = scale[v] = 0;
+    centre[v] = scale[v] = middle[v] = 0;
   }
-  cuda_load<V>(middle, map.rows + length / 2 * channels);
-  if (on) {
-#pragma unroll 10 /* loads on their way together */
-    for (unsigned l = threadIdx.y; l < length; l += ROWS) {
-      map.fetch(x, l);
+  if (!NARROW) cuda_load<V>(middle, map.rows + length / 2 * channels); /* sums around it lose fewer digits */
+  if (on)
+    map.template fetch<ROWS>(length, [&](pack p) {
+      float x[V];
+      cuda_pack<T, V>::open(x, p);
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        centre[v] += x[v] - middle[v];
-        scale[v] += (x[v] - middle[v]) * (x[v] - middle[v]);
+        centre[v] += NARROW ? x[v] : x[v] - middle[v];
+        if (NARROW) scale[v] += x[v] * x[v]; /* the values' own rounding is coarser than what the difference of sums costs */
       }
-    }
-  }
+    });
   cuda_column_sums<ROWS, LANES, V>(scratch, centre);
 #pragma unroll
-  for (int v = 0; v < V; v++) centre[v] /= (float)length;
-  if (ONE_PASS) { /* the squares around the middle value, less what its distance from the mean adds */
-    cuda_column_sums<ROWS, LANES, V>(scratch, scale);
-#pragma unroll
-    for (int v = 0; v < V; v++) {
-      scale[v] -= centre[v] * centre[v] * (float)length;
-      scale[v] = scale[v] > 0 ? scale[v] : 0;
-      centre[v] += middle[v];
-    }
-  } else {
-#pragma unroll
-    for (int v = 0; v < V; v++) centre[v] += middle[v], scale[v] = 0;
-    if (on) {
+  for (int v = 0; v < V; v++) centre[v] = middle[v] + centre[v] / (float)length;
+  if (!NARROW && on) {
 #pragma unroll 4
-      for (unsigned l = threadIdx.y; l < length; l += ROWS) {
-        map.value(x, l);
+    for (unsigned l = threadIdx.y; l < length; l += ROWS) {
+      float x[V];
+      cuda_pack<T, V>::open(x, map.at(l, 0));
 #pragma unroll
-        for (int v = 0; v < V; v++) scale[v] += (x[v] - centre[v]) * (x[v] - centre[v]);
-      }
+      for (int v = 0; v < V; v++) scale[v] += (x[v] - centre[v]) * (x[v] - centre[v]);
     }
-    cuda_column_sums<ROWS, LANES, V>(scratch, scale);
   }
+  cuda_column_sums<ROWS, LANES, V>(scratch, scale);
   const double epsilon = cuda_plane_type<T>::scaled ? SPD_NORM_EPSILON * (double)*u_scale * (double)*u_scale : SPD_NORM_EPSILON;
 #pragma unroll
-  for (int v = 0; v < V; v++) scale[v] = (float)(1.0 / sqrt((double)(scale[v] / (float)length) + epsilon));
+  for (int v = 0; v < V; v++) {
+    double variance = (double)(scale[v] / (float)length);
+    if (NARROW) variance -= (double)centre[v] * (double)centre[v];
+    scale[v] = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + epsilon));
+  }
   if (!on) return;
   if (threadIdx.y == 0)
 #pragma unroll
     for (int v = 0; v < V; v++) s.mean[i * channels + c + v] = centre[v], s.inverse_sd[i * channels + c + v] = scale[v];
-  T *y = (T *)s.y.at + (s.out.lead + i * s.out.stride) * channels + c;
-  for (unsigned t = threadIdx.y; t < s.out.length; t += ROWS) {
-    const unsigned from = (unsigned)spd_window_from(t, s.pool), to = (unsigned)spd_window_to(t, s.pool, length);
-    float best[V];
-    unsigned place[V];
-#pragma unroll
-    for (int v = 0; v < V; v++) place[v] = from;
-    map.value(best, from);
+  T *y = (T *)s.y.at + (s.out.lead + i * s.out.stride + threadIdx.y) * channels + c;
+  uint16_t *argmax = s.argmax ? s.argmax + (i * pooled + threadIdx.y) * channels + c : NULL;
+  for (unsigned t = threadIdx.y; t < pooled; t += ROWS, y += ROWS * channels) {
+    unsigned from, positions, place[V] = {0};
+    float best[V] = {0};
+    window_of<POOL>(&from, &positions, t, (unsigned)s.pool, length);
     if (rising) {
-#pragma unroll 10 /* the published pool's, after the first */
-      for (unsigned l = from + 1; l < to; l++) {
-        map.value(x, l);
+      cuda_winner<T, V> winner;
+      winner.start(map.at(from, 0));
+      if (POOL > 1 && positions == POOL) {
 #pragma unroll
-        for (int v = 0; v < V; v++)
-          if (x[v] > best[v]) best[v] = x[v], place[v] = l;
+        for (int l = 1; l < POOL; l++) winner.enter(map.at(from, (unsigned)l), (unsigned)l);
+      } else {
+        for (unsigned l = 1; l < positions; l++) winner.enter(map.at(from, l), l);
       }
+      winner.end(best, place);
 #pragma unroll
       for (int v = 0; v < V; v++) best[v] = spd_prelu((best[v] - centre[v]) * scale[v], slope[v]);
     } else {
-#pragma unroll
-      for (int v = 0; v < V; v++) best[v] = spd_prelu((best[v] - centre[v]) * scale[v], slope[v]);
-      for (unsigned l = from + 1; l < to; l++) {
-        map.value(x, l);
+      for (unsigned l = 0; l < positions; l++) {
+        float x[V];
+        cuda_pack<T, V>::open(x, map.at(from, l));
 #pragma unroll
         for (int v = 0; v < V; v++) {
           const float value = spd_prelu((x[v] - centre[v]) * scale[v], slope[v]);
-          if (value > best[v]) best[v] = value, place[v] = l;
+          if (l == 0 || value > best[v]) best[v] = value, place[v] = l;
         }
       }
     }
-    cuda_store<V>(y + t * channels, best);
-    if (s.argmax) cuda_store_places<V>(s.argmax + (i * s.out.length + t) * channels + c, place);
+    cuda_store<V>(y, best);
+    if (!argmax) continue;
+#pragma unroll
+    for (int v = 0; v < V; v++) place[v] += from;
+    cuda_store_places<V>(argmax, place);
+    argmax += ROWS * channels;
   }
 }
 
@@ -147,24 +163,30 @@ struct scales {
   float factor[2];        /* of the product that makes dx, and a zero */
 };
 
-/* Raises scales->gradient. One block a spectrum. */
+/* Raises scales->gradient. A block has some channels of a spectrum. */
 template <class T, int V>
-static __global__ void __launch_bounds__(CUDA_THREADS) bound_gradient(struct scales *scales, struct spd_block s) {
-  const size_t channels = s.out.channels, i = blockIdx.x;
-  const T *dy = (const T *)s.dy.at + (i * s.out.stride + s.out.lead) * channels;
-  float largest = 0;
-  for (size_t at = threadIdx.x * V; at < s.out.length * channels; at += CUDA_THREADS * V) {
-    float g[V];
-    cuda_load<V>(g, dy + at);
+static __global__ void __launch_bounds__(CUDA_LANES * 8) bound_gradient(struct scales *scales, struct spd_block s) {
+  const unsigned channels = (unsigned)s.out.channels, groups = (channels + CUDA_LANES * V - 1) / (CUDA_LANES * V);
+  const size_t i = blockIdx.x / groups;
+  const unsigned c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
+  float largest[V] = {0}, all = 0;
+  if (c < channels) {
+    const T *dy = (const T *)s.dy.at + (i * s.out.stride + s.out.lead + threadIdx.y) * channels + c;
+#pragma unroll 9
+    for (unsigned t = threadIdx.y; t < (unsigned)s.out.length; t += 8, dy += 8 * channels) {
+      float g[V];
+      cuda_load<V>(g, dy);
+#pragma unroll
+      for (int v = 0; v < V; v++) largest[v] = cuda_larger(largest[v], fabsf(g[v]));
+    }
 #pragma unroll
     for (int v = 0; v < V; v++) {
-      const size_t c = at % channels + v;
-      const float steep = fabsf(s.slope[c]);
-      largest = cuda_larger(largest, fabsf(g[v]) * s.inverse_sd[i * channels + c] * (steep > 1 ? steep : 1));
+      const float steep = fabsf(s.slope[c + v]);
+      all = cuda_larger(all, largest[v] * s.inverse_sd[i * channels + c + v] * (steep > 1 ? steep : 1));
     }
   }
-  largest = cuda_warp_largest(largest);
-  if (threadIdx.x % 32 == 0) cuda_raise(&scales->gradient, largest);
+  all = cuda_warp_largest(all);
+  if (threadIdx.x == 0) cuda_raise(&scales->gradient, all);
 }
 
 /* Of du = (d - sum d / L - v sum(d v) / L) / sd with P values d: |sum d| <= P max|d|, |v| <= sqrt(L) as the v^2 add up to at most L,
@@ -178,21 +200,23 @@ static __global__ void choose_scales(struct scales *scales, struct spd_block s, 
   if (s.dx.at) *s.dx.scale = scales->du * scales->factor[0];
 }
 
-/* With v the normalised map and d the gradient at v (zero but at the winners): du = (d - sum d / L - v sum(d v) / L) / sd, which
- * takes the place of u: the map is kept, or else each value is read before it is written by the same thread. Gap rows become zero. */
-template <class T, int V, int LANES, int ROWS, bool KEPT>
+/* With v = (u - mean) / sd and d the gradient at v (zero but at the winners): du = (d - sum d / L - v sum(d v) / L) / sd, in u a straight
+ * line that is raised at the winners. It takes the place of u: the map is kept, or else each value is read before it is written by
+ * the same thread. Gap rows become zero. */
+template <class T, int V, int LANES, int ROWS, int POOL, bool KEPT>
 static __global__ void __launch_bounds__(LANES *ROWS) normalise_backward(struct spd_block s, const struct scales *scales, size_t first) {
+  typedef typename cuda_pack<T, V>::type pack;
   CUDA_SHARED(T, shared);
   __shared__ float scratch[ROWS * LANES * V];
-  const size_t channels = s.out.channels, groups = (channels + LANES * V - 1) / (LANES * V), length = s.conv.length;
-  const size_t i = first + blockIdx.x / groups, c = blockIdx.x % groups * (LANES * V) + threadIdx.x * V, pooled = s.out.length;
+  const size_t channels = s.out.channels, groups = (channels + LANES * V - 1) / (LANES * V);
+  const size_t i = first + blockIdx.x / groups, c = blockIdx.x % groups * (LANES * V) + threadIdx.x * V;
+  const unsigned length = (unsigned)s.conv.length, pooled = (unsigned)s.out.length;
   const bool on = c < channels;
   T *du = (T *)s.u.at + (i * s.conv.stride + s.conv.lead) * channels + (on ? c : 0);
-  const T *dy = (const T *)s.dy.at + (i * s.out.stride + s.out.lead) * channels + (on ? c : 0);
-  const uint16_t *argmax = s.argmax ? s.argmax + i * pooled * channels + (on ? c : 0) : NULL;
+  const T *const dy = (const T *)s.dy.at + (i * s.out.stride + s.out.lead) * channels + (on ? c : 0);
+  const uint16_t *const argmax = POOL == 1 ? NULL : s.argmax + i * pooled * channels + (on ? c : 0);
   const cuda_map<T, V, LANES, KEPT> map(shared, du, channels);
-  float centre[V], scale[V], slope[V], sum_d[V], sum_dv[V], sum_slope[V], x[V], g[V];
-  unsigned place[V];
+  float centre[V], scale[V], slope[V], sum_d[V], sum_dv[V], sum_slope[V], g[V];
 #pragma unroll
   for (int v = 0; v < V; v++) {
     centre[v] = on ? s.mean[i * channels + c + v] : 0;
@@ -201,92 +225,111 @@ static __global__ void __launch_bounds__(LANES *ROWS) normalise_backward(struct 
     sum_d[v] = sum_dv[v] = sum_slope[v] = 0;
   }
   if (KEPT) {
-    if (on) {
-#pragma unroll 10
-      for (unsigned l = threadIdx.y; l < length; l += ROWS) map.fetch(x, l);
-    }
+    if (on) map.template fetch<ROWS>(length, [](pack) {});
     __syncthreads();
   }
-  if (on)
+  if (on) {
 #pragma unroll 5
     for (unsigned t = threadIdx.y; t < pooled; t += ROWS) {
+      unsigned place[V] = {0};
+      float x[V] = {0};
       cuda_load<V>(g, dy + t * channels);
-      if (argmax) cuda_load_places<V>(place, argmax + t * channels);
-      else map.value(x, t);
+      if (POOL == 1) cuda_pack<T, V>::open(x, map.at(t, 0));
+      else cuda_load_places<V>(place, argmax + t * channels);
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        float winner[V];
-        if (argmax) map.value(winner, place[v]), x[v] = winner[v];
-        const float value = (x[v] - centre[v]) * scale[v], d = value > 0 ? g[v] : slope[v] * g[v];
+        const float value = ((POOL == 1 ? x[v] : map.one(place[v], v)) - centre[v]) * scale[v];
+        const float d = value > 0 ? g[v] : slope[v] * g[v];
         sum_slope[v] += value > 0 ? 0 : g[v] * value;
         sum_d[v] += d;
         sum_dv[v] += d * value;
       }
     }
+  }
   cuda_column_sums<ROWS, LANES, V>(scratch, sum_d);
   cuda_column_sums<ROWS, LANES, V>(scratch, sum_dv);
   cuda_column_sums<ROWS, LANES, V>(scratch, sum_slope);
   if (!on) return;
   const float per_dy = cuda_plane_type<T>::scaled ? 1.0f / *s.dy.scale : 1.0f;
   const float stored = cuda_plane_type<T>::scaled ? scales->du * *s.u.scale * per_dy : 1.0f;
-  float factor[V];
+  float factor[V], rise[V], level[V]; /* du = rise u + level + factor d */
 #pragma unroll
   for (int v = 0; v < V; v++) {
     if (threadIdx.y == 0) s.partial[i * channels + c + v] = sum_slope[v] * per_dy;
-    sum_d[v] /= (float)length, sum_dv[v] /= (float)length; /* means from here on */
     factor[v] = scale[v] * stored;
+    rise[v] = -factor[v] * (sum_dv[v] / (float)length) * scale[v];
+    level[v] = -factor[v] * (sum_d[v] / (float)length) - rise[v] * centre[v];
   }
   for (unsigned t = threadIdx.y; t < pooled; t += ROWS) {
-    const unsigned from = (unsigned)spd_window_from(t, s.pool), to = (unsigned)spd_window_to(t, s.pool, length);
+    unsigned from, positions, place[V] = {0};
+    float x[V] = {0}, top[V];
+    window_of<POOL>(&from, &positions, t, (unsigned)s.pool, length);
     cuda_load<V>(g, dy + t * channels);
-    if (argmax) cuda_load_places<V>(place, argmax + t * channels);
-    else place[V - 1] = t, place[0] = t;
-#pragma unroll 11 /* the published pool */
-    for (unsigned l = from; l < to; l++) {
-      map.value(x, l);
+    if (POOL == 1) cuda_pack<T, V>::open(x, map.at(t, 0));
+    else cuda_load_places<V>(place, argmax + t * channels);
 #pragma unroll
-      for (int v = 0; v < V; v++) {
-        const float value = (x[v] - centre[v]) * scale[v], d = l != place[v] ? 0 : value > 0 ? g[v] : slope[v] * g[v];
-        x[v] = factor[v] * (d - sum_d[v] - value * sum_dv[v]);
-      }
-      cuda_store<V>(du + l * channels, x);
+    for (int v = 0; v < V; v++) { /* du at the winner */
+      const float u = POOL == 1 ? x[v] : map.one(place[v], v);
+      top[v] = rise[v] * u + level[v] + factor[v] * ((u - centre[v]) * scale[v] > 0 ? g[v] : slope[v] * g[v]);
+    }
+    T *to = du + from * channels;
+    if (POOL == 1) {
+      cuda_store<V>(to, top);
+      continue;
+    }
+    const auto write = [&](unsigned l) {
+      cuda_pack<T, V>::open(x, map.at(from, l));
+#pragma unroll
+      for (int v = 0; v < V; v++) x[v] = from + l == place[v] ? top[v] : rise[v] * x[v] + level[v];
+      cuda_store<V>(to, x);
+      to += channels;
+    };
+    if (POOL > 1 && positions == POOL) {
+#pragma unroll
+      for (int l = 0; l < POOL; l++) write((unsigned)l);
+    } else {
+      for (unsigned l = 0; l < positions; l++) write(l);
     }
   }
-  for (unsigned l = pooled > 0 ? (unsigned)spd_window_to(pooled - 1, s.pool, length) : 0; l < s.conv.stride; l++) {
+  unsigned covered = 0, positions = 0;
+  if (pooled > 0) window_of<POOL>(&covered, &positions, pooled - 1, (unsigned)s.pool, length);
+  for (unsigned l = covered + positions; l < (unsigned)s.conv.stride; l++) {
     if (l % ROWS != threadIdx.y) continue;
-    if (l < length) map.value(x, l); /* beyond the last window */
+    float x[V] = {0};
+    if (l < length) { /* beyond the last window */
+      cuda_pack<T, V>::open(x, map.at(l, 0));
 #pragma unroll
-    for (int v = 0; v < V; v++)
-      x[v] = l < length ? factor[v] * (0 - sum_d[v] - (x[v] - centre[v]) * scale[v] * sum_dv[v]) : 0;
+      for (int v = 0; v < V; v++) x[v] = rise[v] * x[v] + level[v];
+    }
     cuda_store<V>(du + l * channels, x);
   }
   if (i == 0) { /* the gap before the first spectrum */
-#pragma unroll
-    for (int v = 0; v < V; v++) x[v] = 0;
-    for (size_t l = threadIdx.y; l < s.conv.lead; l += ROWS) cuda_store<V>((T *)s.u.at + l * channels + c, x);
+    const float zeros[V] = {0};
+    for (unsigned l = threadIdx.y; l < (unsigned)s.conv.lead; l += ROWS) cuda_store<V>((T *)s.u.at + l * channels + c, zeros);
   }
 }
 
 /* ---- launches ---- */
 
-/* The kernels' shapes: long maps, short ones, maps that are too long for shared memory, and an odd number of channels */
-template <class T, int V, int LANES, int ROWS, bool KEPT>
-static spd_status launch_normalise(struct spd_backend *backend, const struct spd_block *s, const T *u, const float *u_scale, size_t first,
-                                   size_t n, struct spd_error *error) {
-  const auto kernel = normalise<T, V, LANES, ROWS, KEPT>;
-  const size_t channels = s->out.channels, shared = KEPT ? s->conv.length * LANES * V * sizeof(T) : 0;
-  CUDA_LAUNCH_SHARED(kernel, n * ((channels + LANES * V - 1) / (LANES * V)), dim3(LANES, ROWS), shared, *s, u, u_scale, first);
-  return SPD_STATUS_OK;
-}
-
-template <class T, int V, int LANES, int ROWS, bool KEPT>
-static spd_status launch_backward(struct spd_backend *backend, const struct spd_block *s, const struct scales *scales, size_t first,
-                                  size_t n, struct spd_error *error) {
-  const auto kernel = normalise_backward<T, V, LANES, ROWS, KEPT>;
-  const size_t channels = s->out.channels, shared = KEPT ? s->conv.length * LANES * V * sizeof(T) : 0;
-  CUDA_LAUNCH_SHARED(kernel, n * ((channels + LANES * V - 1) / (LANES * V)), dim3(LANES, ROWS), shared, *s, scales, first);
-  return SPD_STATUS_OK;
-}
+/* The kernels' shapes: the published blocks', maps of any pool, maps that are too long for shared memory, and an odd number of
+ * channels */
+template <class T, int V, int LANES, int ROWS, int POOL, bool KEPT>
+struct shape {
+  static size_t blocks(const struct spd_block *s, size_t n) { return n * ((s->out.channels + LANES * V - 1) / (LANES * V)); }
+  static size_t shared(const struct spd_block *s) { return KEPT ? s->conv.length * LANES * V * sizeof(T) : 0; }
+  static spd_status forward(struct spd_backend *backend, const struct spd_block *s, const T *u, const float *u_scale, size_t first, size_t n,
+                            struct spd_error *error) {
+    const auto kernel = normalise<T, V, LANES, ROWS, POOL, KEPT>;
+    CUDA_LAUNCH_SHARED(kernel, blocks(s, n), dim3(LANES, ROWS), shared(s), *s, u, u_scale, first);
+    return SPD_STATUS_OK;
+  }
+  static spd_status backward(struct spd_backend *backend, const struct spd_block *s, const struct scales *scales, size_t first, size_t n,
+                             struct spd_error *error) {
+    const auto kernel = normalise_backward<T, V, LANES, ROWS, POOL, KEPT>;
+    CUDA_LAUNCH_SHARED(kernel, blocks(s, n), dim3(LANES, ROWS), shared(s), *s, scales, first);
+    return SPD_STATUS_OK;
+  }
+};
 
 /* Does the map of `channels` channels fit beside the kernels' fixed arrays? */
 static bool fits(struct spd_backend *backend, const struct spd_block *s, size_t channels) {
@@ -294,23 +337,30 @@ static bool fits(struct spd_backend *backend, const struct spd_block *s, size_t 
   return s->conv.length * channels * backend->plane_width + fixed <= cuda_of(backend)->shared_bytes;
 }
 
+#define BY_SHAPE(way, ...)                                                                                   \
+  do {                                                                                                       \
+    const bool pairs = s->out.channels % 2 == 0;                                                             \
+    if (!pairs && s->pool == 1) return shape<T, 1, 32, 8, 1, false>::way(backend, s, __VA_ARGS__);           \
+    if (!pairs) return shape<T, 1, 32, 8, 0, false>::way(backend, s, __VA_ARGS__);                           \
+    if (s->pool == 1 && fits(backend, s, 64)) return shape<T, 2, 32, 8, 1, true>::way(backend, s, __VA_ARGS__); \
+    if (s->pool == 1) return shape<T, 2, 16, 16, 1, false>::way(backend, s, __VA_ARGS__);                    \
+    if (!fits(backend, s, 32)) return shape<T, 2, 16, 16, 0, false>::way(backend, s, __VA_ARGS__);           \
+    if (s->pool == 11) return shape<T, 2, 16, 16, 11, true>::way(backend, s, __VA_ARGS__);                   \
+    return shape<T, 2, 16, 16, 0, true>::way(backend, s, __VA_ARGS__);                                       \
+  } while (0)
+
 template <class T>
 static spd_status run_normalise(struct spd_backend *backend, const struct spd_block *s, const T *u, const float *u_scale, size_t first,
                                 size_t n, struct spd_error *error) {
-  if (s->out.channels % 2) return launch_normalise<T, 1, 32, 8, false>(backend, s, u, u_scale, first, n, error);
-  if (!fits(backend, s, 32)) return launch_normalise<T, 2, 16, 16, false>(backend, s, u, u_scale, first, n, error);
-  if (s->conv.length <= SHORT) return launch_normalise<T, 2, 32, 8, true>(backend, s, u, u_scale, first, n, error);
-  return launch_normalise<T, 2, 16, 16, true>(backend, s, u, u_scale, first, n, error);
+  BY_SHAPE(forward, u, u_scale, first, n, error);
 }
 
 template <class T>
 static spd_status run_backward(struct spd_backend *backend, const struct spd_block *s, const struct scales *scales, size_t first, size_t n,
                                struct spd_error *error) {
-  if (s->out.channels % 2) return launch_backward<T, 1, 32, 8, false>(backend, s, scales, first, n, error);
-  if (!fits(backend, s, 32)) return launch_backward<T, 2, 16, 16, false>(backend, s, scales, first, n, error);
-  if (s->conv.length <= SHORT) return launch_backward<T, 2, 32, 8, true>(backend, s, scales, first, n, error);
-  if (sizeof(T) < sizeof(float) && fits(backend, s, 64)) return launch_backward<T, 2, 32, 16, true>(backend, s, scales, first, n, error);
-  return launch_backward<T, 2, 16, 16, true>(backend, s, scales, first, n, error);
+  if (sizeof(T) < sizeof(float) && s->out.channels % 2 == 0 && s->pool == 11 && fits(backend, s, 64))
+    return shape<T, 2, 32, 16, 11, true>::backward(backend, s, scales, first, n, error);
+  BY_SHAPE(backward, scales, first, n, error);
 }
 
 /* The convolution's output is stored times a power of two that keeps its exponent in range: a sum of `terms` products stays below 2^7
@@ -359,8 +409,8 @@ static spd_status backward(struct spd_backend *backend, const struct spd_block *
   if (s->dx.at)
     SPD_TRY(cuda_conv_flipped(backend, flipped, scaled ? &scales->weight : NULL, s->w, s->kernel, s->in.channels, channels, error));
   if (scaled) {
-    if (channels % 2) CUDA_LAUNCH((bound_gradient<T, 1>), n, CUDA_THREADS, scales, *s);
-    else CUDA_LAUNCH((bound_gradient<T, 2>), n, CUDA_THREADS, scales, *s);
+    if (channels % 2) CUDA_LAUNCH((bound_gradient<T, 1>), n * ((channels + 31) / 32), dim3(CUDA_LANES, 8), scales, *s);
+    else CUDA_LAUNCH((bound_gradient<T, 2>), n * ((channels + 63) / 64), dim3(CUDA_LANES, 8), scales, *s);
     CUDA_LAUNCH(choose_scales, 1, 1, scales, *s, s->kernel * channels);
   }
   for (size_t first = 0; first < n; first += group) {

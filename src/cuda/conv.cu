@@ -39,10 +39,13 @@ spd_status cuda_conv_weight_gradient(struct spd_backend *backend, float *dw, flo
 
 /* ---- weights ---- */
 
+enum { TILE = 32, TILE_ROWS = 8, BLOCKS = 512 /* of a copy: each ends with a look at the largest */ };
+
 template <class T>
 static __global__ void __launch_bounds__(CUDA_THREADS) copy_weights(T *to, float *largest, const float *w, size_t count) {
   float mine = 0;
-  CUDA_EACH(i, count) {
+#pragma unroll 4
+  for (size_t i = (size_t)blockIdx.x * CUDA_THREADS + threadIdx.x; i < count; i += (size_t)gridDim.x * CUDA_THREADS) {
     const float value[1] = {w[i]};
     cuda_store<1>(to + i, value);
     mine = cuda_larger(mine, fabsf(value[0]));
@@ -52,31 +55,44 @@ static __global__ void __launch_bounds__(CUDA_THREADS) copy_weights(T *to, float
   if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
 }
 
+/* A block has a tile of one tap's (in, out), which it turns over in shared memory. */
 template <class T>
-static __global__ void __launch_bounds__(CUDA_THREADS)
-    flip(T *flipped, float *largest, const float *w, size_t kernel, size_t in, size_t out) {
+static __global__ void __launch_bounds__(TILE *TILE_ROWS)
+    flip(T *flipped, float *largest, const float *w, unsigned kernel, unsigned in, unsigned out) {
+  __shared__ float tile[TILE][TILE + 1];
+  const unsigned across = (out + TILE - 1) / TILE, down = (in + TILE - 1) / TILE, k = blockIdx.x / (across * down);
+  const unsigned i0 = blockIdx.x / across % down * TILE, o0 = blockIdx.x % across * TILE, lane = threadIdx.x;
   float mine = 0;
-  CUDA_EACH(at, kernel * in * out) {
-    const size_t i = at % in, o = at / in % out, k = at / in / out;
-    const float value[1] = {w[((kernel - 1 - k) * in + i) * out + o]};
-    cuda_store<1>(flipped + at, value);
-    mine = cuda_larger(mine, fabsf(value[0]));
-  }
+#pragma unroll
+  for (unsigned row = threadIdx.y; row < TILE; row += TILE_ROWS)
+    if (i0 + row < in && o0 + lane < out) {
+      tile[row][lane] = w[((size_t)k * in + i0 + row) * out + o0 + lane];
+      mine = cuda_larger(mine, fabsf(tile[row][lane]));
+    }
+  __syncthreads();
+#pragma unroll
+  for (unsigned row = threadIdx.y; row < TILE; row += TILE_ROWS)
+    if (o0 + row < out && i0 + lane < in) {
+      const float value[1] = {tile[lane][row]};
+      cuda_store<1>(flipped + ((size_t)(kernel - 1 - k) * out + o0 + row) * in + i0 + lane, value);
+    }
   if (!largest) return;
   mine = cuda_warp_largest(mine);
-  if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
+  if (lane == 0) cuda_raise(largest, mine);
 }
 
 template <class T>
 static spd_status copy_to(struct spd_backend *backend, void *to, float *largest, const float *w, size_t count, struct spd_error *error) {
-  CUDA_LAUNCH(copy_weights<T>, cuda_blocks(backend, count), CUDA_THREADS, (T *)to, largest, w, count);
+  const size_t blocks = (count + CUDA_THREADS - 1) / CUDA_THREADS;
+  CUDA_LAUNCH(copy_weights<T>, blocks < BLOCKS ? blocks : (size_t)BLOCKS, CUDA_THREADS, (T *)to, largest, w, count);
   return SPD_STATUS_OK;
 }
 
 template <class T>
 static spd_status flip_to(struct spd_backend *backend, void *flipped, float *largest, const float *w, size_t kernel, size_t in, size_t out,
                           struct spd_error *error) {
-  CUDA_LAUNCH(flip<T>, cuda_blocks(backend, kernel * in * out), CUDA_THREADS, (T *)flipped, largest, w, kernel, in, out);
+  CUDA_LAUNCH(flip<T>, kernel * ((in + TILE - 1) / TILE) * ((out + TILE - 1) / TILE), dim3(TILE, TILE_ROWS), (T *)flipped, largest, w,
+              (unsigned)kernel, (unsigned)in, (unsigned)out);
   return SPD_STATUS_OK;
 }
 

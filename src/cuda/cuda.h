@@ -138,6 +138,50 @@ static inline __device__ void cuda_store(T *to, const float *x) {
   *(typename cuda_pack<T, V>::type *)to = cuda_pack<T, V>::close(x);
 }
 
+/* The largest of a window's values and its place, V channels side by side; the first of equal ones. Pairs of 16 bits are compared
+ * and selected together. */
+template <class T, int V>
+struct cuda_winner {
+  float best[V];
+  unsigned place[V];
+  __device__ void start(typename cuda_pack<T, V>::type p) {
+    cuda_pack<T, V>::open(best, p);
+#pragma unroll
+    for (int v = 0; v < V; v++) place[v] = 0;
+  }
+  __device__ void enter(typename cuda_pack<T, V>::type p, unsigned at) {
+    float x[V];
+    cuda_pack<T, V>::open(x, p);
+#pragma unroll
+    for (int v = 0; v < V; v++)
+      if (x[v] > best[v]) best[v] = x[v], place[v] = at;
+  }
+  __device__ void end(float *largest, unsigned *at) const {
+#pragma unroll
+    for (int v = 0; v < V; v++) largest[v] = best[v], at[v] = place[v];
+  }
+};
+template <class T>
+struct cuda_winner_of_pairs {
+  typedef typename cuda_pack<T, 2>::type pair;
+  pair best;
+  unsigned place; /* two halves */
+  __device__ void start(pair p) { best = p, place = 0; }
+  __device__ void enter(pair p, unsigned at) {
+    const unsigned wins = __hgt2_mask(p, best), both = at | at << 16;
+    best = __hmax2(best, p);
+    place = (place & ~wins) | (both & wins);
+  }
+  __device__ void end(float *largest, unsigned *at) const {
+    cuda_pack<T, 2>::open(largest, best);
+    at[0] = place & 0xffffu, at[1] = place >> 16;
+  }
+};
+template <>
+struct cuda_winner<__half, 2> : cuda_winner_of_pairs<__half> {};
+template <>
+struct cuda_winner<__nv_bfloat16, 2> : cuda_winner_of_pairs<__nv_bfloat16> {};
+
 /* Places of V winners, in one access */
 template <int V>
 static inline __device__ void cuda_load_places(unsigned *place, const uint8_t *from) {

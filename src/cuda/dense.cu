@@ -11,11 +11,21 @@
 
 enum { WARPS = 8, CHUNK = 64 /* rows whose sums one block makes */, ALIGNED = 64 };
 
+/* A loop over the columns of rows of `columns` elements, a block to a row and a stretch of CUDA_THREADS * PER_THREAD columns: no
+ * division for each element */
+enum { PER_THREAD = 4 };
+static inline size_t stretches_of(size_t columns) { return (columns + CUDA_THREADS * PER_THREAD - 1) / (CUDA_THREADS * PER_THREAD); }
+#define CUDA_EACH_COLUMN(row, j, columns)                                                                                      \
+  const size_t row = blockIdx.x / ((columns + CUDA_THREADS * PER_THREAD - 1) / (CUDA_THREADS * PER_THREAD)),                   \
+               stretch_##j = blockIdx.x % ((columns + CUDA_THREADS * PER_THREAD - 1) / (CUDA_THREADS * PER_THREAD)) *          \
+                             (CUDA_THREADS * PER_THREAD) + threadIdx.x;                                                        \
+  _Pragma("unroll") for (size_t j = stretch_##j; j < stretch_##j + CUDA_THREADS * PER_THREAD; j += CUDA_THREADS) if (j < (columns))
+
 /* product (n, ld) -> v with the bias, y */
-static __global__ void activate(struct spd_dense s, const float *product, size_t ld, size_t n) {
-  CUDA_EACH(at, n * s.out) {
-    const size_t j = at % s.out;
-    const float v = product[at / s.out * ld + j] + s.b[j];
+static __global__ void __launch_bounds__(CUDA_THREADS) activate(struct spd_dense s, const float *product, size_t ld) {
+  CUDA_EACH_COLUMN(i, j, s.out) {
+    const size_t at = i * s.out + j;
+    const float v = product[i * ld + j] + s.b[j];
     float y = v;
     switch (s.activation) {
       case SPD_ACTIVATION_NONE:
@@ -38,21 +48,23 @@ static __global__ void activate(struct spd_dense s, const float *product, size_t
 /* ---- operands in fp16 ---- */
 
 struct operand {
-  __half *at; /* (rows, ld) */
+  __half *at; /* (padded rows, ld), zero beyond the matrix */
   size_t rows, columns, ld;
   float *largest; /* on the device: of the float values, or a bound; the scale follows from it */
 };
 
-static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(float *largest, const float *x, size_t count) {
+static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(float *largest, const float *x, size_t columns) {
   float mine = 0;
-  CUDA_EACH(i, count) mine = cuda_larger(mine, fabsf(x[i]));
+  CUDA_EACH_COLUMN(i, j, columns) mine = cuda_larger(mine, fabsf(x[i * columns + j]));
   mine = cuda_warp_largest(mine);
   if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
 }
 
-static __global__ void round_operand(struct operand to, const float *x) {
+/* The padding becomes zero */
+static __global__ void __launch_bounds__(CUDA_THREADS) round_operand(struct operand to, const float *x) {
   const float scale = cuda_scale(*to.largest);
-  CUDA_EACH(at, to.rows * to.columns) to.at[at / to.columns * to.ld + at % to.columns] = __float2half_rn(x[at] * scale);
+  CUDA_EACH_COLUMN(i, j, to.ld)
+    to.at[i * to.ld + j] = __float2half_rn(i < to.rows && j < to.columns ? x[i * to.columns + j] * scale : 0.0f);
 }
 
 /* factor (2): what a product of these operands is multiplied by, and a zero */
@@ -62,19 +74,17 @@ static __global__ void choose_factor(float *factor, const float *largest_a, cons
 }
 
 static size_t padded(size_t columns) { return (columns + ALIGNED - 1) / ALIGNED * ALIGNED; }
-static size_t operand_room(size_t rows, size_t columns) { return cuda_room(rows * padded(columns) * sizeof(__half)); }
+static size_t operand_bytes(size_t rows, size_t columns) { return padded(rows) * padded(columns) * sizeof(__half); }
 
 /* Room in the arena; `largest` must have been set to zero */
 static struct operand take_operand(struct spd_backend *backend, size_t *at, size_t rows, size_t columns, float *largest) {
-  const struct operand o = {(__half *)cuda_take(backend, at, rows * padded(columns) * sizeof(__half)), rows, columns, padded(columns),
-                            largest};
+  const struct operand o = {(__half *)cuda_take(backend, at, operand_bytes(rows, columns)), rows, columns, padded(columns), largest};
   return o;
 }
 
 static spd_status round_to(struct spd_backend *backend, struct operand to, const float *x, struct spd_error *error) {
-  const unsigned blocks = cuda_blocks(backend, to.rows * to.columns);
-  CUDA_LAUNCH(find_largest, blocks, CUDA_THREADS, to.largest, x, to.rows * to.columns);
-  CUDA_LAUNCH(round_operand, blocks, CUDA_THREADS, to, x);
+  CUDA_LAUNCH(find_largest, to.rows * stretches_of(to.columns), CUDA_THREADS, to.largest, x, to.columns);
+  CUDA_LAUNCH(round_operand, padded(to.rows) * stretches_of(to.ld), CUDA_THREADS, to, x);
   return SPD_STATUS_OK;
 }
 
@@ -90,7 +100,7 @@ static bool is_large(struct spd_backend *backend, const struct spd_dense *s) {
 static spd_status large_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
   const size_t ld = padded(s->out), scalars = 4 * sizeof(float);
   size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(scalars) + operand_room(n, s->in) + operand_room(s->out, s->in) +
+  SPD_TRY(cuda_reserve(backend, cuda_room(scalars) + cuda_room(operand_bytes(n, s->in)) + cuda_room(operand_bytes(s->out, s->in)) +
                                     cuda_room(n * ld * sizeof(float)), error));
   float *largest = (float *)cuda_take(backend, &at, scalars), *factor = largest + 2;
   const struct operand x = take_operand(backend, &at, n, s->in, largest), w = take_operand(backend, &at, s->out, s->in, largest + 1);
@@ -100,8 +110,8 @@ static spd_status large_forward(struct spd_backend *backend, const struct spd_de
   SPD_TRY(round_to(backend, w, s->w, error));
   CUDA_LAUNCH(choose_factor, 1, 1, factor, x.largest, w.largest);
   const struct cuda_result to = {product, ld, 0, 0, factor};
-  SPD_TRY(cuda_gemm(backend, CUDA_FP16, 0, 1, n, s->out, s->in, matrix_of(x), matrix_of(w), to, 1, error));
-  CUDA_LAUNCH(activate, cuda_blocks(backend, n * s->out), CUDA_THREADS, *s, product, ld, n);
+  SPD_TRY(cuda_gemm(backend, CUDA_FP16, 0, 1, n, ld, x.ld, matrix_of(x), matrix_of(w), to, 1, error));
+  CUDA_LAUNCH(activate, n * stretches_of(s->out), CUDA_THREADS, *s, product, ld);
   return SPD_STATUS_OK;
 }
 
@@ -110,7 +120,7 @@ spd_status cuda_dense_forward(struct spd_backend *backend, const struct spd_dens
   const struct cuda_matrix x = {s->x, s->in, 0}, w = {s->w, s->in, 0};
   const struct cuda_result v = {s->v, s->out, 0, 0, NULL};
   SPD_TRY(cuda_gemm(backend, cuda_product_of_dense(backend, s->in * s->out), 0, 1, n, s->out, s->in, x, w, v, 1, error));
-  CUDA_LAUNCH(activate, cuda_blocks(backend, n * s->out), CUDA_THREADS, *s, s->v, s->out, n);
+  CUDA_LAUNCH(activate, n * stretches_of(s->out), CUDA_THREADS, *s, s->v, s->out);
   return SPD_STATUS_OK;
 }
 
@@ -123,26 +133,25 @@ static __device__ float slope_of(const struct spd_dense &s, size_t j) {
 
 /* Raises *largest to the largest |dy| times a bound on its unit's derivative. Speculator: gamma + (1 - gamma) (sigmoid(x) +
  * x sigmoid'(x)) at beta times the input, where the bracket is between -0.1 and 1.1. */
-static __global__ void __launch_bounds__(CUDA_THREADS) bound_gradient(float *largest, struct spd_dense s, size_t n) {
+static __global__ void __launch_bounds__(CUDA_THREADS) bound_gradient(float *largest, struct spd_dense s) {
   float mine = 0;
-  CUDA_EACH(at, n * s.out) {
-    const size_t j = at % s.out;
+  CUDA_EACH_COLUMN(i, j, s.out) {
     const float slope = fabsf(slope_of(s, j));
     const float steep = s.activation == SPD_ACTIVATION_SPECULATOR ? fabsf(s.gamma[j]) + 1.1f * fabsf(1 - s.gamma[j])
                         : slope > 1                               ? slope
                                                                   : 1.0f;
-    mine = cuda_larger(mine, fabsf(s.dy[at]) * steep);
+    mine = cuda_larger(mine, fabsf(s.dy[i * s.out + j]) * steep);
   }
   mine = cuda_warp_largest(mine);
   if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
 }
 
-/* dy -> dv in place, and as an fp16 operand if that has room. partial (chunks, 3, out): sums over CHUNK rows of what the gradients of
+/* dy -> dv in place, and as an fp16 operand if that has room, whose padding becomes zero but for the last rows. partial (chunks, 3, out): sums over CHUNK rows of what the gradients of
  * bias, slope or beta, and gamma add up to. */
 static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
     activation_backward(struct spd_dense s, float *partial, struct operand rounded, size_t n) {
   __shared__ float scratch[WARPS][CUDA_LANES];
-  const size_t groups = (s.out + CUDA_LANES - 1) / CUDA_LANES, chunk = blockIdx.x / groups;
+  const size_t groups = ((rounded.at ? rounded.ld : s.out) + CUDA_LANES - 1) / CUDA_LANES, chunk = blockIdx.x / groups;
   const size_t j = blockIdx.x % groups * CUDA_LANES + threadIdx.x, end = (chunk + 1) * CHUNK < n ? (chunk + 1) * CHUNK : n;
   const bool on = j < s.out, speculator = s.activation == SPD_ACTIVATION_SPECULATOR;
   const float slope = on ? slope_of(s, j) : 0, scale = rounded.at ? cuda_scale(*rounded.largest) : 0;
@@ -166,6 +175,8 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
     if (rounded.at) rounded.at[i * rounded.ld + j] = __float2half_rn(d * scale);
     db += d;
   }
+  if (rounded.at && !on && j < rounded.ld)
+    for (size_t i = chunk * CHUNK + threadIdx.y; i < end; i += WARPS) rounded.at[i * rounded.ld + j] = __float2half_rn(0.0f);
   db = cuda_column_sum<WARPS>(scratch, db);
   first = cuda_column_sum<WARPS>(scratch, first);
   second = cuda_column_sum<WARPS>(scratch, second);
@@ -189,7 +200,9 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
   const size_t chunks = (n + CHUNK - 1) / CHUNK, sums = chunks * 3 * s->out * sizeof(float), scalars = 7 * sizeof(float);
   size_t at = 0;
   SPD_TRY(cuda_reserve(backend, cuda_room(sums) + cuda_room(scalars) +
-                                    (large ? operand_room(n, s->in) + operand_room(s->out, s->in) + operand_room(n, s->out) : 0), error));
+                                    (large ? cuda_room(operand_bytes(n, s->in)) + cuda_room(operand_bytes(s->out, s->in)) +
+                                               cuda_room(operand_bytes(n, s->out))
+                                         : 0), error));
   float *partial = (float *)cuda_take(backend, &at, sums), *largest = (float *)cuda_take(backend, &at, scalars);
   float *factor_w = largest + 3, *factor_x = largest + 5;
   struct operand x = {NULL, 0, 0, 0, NULL}, w = x, dv = x;
@@ -198,9 +211,9 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
     w = take_operand(backend, &at, s->out, s->in, largest + 1);
     dv = take_operand(backend, &at, n, s->out, largest + 2);
     CUDA_TRY(cudaMemsetAsync(largest, 0, scalars, cuda_of(backend)->stream));
-    CUDA_LAUNCH(bound_gradient, cuda_blocks(backend, n * s->out), CUDA_THREADS, dv.largest, *s, n);
+    CUDA_LAUNCH(bound_gradient, n * stretches_of(s->out), CUDA_THREADS, dv.largest, *s);
   }
-  CUDA_LAUNCH(activation_backward, (s->out + CUDA_LANES - 1) / CUDA_LANES * chunks, dim3(CUDA_LANES, WARPS), *s, partial, dv, n);
+  CUDA_LAUNCH(activation_backward, ((large ? dv.ld : s->out) + CUDA_LANES - 1) / CUDA_LANES * chunks, dim3(CUDA_LANES, WARPS), *s, partial, dv, n);
   CUDA_LAUNCH(sum_chunks, cuda_blocks(backend, 3 * s->out), CUDA_THREADS, *s, partial, chunks);
   struct cuda_result dw = {s->dw, s->in, 0, 0, NULL}, dx = {s->dx, s->in, 0, 0, NULL};
   if (!large) {
@@ -220,7 +233,7 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
     SPD_TRY(round_to(backend, w, s->w, error));
     CUDA_LAUNCH(choose_factor, 1, 1, factor_x, dv.largest, w.largest);
     dx.factor = factor_x;
-    SPD_TRY(cuda_gemm(backend, CUDA_FP16, 0, 0, n, s->in, s->out, matrix_of(dv), matrix_of(w), dx, 1, error));
+    SPD_TRY(cuda_gemm(backend, CUDA_FP16, 0, 0, n, s->in, dv.ld, matrix_of(dv), matrix_of(w), dx, 1, error));
   }
   return SPD_STATUS_OK;
 }

@@ -30,5 +30,12 @@ static inline float __bfloat162float(__nv_bfloat16 x) {
 
 static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {__float2bfloat16(x), __float2bfloat16(y)}; }
 static inline float2 __bfloat1622float2(__nv_bfloat162 p) { return make_float2(__bfloat162float(p.x), __bfloat162float(p.y)); }
+static inline unsigned __hgt2_mask(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return (__bfloat162float(a.x) > __bfloat162float(b.x) ? 0xffffu : 0) | (__bfloat162float(a.y) > __bfloat162float(b.y) ? 0xffff0000u : 0);
+}
+static inline __nv_bfloat162 __hmax2(__nv_bfloat162 a, __nv_bfloat162 b) {
+  const unsigned larger = __hgt2_mask(a, b);
+  return {larger & 0xffffu ? a.x : b.x, larger >> 16 ? a.y : b.y};
+}
 
 #endif

@@ -45,5 +45,12 @@ static inline float __half2float(__half x) {
 
 static inline __half2 __floats2half2_rn(float x, float y) { return {__float2half_rn(x), __float2half_rn(y)}; }
 static inline float2 __half22float2(__half2 p) { return make_float2(__half2float(p.x), __half2float(p.y)); }
+static inline unsigned __hgt2_mask(__half2 a, __half2 b) {
+  return (__half2float(a.x) > __half2float(b.x) ? 0xffffu : 0) | (__half2float(a.y) > __half2float(b.y) ? 0xffff0000u : 0);
+}
+static inline __half2 __hmax2(__half2 a, __half2 b) {
+  const unsigned larger = __hgt2_mask(a, b);
+  return {larger & 0xffffu ? a.x : b.x, larger >> 16 ? a.y : b.y};
+}
 
 #endif
