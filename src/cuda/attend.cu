@@ -6,30 +6,32 @@ enum { WARPS = 8 };
 /* A thread has V neighbouring channels and every WARPS-th position; it alone reads what it wrote to `attention`. */
 template <class T, int V>
 static __global__ void __launch_bounds__(WARPS *CUDA_LANES) forward(struct spd_attend s) {
+  typedef typename cuda_pack<T, V>::type pack;
+  enum { BATCH = 9 }; /* all of a thread's in the published network */
   __shared__ float scratch[WARPS * CUDA_LANES * V];
   const size_t channels = s.channels, groups = (channels + CUDA_LANES * V - 1) / (CUDA_LANES * V);
   const size_t i = blockIdx.x / groups, c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
   const bool on = c < channels;
+  const unsigned length = on ? (unsigned)s.length : 0;
   const T *values = (const T *)s.v.at + i * s.length * 2 * channels + c, *keys = values + channels;
   const T *gate = s.gate.at ? (const T *)s.gate.at + i * s.length * channels + c : NULL;
   float *attention = s.attention + i * s.length * channels + c, *feature = s.feature + i * s.feature_stride;
   float largest[V], sum[V], weighted[V], key[V], value[V];
 #pragma unroll
   for (int v = 0; v < V; v++) largest[v] = -INFINITY, sum[v] = weighted[v] = 0;
-  if (on) {
-#pragma unroll 3
-    for (size_t l = threadIdx.y; l < s.length; l += WARPS) {
-      cuda_load<V>(key, keys + l * 2 * channels);
-      if (gate) {
-        cuda_load<V>(value, gate + l * channels);
+  cuda_stream<BATCH>(
+      threadIdx.y, length, WARPS, [&](unsigned l) { return *(const pack *)(keys + l * 2 * channels); },
+      [&](unsigned l, pack p) {
+        cuda_pack<T, V>::open(key, p);
+        if (gate) {
+          cuda_load<V>(value, gate + l * channels);
 #pragma unroll
-        for (int v = 0; v < V; v++) key[v] *= value[v];
-      }
+          for (int v = 0; v < V; v++) key[v] *= value[v];
+        }
 #pragma unroll
-      for (int v = 0; v < V; v++) largest[v] = key[v] > largest[v] ? key[v] : largest[v];
-      cuda_store<V>(attention + l * channels, key);
-    }
-  }
+        for (int v = 0; v < V; v++) largest[v] = key[v] > largest[v] ? key[v] : largest[v];
+        cuda_store<V>(attention + l * channels, key);
+      });
   float *column = scratch + threadIdx.x * V;
 #pragma unroll
   for (int v = 0; v < V; v++) column[threadIdx.y * CUDA_LANES * V + v] = largest[v];
@@ -41,32 +43,33 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) forward(struct spd_a
       largest[v] = other > largest[v] ? other : largest[v];
     }
   __syncthreads();
-  if (on) {
-#pragma unroll 3
-    for (size_t l = threadIdx.y; l < s.length; l += WARPS) {
-      cuda_load<V>(key, attention + l * channels);
-      cuda_load<V>(value, values + l * 2 * channels);
+  cuda_stream<BATCH>(
+      threadIdx.y, length, WARPS, [&](unsigned l) { return *(const pack *)(values + l * 2 * channels); },
+      [&](unsigned l, pack p) {
+        cuda_load<V>(key, attention + l * channels);
+        cuda_pack<T, V>::open(value, p);
 #pragma unroll
-      for (int v = 0; v < V; v++) {
-        key[v] = spd_exp(key[v] - largest[v]);
-        sum[v] += key[v];
-        weighted[v] += key[v] * value[v];
-      }
-      cuda_store<V>(attention + l * channels, key);
-    }
-  }
+        for (int v = 0; v < V; v++) {
+          key[v] = spd_exp(key[v] - largest[v]);
+          sum[v] += key[v];
+          weighted[v] += key[v] * value[v];
+        }
+        cuda_store<V>(attention + l * channels, key);
+      });
   cuda_column_sums<WARPS, CUDA_LANES, V>(scratch, sum);
   cuda_column_sums<WARPS, CUDA_LANES, V>(scratch, weighted);
   if (!on) return;
 #pragma unroll
   for (int v = 0; v < V; v++) sum[v] = 1.0f / sum[v];
-#pragma unroll 3
-  for (size_t l = threadIdx.y; l < s.length; l += WARPS) {
-    cuda_load<V>(key, attention + l * channels);
+  typedef typename cuda_pack<float, V>::type wide;
+  cuda_stream<BATCH>(
+      threadIdx.y, length, WARPS, [&](unsigned l) { return *(const wide *)(attention + l * channels); },
+      [&](unsigned l, wide p) {
+        cuda_pack<float, V>::open(key, p);
 #pragma unroll
-    for (int v = 0; v < V; v++) key[v] *= sum[v];
-    cuda_store<V>(attention + l * channels, key);
-  }
+        for (int v = 0; v < V; v++) key[v] *= sum[v];
+        cuda_store<V>(attention + l * channels, key);
+      });
   if (threadIdx.y != 0) return;
 #pragma unroll
   for (int v = 0; v < V; v++) feature[c + v] = weighted[v] * sum[v];
@@ -88,12 +91,14 @@ static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scale
   float feature = 0, value = 0, gate = 0, x[V];
   for (unsigned c = threadIdx.x; c < channels; c += CUDA_THREADS)
     feature = cuda_larger(feature, fabsf(s.dfeature[blockIdx.x * s.feature_stride + c]));
-#pragma unroll 8
-  for (unsigned at = threadIdx.x * V; at < both; at += CUDA_THREADS * V) {
-    cuda_load<V>(x, v + at); /* keys too: dgate is a multiple of them */
+  typedef typename cuda_pack<T, V>::type pack;
+  cuda_stream<9>(
+      threadIdx.x * V, both, CUDA_THREADS * V, [&](unsigned at) { return *(const pack *)(v + at); }, /* keys too: dgate has them */
+      [&](unsigned, pack p) {
+        cuda_pack<T, V>::open(x, p);
 #pragma unroll
-    for (int k = 0; k < V; k++) value = cuda_larger(value, fabsf(x[k]));
-  }
+        for (int k = 0; k < V; k++) value = cuda_larger(value, fabsf(x[k]));
+      });
   if (s.gate.at)
     for (unsigned at = threadIdx.x * V; at < both / 2; at += CUDA_THREADS * V) {
       cuda_load<V>(x, g + at);
@@ -127,29 +132,47 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) backward(struct spd_
   float de[V], e[V];
 #pragma unroll
   for (int v = 0; v < V; v++) de[v] = s.dfeature[i * s.feature_stride + c + v], e[v] = s.feature[i * s.feature_stride + c + v];
-#pragma unroll 3
-  for (unsigned l = threadIdx.y; l < (unsigned)s.length; l += WARPS) {
-    const size_t one = (i * s.length + l) * channels + c, both = (i * s.length + l) * 2 * channels + c;
-    float a[V], value[V], key[V] = {0}, gate[V] = {0}, dvalue[V], dkey[V], dgate[V], dattention[V];
-    cuda_load<V>(a, s.attention + one);
-    cuda_load<V>(value, (const T *)s.v.at + both);
-    if (s.gate.at) {
-      cuda_load<V>(gate, (const T *)s.gate.at + one);
-      cuda_load<V>(key, (const T *)s.v.at + both + channels);
-    }
+  struct position {
+    typename cuda_pack<float, V>::type attention;
+    typename cuda_pack<T, V>::type value, key, gate;
+  };
+  const size_t row = i * s.length;
+  cuda_stream<3>(
+      threadIdx.y, (unsigned)s.length, WARPS,
+      [&](unsigned l) {
+        typedef typename cuda_pack<T, V>::type pack;
+        const size_t one = (row + l) * channels + c, both = (row + l) * 2 * channels + c;
+        position p;
+        p.attention = *(const typename cuda_pack<float, V>::type *)(s.attention + one);
+        p.value = *(const pack *)((const T *)s.v.at + both);
+        if (s.gate.at) {
+          p.key = *(const pack *)((const T *)s.v.at + both + channels);
+          p.gate = *(const pack *)((const T *)s.gate.at + one);
+        } else {
+          p.key = p.gate = p.value;
+        }
+        return p;
+      },
+      [&](unsigned l, const position &p) {
+        const size_t one = (row + l) * channels + c, both = (row + l) * 2 * channels + c;
+        float a[V], value[V], key[V], gate[V], dvalue[V], dkey[V], dgate[V], dattention[V];
+        cuda_pack<float, V>::open(a, p.attention);
+        cuda_pack<T, V>::open(value, p.value);
+        cuda_pack<T, V>::open(key, p.key);
+        cuda_pack<T, V>::open(gate, p.gate);
 #pragma unroll
-    for (int v = 0; v < V; v++) {
-      const float d = a[v] * de[v] * (value[v] - e[v]);
-      dattention[v] = value[v] * de[v];
-      dvalue[v] = a[v] * de[v] * stored;
-      dkey[v] = (s.gate.at ? d * gate[v] : d) * stored;
-      dgate[v] = d * key[v] * gate_stored;
-    }
-    cuda_store<V>((T *)s.dv.at + both, dvalue);
-    cuda_store<V>((T *)s.dv.at + both + channels, dkey);
-    if (s.gate.at) cuda_store<V>((T *)s.dgate.at + one, dgate);
-    if (s.dattention) cuda_store<V>(s.dattention + one, dattention);
-  }
+        for (int v = 0; v < V; v++) {
+          const float d = a[v] * de[v] * (value[v] - e[v]);
+          dattention[v] = value[v] * de[v];
+          dvalue[v] = a[v] * de[v] * stored;
+          dkey[v] = (s.gate.at ? d * gate[v] : d) * stored;
+          dgate[v] = d * key[v] * gate_stored;
+        }
+        cuda_store<V>((T *)s.dv.at + both, dvalue);
+        cuda_store<V>((T *)s.dv.at + both + channels, dkey);
+        if (s.gate.at) cuda_store<V>((T *)s.dgate.at + one, dgate);
+        if (s.dattention) cuda_store<V>(s.dattention + one, dattention);
+      });
 }
 
 /* ---- launches ---- */

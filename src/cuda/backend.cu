@@ -197,7 +197,9 @@ static __global__ void sum_rows(float *out, const float *partial, size_t n, size
   const size_t i = (size_t)blockIdx.x * CUDA_LANES + threadIdx.x;
   double sum = 0;
   if (i < count)
-    for (size_t row = threadIdx.y; row < n; row += SUM_WARPS) sum += (double)partial[row * count + i];
+    cuda_stream<8>(
+        threadIdx.y, (unsigned)n, SUM_WARPS, [&](unsigned row) { return partial[row * count + i]; },
+        [&](unsigned, float x) { sum += (double)x; });
   sum = cuda_column_sum<SUM_WARPS>(scratch, sum);
   if (threadIdx.y == 0 && i < count) out[i] = (float)sum;
 }
@@ -211,7 +213,8 @@ spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *p
 static __global__ void gather(float *y, const float *x, const uint64_t *rows, size_t width) {
   const float *from = x + rows[blockIdx.x] * width;
   float *to = y + blockIdx.x * width;
-  for (size_t i = threadIdx.x; i < width; i += blockDim.x) to[i] = from[i];
+  cuda_stream<8>(
+      threadIdx.x, (unsigned)width, blockDim.x, [&](unsigned i) { return from[i]; }, [&](unsigned i, float value) { to[i] = value; });
 }
 
 static spd_status cuda_gather(struct spd_backend *backend, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,

@@ -41,14 +41,12 @@ struct cuda_map {
   /* Reads the positions of this thread's row of threads, keeps them, and visits them. */
   template <int ROWS, class Visit>
   __device__ void fetch(unsigned length, Visit visit) const {
-    const T *from = rows + threadIdx.y * step;
-    T *to = kept + threadIdx.y * (LANES * V);
-#pragma unroll 10 /* loads on their way together */
-    for (unsigned l = threadIdx.y; l < length; l += ROWS, from += ROWS * step, to += ROWS * LANES * V) {
-      const pack p = *(const pack *)from;
-      if (KEPT) *(pack *)to = p;
-      visit(p);
-    }
+    cuda_stream<10>(
+        threadIdx.y, length, ROWS, [&](unsigned l) { return *(const pack *)(rows + l * step); },
+        [&](unsigned l, pack p) {
+          if (KEPT) *(pack *)(kept + l * (LANES * V)) = p;
+          visit(p);
+        });
   }
 };
 
@@ -171,14 +169,16 @@ static __global__ void __launch_bounds__(CUDA_LANES * 8) bound_gradient(struct s
   const unsigned c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
   float largest[V] = {0}, all = 0;
   if (c < channels) {
-    const T *dy = (const T *)s.dy.at + (i * s.out.stride + s.out.lead + threadIdx.y) * channels + c;
-#pragma unroll 9
-    for (unsigned t = threadIdx.y; t < (unsigned)s.out.length; t += 8, dy += 8 * channels) {
-      float g[V];
-      cuda_load<V>(g, dy);
+    typedef typename cuda_pack<T, V>::type pack;
+    const T *const dy = (const T *)s.dy.at + (i * s.out.stride + s.out.lead) * channels + c;
+    cuda_stream<9>(
+        threadIdx.y, (unsigned)s.out.length, 8, [&](unsigned t) { return *(const pack *)(dy + t * channels); },
+        [&](unsigned, pack p) {
+          float g[V];
+          cuda_pack<T, V>::open(g, p);
 #pragma unroll
-      for (int v = 0; v < V; v++) largest[v] = cuda_larger(largest[v], fabsf(g[v]));
-    }
+          for (int v = 0; v < V; v++) largest[v] = cuda_larger(largest[v], fabsf(g[v]));
+        });
 #pragma unroll
     for (int v = 0; v < V; v++) {
       const float steep = fabsf(s.slope[c + v]);
@@ -199,6 +199,14 @@ static __global__ void choose_scales(struct scales *scales, struct spd_block s, 
   scales->factor[1] = 0;
   if (s.dx.at) *s.dx.scale = scales->du * scales->factor[0];
 }
+
+/* A window's gradient and winner */
+template <class T, int V, int POOL>
+struct winning {
+  typename cuda_pack<T, V>::type g;
+  unsigned place[POOL == 1 ? 1 : V];
+  __device__ void load_place(const uint16_t *from) { cuda_load_places<V>(place, from); }
+};
 
 /* With v = (u - mean) / sd and d the gradient at v (zero but at the winners): du = (d - sum d / L - v sum(d v) / L) / sd, in u a straight
  * line that is raised at the winners. It takes the place of u: the map is kept, or else each value is read before it is written by
@@ -228,24 +236,27 @@ static __global__ void __launch_bounds__(LANES *ROWS) normalise_backward(struct 
     if (on) map.template fetch<ROWS>(length, [](pack) {});
     __syncthreads();
   }
-  if (on) {
-#pragma unroll 5
-    for (unsigned t = threadIdx.y; t < pooled; t += ROWS) {
-      unsigned place[V] = {0};
-      float x[V] = {0};
-      cuda_load<V>(g, dy + t * channels);
+  const auto load = [&](unsigned t) {
+    struct winning<T, V, POOL> w;
+    w.g = *(const pack *)(dy + t * channels);
+    if (POOL != 1) w.load_place(argmax + t * channels);
+    return w;
+  };
+  enum { BATCH = 5 };
+  if (on)
+    cuda_stream<BATCH>(threadIdx.y, pooled, ROWS, load, [&](unsigned t, const winning<T, V, POOL> &w) {
+      float x[V];
+      cuda_pack<T, V>::open(g, w.g);
       if (POOL == 1) cuda_pack<T, V>::open(x, map.at(t, 0));
-      else cuda_load_places<V>(place, argmax + t * channels);
 #pragma unroll
       for (int v = 0; v < V; v++) {
-        const float value = ((POOL == 1 ? x[v] : map.one(place[v], v)) - centre[v]) * scale[v];
+        const float value = ((POOL == 1 ? x[v] : map.one(w.place[v], v)) - centre[v]) * scale[v];
         const float d = value > 0 ? g[v] : slope[v] * g[v];
         sum_slope[v] += value > 0 ? 0 : g[v] * value;
         sum_d[v] += d;
         sum_dv[v] += d * value;
       }
-    }
-  }
+    });
   cuda_column_sums<ROWS, LANES, V>(scratch, sum_d);
   cuda_column_sums<ROWS, LANES, V>(scratch, sum_dv);
   cuda_column_sums<ROWS, LANES, V>(scratch, sum_slope);
@@ -260,27 +271,26 @@ static __global__ void __launch_bounds__(LANES *ROWS) normalise_backward(struct 
     rise[v] = -factor[v] * (sum_dv[v] / (float)length) * scale[v];
     level[v] = -factor[v] * (sum_d[v] / (float)length) - rise[v] * centre[v];
   }
-  for (unsigned t = threadIdx.y; t < pooled; t += ROWS) {
-    unsigned from, positions, place[V] = {0};
-    float x[V] = {0}, top[V];
+  cuda_stream<BATCH>(threadIdx.y, pooled, ROWS, load, [&](unsigned t, const winning<T, V, POOL> &w) {
+    unsigned from, positions;
+    float x[V], top[V];
     window_of<POOL>(&from, &positions, t, (unsigned)s.pool, length);
-    cuda_load<V>(g, dy + t * channels);
-    if (POOL == 1) cuda_pack<T, V>::open(x, map.at(t, 0));
-    else cuda_load_places<V>(place, argmax + t * channels);
+    cuda_pack<T, V>::open(g, w.g);
+    cuda_pack<T, V>::open(x, map.at(t, 0)); /* the winner where there is no pool */
 #pragma unroll
     for (int v = 0; v < V; v++) { /* du at the winner */
-      const float u = POOL == 1 ? x[v] : map.one(place[v], v);
+      const float u = POOL == 1 ? x[v] : map.one(w.place[v], v);
       top[v] = rise[v] * u + level[v] + factor[v] * ((u - centre[v]) * scale[v] > 0 ? g[v] : slope[v] * g[v]);
     }
     T *to = du + from * channels;
     if (POOL == 1) {
       cuda_store<V>(to, top);
-      continue;
+      return;
     }
     const auto write = [&](unsigned l) {
       cuda_pack<T, V>::open(x, map.at(from, l));
 #pragma unroll
-      for (int v = 0; v < V; v++) x[v] = from + l == place[v] ? top[v] : rise[v] * x[v] + level[v];
+      for (int v = 0; v < V; v++) x[v] = from + l == w.place[v] ? top[v] : rise[v] * x[v] + level[v];
       cuda_store<V>(to, x);
       to += channels;
     };
@@ -290,7 +300,7 @@ static __global__ void __launch_bounds__(LANES *ROWS) normalise_backward(struct 
     } else {
       for (unsigned l = 0; l < positions; l++) write(l);
     }
-  }
+  });
   unsigned covered = 0, positions = 0;
   if (pooled > 0) window_of<POOL>(&covered, &positions, pooled - 1, (unsigned)s.pool, length);
   for (unsigned l = covered + positions; l < (unsigned)s.conv.stride; l++) {

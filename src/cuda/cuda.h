@@ -76,6 +76,26 @@ static inline unsigned cuda_blocks(struct spd_backend *backend, size_t count) {
 #define CUDA_EACH(i, count)                                                        \
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (size_t)gridDim.x * blockDim.x)
 
+/* visit(l, load(l)) for l = from, from + step, ... below `end`, with BATCH loads on their way together: left alone, the compiler waits
+ * for each where the number of rounds is unknown. load() must not depend on what visit() does. */
+template <int BATCH, class Load, class Visit>
+static __device__ __forceinline__ void cuda_stream(unsigned from, unsigned end, unsigned step, Load load, Visit visit) {
+  decltype(load(0u)) items[BATCH];
+  unsigned first = from;
+  for (; first + (BATCH - 1) * step < end; first += BATCH * step) {
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) items[b] = load(first + (unsigned)b * step);
+#pragma unroll
+    for (int b = 0; b < BATCH; b++) visit(first + (unsigned)b * step, items[b]);
+  }
+  if (BATCH == 1 || first >= end) return;
+#pragma unroll
+  for (int b = 0; b < BATCH; b++) items[b] = load(first + (unsigned)b * step < end ? first + (unsigned)b * step : first);
+#pragma unroll
+  for (int b = 0; b < BATCH; b++)
+    if (first + (unsigned)b * step < end) visit(first + (unsigned)b * step, items[b]);
+}
+
 /* ---- elements of planes: float, __nv_bfloat16 or __half; V neighbours (1 or 2) are one access ---- */
 
 /* Runs the template `function` for the type of the backend's planes. */

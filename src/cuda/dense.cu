@@ -11,21 +11,25 @@
 
 enum { WARPS = 8, CHUNK = 64 /* rows whose sums one block makes */, ALIGNED = 64 };
 
-/* A loop over the columns of rows of `columns` elements, a block to a row and a stretch of CUDA_THREADS * PER_THREAD columns: no
- * division for each element */
-enum { PER_THREAD = 4 };
-static inline size_t stretches_of(size_t columns) { return (columns + CUDA_THREADS * PER_THREAD - 1) / (CUDA_THREADS * PER_THREAD); }
-#define CUDA_EACH_COLUMN(row, j, columns)                                                                                      \
-  const size_t row = blockIdx.x / ((columns + CUDA_THREADS * PER_THREAD - 1) / (CUDA_THREADS * PER_THREAD)),                   \
-               stretch_##j = blockIdx.x % ((columns + CUDA_THREADS * PER_THREAD - 1) / (CUDA_THREADS * PER_THREAD)) *          \
-                             (CUDA_THREADS * PER_THREAD) + threadIdx.x;                                                        \
-  _Pragma("unroll") for (size_t j = stretch_##j; j < stretch_##j + CUDA_THREADS * PER_THREAD; j += CUDA_THREADS) if (j < (columns))
+/* A block has a stretch of columns of one row, so that no element needs a division; a thread PER_THREAD of them */
+enum { PER_THREAD = 4, STRETCH = CUDA_THREADS * PER_THREAD };
+static __host__ __device__ inline size_t stretches_of(size_t columns) { return (columns + STRETCH - 1) / STRETCH; }
+
+/* visit(row, j, load(row, j)) for this thread's columns j of `columns` */
+template <class Load, class Visit>
+static __device__ __forceinline__ void each_column(size_t columns, Load load, Visit visit) {
+  const size_t stretches = stretches_of(columns), row = blockIdx.x / stretches, first = blockIdx.x % stretches * STRETCH;
+  cuda_stream<PER_THREAD>(
+      (unsigned)first + threadIdx.x, (unsigned)(first + STRETCH < columns ? first + STRETCH : columns), CUDA_THREADS,
+      [&](unsigned j) { return load(row, j); }, [&](unsigned j, float x) { visit(row, j, x); });
+}
 
 /* product (n, ld) -> v with the bias, y */
 static __global__ void __launch_bounds__(CUDA_THREADS) activate(struct spd_dense s, const float *product, size_t ld) {
-  CUDA_EACH_COLUMN(i, j, s.out) {
+  const auto load = [&](size_t i, unsigned j) { return product[i * ld + j]; };
+  each_column(s.out, load, [&](size_t i, unsigned j, float x) {
     const size_t at = i * s.out + j;
-    const float v = product[i * ld + j] + s.b[j];
+    const float v = x + s.b[j];
     float y = v;
     switch (s.activation) {
       case SPD_ACTIVATION_NONE:
@@ -42,7 +46,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) activate(struct spd_dense
     }
     s.v[at] = v;
     s.y[at] = y + s.offset; /* y may be v */
-  }
+  });
 }
 
 /* ---- operands in fp16 ---- */
@@ -55,7 +59,9 @@ struct operand {
 
 static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(float *largest, const float *x, size_t columns) {
   float mine = 0;
-  CUDA_EACH_COLUMN(i, j, columns) mine = cuda_larger(mine, fabsf(x[i * columns + j]));
+  each_column(
+      columns, [&](size_t i, unsigned j) { return x[i * columns + j]; },
+      [&](size_t, unsigned, float value) { mine = cuda_larger(mine, fabsf(value)); });
   mine = cuda_warp_largest(mine);
   if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
 }
@@ -63,8 +69,9 @@ static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(float *large
 /* The padding becomes zero */
 static __global__ void __launch_bounds__(CUDA_THREADS) round_operand(struct operand to, const float *x) {
   const float scale = cuda_scale(*to.largest);
-  CUDA_EACH_COLUMN(i, j, to.ld)
-    to.at[i * to.ld + j] = __float2half_rn(i < to.rows && j < to.columns ? x[i * to.columns + j] * scale : 0.0f);
+  each_column(
+      to.ld, [&](size_t i, unsigned j) { return i < to.rows && j < to.columns ? x[i * to.columns + j] : 0.0f; },
+      [&](size_t i, unsigned j, float value) { to.at[i * to.ld + j] = __float2half_rn(value * scale); });
 }
 
 /* factor (2): what a product of these operands is multiplied by, and a zero */
@@ -135,13 +142,15 @@ static __device__ float slope_of(const struct spd_dense &s, size_t j) {
  * x sigmoid'(x)) at beta times the input, where the bracket is between -0.1 and 1.1. */
 static __global__ void __launch_bounds__(CUDA_THREADS) bound_gradient(float *largest, struct spd_dense s) {
   float mine = 0;
-  CUDA_EACH_COLUMN(i, j, s.out) {
-    const float slope = fabsf(slope_of(s, j));
-    const float steep = s.activation == SPD_ACTIVATION_SPECULATOR ? fabsf(s.gamma[j]) + 1.1f * fabsf(1 - s.gamma[j])
-                        : slope > 1                               ? slope
-                                                                  : 1.0f;
-    mine = cuda_larger(mine, fabsf(s.dy[i * s.out + j]) * steep);
-  }
+  each_column(
+      s.out, [&](size_t i, unsigned j) { return s.dy[i * s.out + j]; },
+      [&](size_t, unsigned j, float dy) {
+        const float slope = fabsf(slope_of(s, j));
+        const float steep = s.activation == SPD_ACTIVATION_SPECULATOR ? fabsf(s.gamma[j]) + 1.1f * fabsf(1 - s.gamma[j])
+                            : slope > 1                               ? slope
+                                                                      : 1.0f;
+        mine = cuda_larger(mine, fabsf(dy) * steep);
+      });
   mine = cuda_warp_largest(mine);
   if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
 }
@@ -157,24 +166,26 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
   const float slope = on ? slope_of(s, j) : 0, scale = rounded.at ? cuda_scale(*rounded.largest) : 0;
   const float beta = on && speculator ? s.beta[j] : 0, gamma = on && speculator ? s.gamma[j] : 0;
   float db = 0, first = 0, second = 0; /* first: of the slope or beta; second: of gamma */
-#pragma unroll 4
-  for (size_t i = chunk * CHUNK + threadIdx.y; i < (on ? end : 0); i += WARPS) {
-    const float v = s.v[i * s.out + j];
-    float d = s.dy[i * s.out + j];
-    if (speculator) {
-      float dx, dbeta, dgamma;
-      spd_speculator_gradient(&dx, &dbeta, &dgamma, v, beta, gamma);
-      first += d * dbeta;
-      second += d * dgamma;
-      d *= dx;
-    } else if (!(v > 0)) {
-      first += d * v;
-      d *= slope;
-    }
-    s.dy[i * s.out + j] = d;
-    if (rounded.at) rounded.at[i * rounded.ld + j] = __float2half_rn(d * scale);
-    db += d;
-  }
+  cuda_stream<CHUNK / WARPS>(
+      (unsigned)(chunk * CHUNK) + threadIdx.y, on ? (unsigned)end : 0, WARPS,
+      [&](unsigned i) { return make_float2(s.v[i * s.out + j], s.dy[i * s.out + j]); },
+      [&](unsigned i, float2 both) {
+        const float v = both.x;
+        float d = both.y;
+        if (speculator) {
+          float dx, dbeta, dgamma;
+          spd_speculator_gradient(&dx, &dbeta, &dgamma, v, beta, gamma);
+          first += d * dbeta;
+          second += d * dgamma;
+          d *= dx;
+        } else if (!(v > 0)) {
+          first += d * v;
+          d *= slope;
+        }
+        s.dy[i * s.out + j] = d;
+        if (rounded.at) rounded.at[i * rounded.ld + j] = __float2half_rn(d * scale);
+        db += d;
+      });
   if (rounded.at && !on && j < rounded.ld)
     for (size_t i = chunk * CHUNK + threadIdx.y; i < end; i += WARPS) rounded.at[i * rounded.ld + j] = __float2half_rn(0.0f);
   db = cuda_column_sum<WARPS>(scratch, db);

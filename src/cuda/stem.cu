@@ -222,6 +222,13 @@ static __global__ void __launch_bounds__(THREADS, 2) forward(struct spd_stem s) 
   else pool_windows<T, V, KERNEL, POOL, KEPT, false, false>(s, x, i, c);
 }
 
+/* A window's gradient and winner */
+template <class T, int V>
+struct winning {
+  typename cuda_pack<T, V>::type g;
+  unsigned place[V];
+};
+
 /* With d the gradient at the winners l* and v their normalised values: sums (n, k + 2, C) of d x[l* + j], d and d v, and dslope
  * (n, C). KERNEL: all sums over j in one pass; 0: some at a time. */
 template <class T, int V, int KERNEL, bool KEPT>
@@ -234,8 +241,8 @@ static __global__ void __launch_bounds__(THREADS, 2) backward(struct spd_stem s,
   const bool on = c < channels;
   const spectrum<KEPT> x = open_spectrum<KEPT>(shared, s, i);
   const unsigned pool = (unsigned)s.pool, begin = on ? threadIdx.y : (unsigned)pooled, end = (unsigned)pooled;
-  const T *const dy0 = (const T *)s.dy.at + (s.out.lead + i * s.out.stride + threadIdx.y) * channels + c;
-  const uint8_t *const places0 = s.winner + (i * pooled + threadIdx.y) * channels + c;
+  const T *const dy = (const T *)s.dy.at + (s.out.lead + i * s.out.stride) * channels + c;
+  const uint8_t *const places = s.winner + i * pooled * channels + c;
   const float *scaled = s.scaled + i * (kernel + 1) * channels + c;
   const float per_dy = cuda_plane_type<T>::scaled ? 1.0f / *s.dy.scale : 1.0f;
   float *out = sums + i * (kernel + 2) * channels + c;
@@ -252,34 +259,37 @@ static __global__ void __launch_bounds__(THREADS, 2) backward(struct spd_stem s,
     for (int k = 0; k < TAPS + 3; k++)
 #pragma unroll
       for (int v = 0; v < V; v++) totals[k][v] = 0;
-    const T *dy = dy0;
-    const uint8_t *places = places0;
-#pragma unroll 1 /* more would cost a block a multiprocessor */
-    for (unsigned t = begin; t < end; t += blockDim.y, dy += blockDim.y * channels, places += blockDim.y * channels) {
-      const unsigned from = t * pool > pool / 2 ? t * pool - pool / 2 : 0;
-      unsigned place[V];
-      cuda_load<V>(g, dy);
-      cuda_load_places<V>(place, places);
+    cuda_stream<2>( /* more would cost a block a multiprocessor */
+        begin, end, blockDim.y,
+        [&](unsigned t) {
+          winning<T, V> w;
+          w.g = *(const typename cuda_pack<T, V>::type *)(dy + t * channels);
+          cuda_load_places<V>(w.place, places + t * channels);
+          return w;
+        },
+        [&](unsigned t, const winning<T, V> &w) {
+          const unsigned from = t * pool > pool / 2 ? t * pool - pool / 2 : 0;
+          cuda_pack<T, V>::open(g, w.g);
 #pragma unroll
-      for (int v = 0; v < V; v++) {
-        const unsigned l = from + place[v];
-        float value = offset[v], inputs[TAPS];
+          for (int v = 0; v < V; v++) {
+            const unsigned l = from + w.place[v];
+            float value = offset[v], inputs[TAPS];
 #pragma unroll
-        for (int j = 0; j < TAPS; j++) inputs[j] = KERNEL > 0 || j0 + j < (unsigned)kernel ? x.under(l, j0 + (unsigned)j) : 0;
-        if (KERNEL > 0) {
+            for (int j = 0; j < TAPS; j++) inputs[j] = KERNEL > 0 || j0 + j < (unsigned)kernel ? x.under(l, j0 + (unsigned)j) : 0;
+            if (KERNEL > 0) {
 #pragma unroll
-          for (int j = 0; j < KERNEL; j++) value += taps[j][v] * inputs[j];
-        } else {
-          for (unsigned j = 0; j < (unsigned)kernel; j++) value += scaled[j * channels + v] * x.under(l, j);
-        }
-        const float d = value > 0 ? g[v] : g[v] * slope[v];
+              for (int j = 0; j < KERNEL; j++) value += taps[j][v] * inputs[j];
+            } else {
+              for (unsigned j = 0; j < (unsigned)kernel; j++) value += scaled[j * channels + v] * x.under(l, j);
+            }
+            const float d = value > 0 ? g[v] : g[v] * slope[v];
 #pragma unroll
-        for (int j = 0; j < TAPS; j++) totals[j][v] += d * inputs[j];
-        totals[TAPS][v] += d;
-        totals[TAPS + 1][v] += d * value;
-        totals[TAPS + 2][v] += value > 0 ? 0 : g[v] * value;
-      }
-    }
+            for (int j = 0; j < TAPS; j++) totals[j][v] += d * inputs[j];
+            totals[TAPS][v] += d;
+            totals[TAPS + 1][v] += d * value;
+            totals[TAPS + 2][v] += value > 0 ? 0 : g[v] * value;
+          }
+        });
 #pragma unroll
     for (int k = 0; k < TAPS + 3; k++) {
 #pragma unroll
