@@ -1,7 +1,10 @@
 /* Our side of the comparison: the full-size network, no R. A worker that waits for a line on stdin, computes, and answers.
  *
- *   bench MODE DEVICE BATCH [sr]    DEVICE: threads on the CPU, or cuda:fp32, cuda:tf32, cuda:bf16; MODE: train (steps with Adam), encode, or reconstruct (encode, decode, observed frame);
- *                                   sr: a restframe grid twice as fine and an LSF of 5 pixels
+ *   bench MODE DEVICE BATCH [sr] [small]   MODE: train (steps with Adam), encode, or reconstruct (encode, decode, observed frame);
+ *                                   DEVICE: threads on the CPU, or cuda:fp32, cuda:tf32, cuda:fp16, cuda:bf16; sr: a restframe grid
+ *                                   twice as fine and an LSF of 5 pixels; small: filters 16, 32, 64
+ *                                   On a GPU the spectra are there already, and steps are waited for once in an epoch of EPOCH or,
+ *                                   where nothing is trained, at the end
  *   stdin  "N"          does N steps; answers their seconds, one line
  *          "stages N"   the same; answers "stage seconds" for each stage, one line
  *          end          answers "peak MB" and ends
@@ -128,17 +131,20 @@ static void print_peak(int threads) {
 }
 
 typedef enum { ENCODE, RECONSTRUCT, TRAIN } mode;
+enum { EPOCH = 16 };
 
-static void infer(struct spd_model *model, mode what, const float *flux, const float *z, size_t batch, float *out) {
-  TRY(spd_model_load(model, flux, NULL, z, batch, error));
+static void infer(struct spd_model *model, mode what) {
   TRY(spd_model_encode(model, error));
-  if (what == ENCODE) {
-    TRY(spd_model_read(out, model, SPD_TENSOR_LATENT, error));
-    return;
-  }
+  if (what == ENCODE) return;
   TRY(spd_model_decode(model, error));
   TRY(spd_model_observe(model, error));
-  TRY(spd_model_read(out, model, SPD_TENSOR_OBSERVED, error));
+}
+
+static void *backend_copy(struct spd_backend *backend, const void *from, size_t bytes) {
+  void *to;
+  TRY(backend->ops->alloc(backend, &to, bytes, error));
+  TRY(backend->ops->upload(backend, to, from, bytes, error));
+  return to;
 }
 
 int main(int argc, char **argv) {
@@ -147,16 +153,17 @@ int main(int argc, char **argv) {
   const char *const modes[] = {"encode", "reconstruct", "train"};
   int what = 0;
   while (argc > 1 && what < 3 && strcmp(argv[1], modes[what]) != 0) what++;
-  const int sr = argc == 5 && strcmp(argv[4], "sr") == 0;
-  if (argc != 4 + sr || what == 3) {
-    fprintf(stderr, "usage: bench train|encode|reconstruct DEVICE BATCH [sr]\n");
+  const int sr = argc > 4 && strcmp(argv[4], "sr") == 0, small = argc > 4 + sr && strcmp(argv[4 + sr], "small") == 0;
+  if (argc != 4 + sr + small || what == 3) {
+    fprintf(stderr, "usage: bench train|encode|reconstruct DEVICE BATCH [sr] [small]\n");
     return 2;
   }
-  const size_t batch = (size_t)strtoul(argv[3], NULL, 10), rows = 4 * batch;
+  const int gpu = strncmp(argv[2], "cuda", 4) == 0;
+  const size_t batch = (size_t)strtoul(argv[3], NULL, 10), batches = gpu ? EPOCH : 4, rows = batches * batch;
   const struct spd_architecture a = {.n_observed = 3921,
                                      .n_rest = sr ? 11762 : 5881,
                                      .n_latent = 6,
-                                     .filters = {128, 256, 512},
+                                     .filters = {small ? 16 : 128, small ? 32 : 256, small ? 64 : 512},
                                      .kernels = {5, 11, 21},
                                      .pools = {5, 11, 1},
                                      .n_encoder_hidden = 3,
@@ -192,7 +199,7 @@ int main(int argc, char **argv) {
   struct spd_backend *backend;
   struct spd_model *model;
   struct spd_training *session = NULL;
-  if (strncmp(argv[2], "cuda", 4) == 0)
+  if (gpu)
     TRY(spd_cuda_create(&backend,
                         strstr(argv[2], "bf16")   ? SPD_PRECISION_BF16
                         : strstr(argv[2], "fp16") ? SPD_PRECISION_FP16
@@ -209,6 +216,15 @@ int main(int argc, char **argv) {
   const struct spd_source source = {.flux = flux, .ivar = ivar, .z = z, .n_rows = rows, .is_training = is_training};
   const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO};
   if (what == TRAIN) TRY(spd_training_create(&session, model, &source, &options, error));
+  float *gpu_flux = NULL, *gpu_z = NULL;
+  uint64_t *order = malloc(rows * sizeof *order), *gpu_order = NULL;
+  if (!order) return 1;
+  for (size_t i = 0; i < rows; i++) order[i] = i;
+  if (gpu && what != TRAIN) {
+    gpu_flux = backend_copy(backend, flux, rows * m * sizeof *flux);
+    gpu_z = backend_copy(backend, z, rows * sizeof *z);
+    gpu_order = backend_copy(backend, order, rows * sizeof *order);
+  }
 
   char line[64];
   while (fgets(line, sizeof line, stdin) && strncmp(line, "end", 3) != 0) {
@@ -216,13 +232,15 @@ int main(int argc, char **argv) {
     memset(spent, 0, sizeof spent);
     backend->ops = stages ? &timed : plain;
     const double start = now();
-    for (int i = 0; i < steps; i++) {
-      struct spd_progress progress;
-      if (what == TRAIN)
-        TRY(spd_training_advance(session, 0, &progress, error));
-      else
-        infer(model, (mode)what, flux + (size_t)i % 4 * batch * m, z + (size_t)i % 4 * batch, batch, out);
+    struct spd_progress progress = {.step = 0};
+    for (int i = 0; what != TRAIN && i < steps; i++) {
+      const size_t first = (size_t)i % batches * batch;
+      if (gpu) TRY(spd_model_load_rows(model, gpu_flux, gpu_flux, gpu_z, gpu_order + first, batch, error));
+      else TRY(spd_model_load(model, flux + first * m, NULL, z + first, batch, error));
+      infer(model, (mode)what);
+      if (!gpu || i + 1 == steps) TRY(spd_model_read(out, model, what == ENCODE ? SPD_TENSOR_LATENT : SPD_TENSOR_OBSERVED, error));
     }
+    for (int i = 0; what == TRAIN && i < steps; i += gpu ? EPOCH : 1) TRY(spd_training_advance(session, gpu ? 1e9 : 0, &progress, error));
     backend->ops = plain;
     if (stages)
       print_stages(now() - start);
@@ -235,7 +253,8 @@ int main(int argc, char **argv) {
   printf("%.1f\n", (double)usage.ru_maxrss / 1024);
   spd_training_destroy(session);
   spd_model_destroy(model);
+  backend->ops->free(backend, gpu_flux), backend->ops->free(backend, gpu_z), backend->ops->free(backend, gpu_order);
   backend->ops->destroy(backend);
-  free(wave_observed), free(wave_rest), free(flux), free(ivar), free(z), free(weights), free(out), free(is_training);
+  free(order), free(wave_observed), free(wave_rest), free(flux), free(ivar), free(z), free(weights), free(out), free(is_training);
   return 0;
 }

@@ -105,8 +105,6 @@ static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scale
 #pragma unroll
       for (int k = 0; k < V; k++) gate = cuda_larger(gate, fabsf(x[k]));
     }
-  feature = cuda_warp_largest(feature), value = cuda_warp_largest(value), gate = cuda_warp_largest(gate);
-  if (threadIdx.x % 32 != 0) return;
   cuda_raise(&scales->feature, feature);
   cuda_raise(&scales->value, value);
   cuda_raise(&scales->gate, gate);

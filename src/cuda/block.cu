@@ -185,8 +185,7 @@ static __global__ void __launch_bounds__(CUDA_LANES * 8) bound_gradient(struct s
       all = cuda_larger(all, largest[v] * s.inverse_sd[i * channels + c + v] * (steep > 1 ? steep : 1));
     }
   }
-  all = cuda_warp_largest(all);
-  if (threadIdx.x == 0) cuda_raise(&scales->gradient, all);
+  cuda_raise(&scales->gradient, all);
 }
 
 /* Of du = (d - sum d / L - v sum(d v) / L) / sd with P values d: |sum d| <= P max|d|, |v| <= sqrt(L) as the v^2 add up to at most L,

@@ -51,8 +51,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) copy_weights(T *to, float
     mine = cuda_larger(mine, fabsf(value[0]));
   }
   if (!largest) return;
-  mine = cuda_warp_largest(mine);
-  if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
+  cuda_raise(largest, mine);
 }
 
 /* A block has a tile of one tap's (in, out), which it turns over in shared memory. */
@@ -77,8 +76,7 @@ static __global__ void __launch_bounds__(TILE *TILE_ROWS)
       cuda_store<1>(flipped + ((size_t)(kernel - 1 - k) * out + o0 + row) * in + i0 + lane, value);
     }
   if (!largest) return;
-  mine = cuda_warp_largest(mine);
-  if (lane == 0) cuda_raise(largest, mine);
+  cuda_raise(largest, mine);
 }
 
 template <class T>

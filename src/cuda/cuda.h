@@ -244,20 +244,25 @@ static inline __device__ float cuda_scale(float bound) {
   return ldexpf(1.0f, exponent < -85 ? 100 : exponent > 115 ? -100 : 15 - exponent);
 }
 
-/* *largest = max(*largest, value); values are not negative, NaN is the largest. The order does not matter to the bits. */
-static inline __device__ void cuda_raise(float *largest, float value) {
-  const int bits = __float_as_int(value);
-  if (bits > *(volatile int *)largest) atomicMax((int *)largest, bits); /* most need not wait their turn */
-}
-
 /* The larger of two; NaN if either is */
 static inline __device__ float cuda_larger(float a, float b) { return b > a || b != b ? b : a; }
 
-/* The same of the 32 values of a warp, all of whose threads take part */
-static inline __device__ float cuda_warp_largest(float value) {
+/* *largest = the larger of it and a value of any thread of the block; values are not negative, NaN is the largest. All threads take
+ * part, in whole warps. One thread asks for all, and most blocks find that they need not wait for their turn. The order does not
+ * matter to the bits. */
+static inline __device__ void cuda_raise(float *largest, float value) {
+  __shared__ float of_warps[32];
+  const unsigned me = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
   for (int distance = 16; distance > 0; distance /= 2)
     value = cuda_larger(value, __shfl_xor_sync(0xffffffffu, value, distance));
-  return value;
+  if (me % 32 == 0) of_warps[me / 32] = value;
+  __syncthreads();
+  if (me == 0) {
+    for (unsigned w = 1; w < warps; w++) value = cuda_larger(value, of_warps[w]);
+    const int bits = __float_as_int(value);
+    if (bits > *(volatile int *)largest) atomicMax((int *)largest, bits);
+  }
+  __syncthreads();
 }
 
 /* ---- blocks of LANES * V neighbouring channels by ROWS rows ---- */

@@ -62,8 +62,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(float *large
   each_column(
       columns, [&](size_t i, unsigned j) { return x[i * columns + j]; },
       [&](size_t, unsigned, float value) { mine = cuda_larger(mine, fabsf(value)); });
-  mine = cuda_warp_largest(mine);
-  if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
+  cuda_raise(largest, mine);
 }
 
 /* The padding becomes zero */
@@ -151,8 +150,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) bound_gradient(float *lar
                                                                       : 1.0f;
         mine = cuda_larger(mine, fabsf(dy) * steep);
       });
-  mine = cuda_warp_largest(mine);
-  if (threadIdx.x % 32 == 0) cuda_raise(largest, mine);
+  cuda_raise(largest, mine);
 }
 
 /* dy -> dv in place, and as an fp16 operand if that has room, whose padding becomes zero but for the last rows. partial (chunks, 3, out): sums over CHUNK rows of what the gradients of

@@ -162,35 +162,48 @@ struct winner {
   }
 };
 
-/* The pooled positions of this thread's row of threads. PLACES: the winners' places are kept. Windows inside the spectrum are
- * unrolled if POOL is their length. */
+/* The pooled positions of this thread's row of threads. PLACES: the winners' places are kept. POOL: the pool, whose windows inside
+ * the spectrum are unrolled; 0: any. */
 template <class T, int V, int KERNEL, int POOL, bool KEPT, bool RISING, bool PLACES>
 static __device__ void pool_windows(const struct spd_stem &s, const spectrum<KEPT> &x, size_t i, size_t c) {
   const unsigned pooled = (unsigned)s.out.length, each = (pooled + blockDim.y - 1) / blockDim.y, first = threadIdx.y * each;
-  const unsigned end = first + each < pooled ? first + each : pooled;
-  const size_t channels = s.out.channels;
-  T *y = (T *)s.y.at + (s.out.lead + i * s.out.stride) * channels + c;
-  uint8_t *places = PLACES ? s.winner + i * pooled * channels + c : NULL;
+  const unsigned end = first + each < pooled ? first + each : pooled, channels = (unsigned)s.out.channels;
+  T *y = (T *)s.y.at + (s.out.lead + i * s.out.stride + first) * channels + c;
+  uint8_t *places = PLACES ? s.winner + (i * pooled + first) * channels + c : NULL;
   convolution<V, KERNEL, KEPT> conv(x, s, i, c);
   float slope[V];
 #pragma unroll
   for (int v = 0; v < V; v++) slope[v] = s.slope[c + v];
-  if (first < end) conv.start((unsigned)spd_window_from(first, s.pool));
-  for (unsigned t = first; t < end; t++) {
-    const unsigned positions = (unsigned)spd_window_to(t, s.pool, s.length) - (unsigned)spd_window_from(t, s.pool);
-    winner<V, RISING> found;
-    if (POOL > 0 && positions == POOL) {
-#pragma unroll
-      for (int l = 0; l < POOL; l++) found.enter(conv, slope, (unsigned)l), conv.step();
-    } else {
-      for (unsigned l = 0; l < positions; l++) found.enter(conv, slope, l), conv.step();
-    }
+  const auto keep = [&](winner<V, RISING> &found) {
 #pragma unroll
     for (int v = 0; v < V; v++)
       if (RISING) found.best[v] = spd_prelu(found.best[v], slope[v]);
-    if (PLACES) cuda_store_places<V>(places + (size_t)t * channels, found.place);
-    cuda_store<V>(y + (size_t)t * channels, found.best);
+    if (PLACES) cuda_store_places<V>(places, found.place);
+    cuda_store<V>(y, found.best);
+    y += channels;
+    if (PLACES) places += channels;
+  };
+  /* windows whose positions must be counted: the first and the last ones */
+  const auto slowly = [&](unsigned t) {
+    const unsigned positions = (unsigned)spd_window_to(t, s.pool, s.length) - (unsigned)spd_window_from(t, s.pool);
+    winner<V, RISING> found;
+    for (unsigned l = 0; l < positions; l++) found.enter(conv, slope, l), conv.step();
+    keep(found);
+  };
+  if (first >= end) return;
+  unsigned t = first;
+  conv.start((unsigned)spd_window_from(first, s.pool));
+  if (POOL > 0) {
+    const unsigned inner = (unsigned)((s.length - POOL / 2 - 1) / (POOL ? POOL : 1)) + 1; /* windows that end inside */
+    if (t == 0) slowly(t++);
+    for (; t < (inner < end ? inner : end); t++) {
+      winner<V, RISING> found;
+#pragma unroll
+      for (int l = 0; l < POOL; l++) found.enter(conv, slope, (unsigned)l), conv.step();
+      keep(found);
+    }
   }
+  for (; t < end; t++) slowly(t);
 }
 
 template <class T, int V, int KERNEL, int POOL, bool KEPT>
@@ -360,7 +373,7 @@ enum shape { PUBLISHED, PAIRS, ANY };
 static enum shape shape_of(struct spd_backend *backend, const struct spd_stem *s) {
   const size_t fixed = ((size_t)8 << 10) + s->kernel * (s->kernel + 1) * sizeof(double);
   if (s->out.channels % 2 || spectrum_bytes(s) + fixed > cuda_of(backend)->shared_bytes) return ANY;
-  return s->kernel == 5 && s->pool == 5 ? PUBLISHED : PAIRS;
+  return s->kernel == 5 && s->pool == 5 && s->length > s->pool ? PUBLISHED : PAIRS;
 }
 
 template <class T>
