@@ -78,7 +78,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL,
                     network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
-                    device = "auto", precision = "tf32", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
+                    device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
                     checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
@@ -136,7 +136,7 @@ update.spender <- function(object, x, epochs, ...) {
   before <- object$training[intersect(c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "lsf_rate",
                                         "lsf_sign", "seed", "split_seed"), names(object$training))]
   defaults <- list(batch_size = NULL, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
-                   best = FALSE, lsf_rate = 1, lsf_sign = "free", device = "auto", precision = "tf32", threads = NULL, seed = 1,
+                   best = FALSE, lsf_rate = 1, lsf_sign = "free", device = "auto", precision = "fp16", threads = NULL, seed = 1,
                    split_seed = NULL, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL)
   arguments <- utils::modifyList(utils::modifyList(defaults, before, keep.null = TRUE), given, keep.null = TRUE)
   if (is.null(arguments$split_seed)) arguments$split_seed <- arguments$seed

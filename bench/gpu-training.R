@@ -26,7 +26,7 @@ show <- function(name, losses) {
 show("cpu", cpu)
 cat(sprintf("spread of the CPU's seeds: %.2g training, %.2g held out\n", spread[1], spread[2]))
 bad <- FALSE
-for (precision in c("fp32", "tf32", "bf16")) {
+for (precision in c("fp32", "tf32", "fp16", "bf16")) {
   gpu <- sapply(seeds, function(seed) run("cuda", precision, seed))
   show(paste("cuda", precision), gpu)
   worst <- apply(abs(gpu - cpu) / spread, 1, max)

@@ -66,7 +66,7 @@ options_table <- local({
     row("validation", "number", "0.15", "fraction held out"),
     row("best", "flag", "", "keep the epoch of lowest validation loss instead of the last"),
     row("device", "choice:auto|cpu|cuda", "auto", "where to compute"),
-    row("precision", "choice:fp32|tf32|fp16|bf16", "tf32", "of products of matrices on a GPU"),
+    row("precision", "choice:fp32|tf32|fp16|bf16", "fp16", "of convolutions and activations on a GPU"),
     row("threads", "number", "", "threads; all cores if not given"),
     row("seed", "number", "1", "seed of initial weights and order"),
     row("split-seed", "number", "", "seed of validation membership; that of --seed if not given")

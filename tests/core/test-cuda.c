@@ -162,6 +162,52 @@ static void test_bits(void) {
   small_data_free(&d);
 }
 
+/* ---- where trainings end ---- */
+
+#ifdef TEST_CUDA_ON_CPU
+enum { SEEDS = 2, STEPS = 6 }; /* a step takes it some tenths of a second; 3 seeds and 200 steps were tried, bench/results */
+#else
+enum { SEEDS = 3, STEPS = 200 };
+#endif
+
+/* In every precision a training ends as near to the fp32 training of the same seed as fp32 trainings of other seeds do. */
+static void test_ends(void) {
+  struct spd_architecture a = small_architecture();
+  struct spd_network net;
+  unsigned char is_training[SMALL_ROWS];
+  const struct spd_schedule schedule = {.rate = 5e-3, .total_steps = STEPS, .steps_per_stage = 1};
+  double ends[SPD_PRECISIONS][SEEDS], spread = 0;
+  MUST(spd_network_init(&net, &a, error));
+  for (size_t i = 0; i < SMALL_ROWS; i++) is_training[i] = i % 5 != 3;
+  struct small_data d = small_data_new(&net, SMALL_ROWS, 5);
+  for (int seed = 0; seed < SEEDS; seed++) {
+    struct small_data other = small_data_new(&net, 1, 20 + (uint64_t)seed); /* for its weights */
+    memcpy(d.weights, other.weights, net.size * sizeof *d.weights);
+    small_data_free(&other);
+    for (int precision = 0; precision < SPD_PRECISIONS; precision++) {
+      struct spd_backend *backend;
+      struct small_trained trained;
+      MUST(spd_cuda_create(&backend, (spd_precision)precision, error));
+      small_train(&trained, backend, &net, &d, is_training, (uint64_t)seed, STEPS, &schedule, SPD_FEED_RESIDENT, NULL);
+      ends[precision][seed] = trained.validation;
+      small_trained_free(&trained);
+      backend->ops->destroy(backend);
+    }
+    for (int before = 0; before < seed; before++)
+      spread = fmax(spread, fabs(ends[SPD_PRECISION_FP32][seed] - ends[SPD_PRECISION_FP32][before]));
+  }
+  for (int precision = 0; precision < SPD_PRECISIONS; precision++) {
+    double farthest = 0;
+    for (int seed = 0; seed < SEEDS; seed++)
+      farthest = fmax(farthest, fabs(ends[precision][seed] - ends[SPD_PRECISION_FP32][seed]));
+    printf("trainings in %s end at %.5g, %.5g, %.5g: at most %.2g of fp32's spread from fp32's\n", test_precisions[precision],
+           ends[precision][0], ends[precision][1], ends[precision][2], farthest / spread);
+    CHECK(farthest <= spread, "trainings in %s end up to %.3g from fp32's, which are %.3g apart", test_precisions[precision], farthest,
+          spread);
+  }
+  small_data_free(&d);
+}
+
 /* ---- what can go wrong ---- */
 
 #ifdef TEST_CUDA_ON_CPU
@@ -314,6 +360,7 @@ int main(void) {
   test_device();
   test_networks();
   test_bits();
+  test_ends();
   test_failures();
   test_fork();
   return check_end();

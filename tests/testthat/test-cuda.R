@@ -33,7 +33,7 @@ test_that("a fit on a GPU is the CPU's, up to rounding", {
 test_that("two runs on a GPU have the same bits, in each precision", {
   skip_without_cuda()
   x <- small_spectra(24)
-  for (precision in c("fp32", "tf32", "bf16")) {
+  for (precision in c("fp32", "tf32", "fp16", "bf16")) {
     fits <- lapply(1:2, function(i) small_fit(x, device = "cuda", precision = precision, batch_size = 8))
     expect_identical(fits[[1]]$weights, fits[[2]]$weights)
     expect_equal(fits[[1]]$training$precision, precision)
