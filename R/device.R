@@ -1,7 +1,9 @@
 #' What this build and this machine can compute on
 #'
-#' @return A list of class `spender_devices`: `built` (what was compiled in: OpenMP, CBLAS, CFITSIO, CUDA), `cores`, `threads`
-#'   (those a fit uses by default), `instructions` (the instruction set that convolutions use here: `"avx512"`, `"avx2"` or
+#' @return A list of class `spender_devices`: `built` (what was compiled in: OpenMP, CBLAS, CFITSIO, CUDA), `cores` (those this
+#'   process may use: of its affinity mask, or fewer where a container or batch system grants less processor time), `threads`
+#'   (those a fit uses by default: `getOption("spender.threads")`, else `OMP_NUM_THREADS`, else all cores, and no more than
+#'   `OMP_THREAD_LIMIT`), `instructions` (the instruction set that convolutions use here: `"avx512"`, `"avx2"` or
 #'   `"baseline"`, chosen when the package runs, whatever machine it was built on) and `devices`, a data frame with one row per
 #'   device that can be used now: `device` (`"cpu"` or `"cuda"`), `name`, and for GPUs `memory_gb` and `capability` (of compute).
 #' @details The same data, seed and build give the same result to the last bit for any number of threads, on processors with the
@@ -41,16 +43,24 @@ print.spender_devices <- function(x, ...) {
   invisible(x)
 }
 
-# All cores, unless the user says otherwise; two where R CMD check asks packages to be modest.
+# The option, what OMP_NUM_THREADS asks for, or all cores that this process may use; two where R CMD check asks packages to be modest.
 default_threads <- function() {
   threads <- getOption("spender.threads")
   if (is.null(threads)) {
-    threads <- .Call(ffi_build_info)$cores
+    threads <- threads_of("OMP_NUM_THREADS")
+    if (is.na(threads)) threads <- .Call(ffi_build_info)$cores
+    threads <- min(threads, threads_of("OMP_THREAD_LIMIT"), na.rm = TRUE)
     limit <- Sys.getenv("_R_CHECK_LIMIT_CORES_")
     if (nzchar(limit) && toupper(limit) != "FALSE") threads <- min(threads, 2)
   }
   check_number(threads, "options(\"spender.threads\")", 1, 4096, whole = TRUE)
   threads
+}
+
+# The first number of such a variable ("4", "4,2"); NA where it has none.
+threads_of <- function(variable) {
+  value <- sub(",.*", "", Sys.getenv(variable))
+  if (grepl("^ *[0-9]{1,4} *$", value) && as.integer(value) > 0) min(as.integer(value), 4096L) else NA_integer_
 }
 
 fit_threads <- function(threads) {

@@ -40,7 +40,8 @@
 #'   products to 11 significant bits; `"fp16"`, operands and stored activations to 11 significant bits in 16, with a scale for each
 #'   gradient that keeps its exponent in range, as exact as `"tf32"` and faster; `"bf16"`, to 8 significant bits. Sums,
 #'   norms, small layers, weights and optimiser are fp32 in any case. On a CPU all is fp32.
-#' @param threads Threads on the CPU; `NULL` for all cores, or `getOption("spender.threads")`.
+#' @param threads Threads on the CPU; `NULL` for `getOption("spender.threads")`, else what the environment variable `OMP_NUM_THREADS`
+#'   says, else all cores that this process may use (see [devices()]).
 #' @param seed Seed of initial weights and order of the spectra; a whole number.
 #' @param split_seed Seed of validation membership.
 #' @param checkpoint A file to keep the state of the training in, or `NULL`. It is written every `checkpoint_minutes`, when training

@@ -11,6 +11,7 @@
 #include "core/model.h"
 #include "core/rng.h"
 #include "core/scalar.h"
+#include "core/threads.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-network.h"
@@ -103,7 +104,7 @@ SEXP ffi_build_info(void) {
   int openmp = FALSE, cblas = FALSE, cfitsio = FALSE, cores = 1;
 #ifdef SPD_HAVE_OPENMP
   openmp = TRUE;
-  cores = omp_get_num_procs();
+  cores = spd_cores();
 #endif
 #ifdef SPD_HAVE_CBLAS
   cblas = TRUE;

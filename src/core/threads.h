@@ -6,4 +6,8 @@
  * waited for in vain. */
 int spd_threads(int wanted);
 
+/* Cores that this process may keep busy: those of its affinity mask, or fewer where a control group (a container, Slurm) grants
+ * less processor time than they have. At least 1. */
+int spd_cores(void);
+
 #endif

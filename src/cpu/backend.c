@@ -15,11 +15,6 @@
 #include "core/threads.h"
 #include "cpu/cpu.h"
 
-#ifdef SPD_HAVE_OPENBLAS
-extern void openblas_set_num_threads(int);
-extern int openblas_get_num_threads(void);
-#endif
-
 int cpu_threads(const struct spd_backend *backend, size_t pieces) {
   const struct cpu_backend *cpu = (const struct cpu_backend *)backend;
   int threads = spd_threads(cpu->threads);
@@ -154,27 +149,13 @@ static spd_status cpu_gather(struct spd_backend *backend, float *y, const float 
   return SPD_STATUS_OK;
 }
 
-/* BLAS is called from inside our own parallel loops, so it must run on one thread; R's other users of it get theirs back. */
 static spd_status cpu_enter(struct spd_backend *backend, struct spd_error *error) {
-  (void)error;
-#ifdef SPD_HAVE_OPENBLAS
-  struct cpu_backend *cpu = (struct cpu_backend *)backend;
-  cpu->blas_threads = openblas_get_num_threads();
-  if (cpu->blas_threads != 1) openblas_set_num_threads(1);
-#else
   (void)backend;
-#endif
+  (void)error;
   return SPD_STATUS_OK;
 }
 
-static void cpu_leave(struct spd_backend *backend) {
-#ifdef SPD_HAVE_OPENBLAS
-  struct cpu_backend *cpu = (struct cpu_backend *)backend;
-  if (cpu->blas_threads > 1) openblas_set_num_threads(cpu->blas_threads);
-#else
-  (void)backend;
-#endif
-}
+static void cpu_leave(struct spd_backend *backend) { (void)backend; }
 
 static const struct spd_backend_ops cpu_ops = {
     /* .name = */ "cpu",
@@ -225,7 +206,6 @@ spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_
   cpu->base.ops = &cpu_ops;
   cpu->base.plane_width = sizeof(float);
   cpu->threads = threads;
-  cpu->blas_threads = 1;
   cpu->kernels = cpu_kernels_available(0);
   *backend = &cpu->base;
   return SPD_STATUS_OK;

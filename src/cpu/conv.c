@@ -16,8 +16,8 @@ void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const
     size_t r = piece % kernel, from = piece / kernel * ROWS_PER_PIECE;
     size_t m = rows - from < ROWS_PER_PIECE ? rows - from : ROWS_PER_PIECE;
     size_t row = r + from * kernel;
-    cpu_gemm(0, 0, m, channels_out, kernel * c, x + row * c, kernel * c, w, channels_out, 0,
-             y + (in->lead + row) * channels_out, kernel * channels_out);
+    cpu_multiply(backend, y + (in->lead + row) * channels_out, kernel * channels_out, 0, m, channels_out, kernel * c, x + row * c,
+                 kernel * c, 1, w, channels_out, 1);
   }
 }
 
@@ -29,7 +29,7 @@ void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, cons
   for (size_t piece = 0; piece < pieces; piece++) {
     size_t from = piece * TAPS_PER_PIECE, m = taps - from < TAPS_PER_PIECE ? taps - from : TAPS_PER_PIECE;
     for (size_t r = 0; r < kernel; r++)
-      cpu_gemm(1, 0, m, channels_out, rows, x + r * c + from, taps, dy + (in->lead + r) * channels_out, kernel * channels_out,
-               r == 0 ? 0 : 1, dw + from * channels_out, channels_out);
+      cpu_multiply(backend, dw + from * channels_out, channels_out, r > 0, m, channels_out, rows, x + r * c + from, 1, taps,
+                   dy + (in->lead + r) * channels_out, kernel * channels_out, 1);
   }
 }

@@ -12,7 +12,6 @@ enum { CPU_CHANNELS = 64 }; /* channels that are worked on together, so that wha
 struct cpu_backend {
   struct spd_backend base;
   int threads;
-  int blas_threads; /* what enter() found and leave() puts back */
   const struct cpu_kernels *kernels;
   int always_fourier; /* for tests: 1 also where plain products are cheaper, -1 never */
   struct cpu_fourier *plans;
@@ -31,8 +30,24 @@ int cpu_thread(void);
 /* The arena, grown to at least this many floats; what it held before is lost. */
 spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error);
 
-/* C (m, n) = A (m, k) B (k, n) + beta C, row-major, on the calling thread. transpose_a: A is stored (k, m); transpose_b:
- * B is stored (n, k). */
+static inline const struct cpu_kernels *cpu_kernels_of(const struct spd_backend *backend) {
+  return ((const struct cpu_backend *)backend)->kernels;
+}
+
+/* C (m, n) = A (m, k) B (k, n), or C += A B, on the calling thread (product.c). Element (i, l) of A is a[i * a_row + l * a_depth],
+ * element (l, j) of B is b[l * b_row + j * b_column]; rows of C are c_row apart. */
+void cpu_multiply(const struct spd_backend *backend, float *c, size_t c_row, int add, size_t m, size_t n, size_t k, const float *a,
+                  size_t a_row, size_t a_depth, const float *b, size_t b_row, size_t b_column);
+
+/* The same in two steps, where many threads multiply by one B: it is packed by all of them, into cpu_pack_size() floats, then strip
+ * number `strip` of `panel` columns is multiplied by whoever wants it. */
+size_t cpu_pack_size(const struct spd_backend *backend, size_t n, size_t k);
+void cpu_pack(const struct spd_backend *backend, float *packed, size_t n, size_t k, const float *b, size_t b_row, size_t b_column);
+void cpu_multiply_packed(const struct spd_backend *backend, float *c, size_t c_row, size_t m, size_t strip, size_t n, size_t k,
+                         const float *a, size_t a_row, size_t a_depth, const float *packed);
+
+/* C (m, n) = A (m, k) B (k, n) + beta C by CBLAS, or a plain loop where there is none: what tests and the bench compare with.
+ * transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
 void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc);
 

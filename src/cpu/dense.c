@@ -1,10 +1,11 @@
-/* Linear layer and activation. The batch is short and the layer wide, so the pieces are runs of units. */
+/* Linear layer and activation. The batch is short and the layer wide, so the pieces are runs of units. Forward, the spectra are the
+ * columns of the product: their panels are packed once, and the weights are read as they are. */
 #include <string.h>
 
 #include "core/scalar.h"
 #include "cpu/cpu.h"
 
-enum { UNITS_PER_PIECE = 512, INPUTS_PER_PIECE = 128 };
+enum { UNITS_PER_PIECE = 96, GRADIENT_UNITS = 256, GRADIENT_ROWS = 64, INPUTS_PER_PIECE = 128, WIDEST = CPU_WIDEST_PANEL };
 
 static size_t pieces_of(size_t count, size_t piece) { return (count + piece - 1) / piece; }
 
@@ -50,13 +51,28 @@ SPD_HOT static void activate(float *y, float *v, const struct spd_dense *s, size
   }
 }
 
+/* to (rows, columns), rows `stride` apart, from its transpose (columns, WIDEST) */
+SPD_HOT static void turn(float *to, size_t stride, const float *from, size_t rows, size_t columns) {
+  const size_t tile = 16;
+  for (size_t j0 = 0; j0 < columns; j0 += tile)
+    for (size_t i = 0; i < rows; i++)
+      for (size_t j = j0; j < columns && j < j0 + tile; j++) to[i * stride + j] = from[j * WIDEST + i];
+}
+
 spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
-  (void)error;
-  const size_t pieces = pieces_of(s->out, UNITS_PER_PIECE);
+  const size_t pieces = pieces_of(s->out, UNITS_PER_PIECE), panel = cpu_kernels_of(backend)->panel, strips = pieces_of(n, panel);
+  float *packed;
+  SPD_TRY(cpu_arena(&packed, backend, cpu_pack_size(backend, n, s->in), error));
+  cpu_pack(backend, packed, n, s->in, s->x, 1, s->in);
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
-    size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
-    cpu_gemm(0, 1, n, units, s->in, s->x, s->in, s->w + from * s->in, s->in, 0, s->v + from, s->out);
+    const size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
+    float products[UNITS_PER_PIECE * WIDEST] __attribute__((aligned(64))); /* (units, spectra) */
+    for (size_t strip = 0; strip < strips; strip++) {
+      const size_t first = strip * panel, here = n - first < panel ? n - first : panel;
+      cpu_multiply_packed(backend, products, WIDEST, units, strip, n, s->in, s->w + from * s->in, s->in, 1, packed);
+      turn(s->v + first * s->out + from, s->out, products, here, units);
+    }
     activate(s->y, s->v, s, n, from, units);
   }
   return SPD_STATUS_OK;
@@ -64,7 +80,7 @@ spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense
 
 /* dy -> dv in place; the gradients of what belongs to a unit are summed over the batch in row order */
 SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, size_t from, size_t units) {
-  float sums[3][UNITS_PER_PIECE] = {{0}};
+  float sums[3][GRADIENT_UNITS] = {{0}};
   float *db = sums[0], *first = sums[1], *second = sums[2];
   for (size_t i = 0; i < n; i++) {
     float *d = s->dy + i * s->out + from;
@@ -109,19 +125,25 @@ SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
 
 spd_status cpu_dense_backward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
   (void)error;
-  size_t pieces = pieces_of(s->out, UNITS_PER_PIECE);
+  size_t pieces = pieces_of(s->out, GRADIENT_UNITS);
   CPU_PARALLEL(backend, pieces)
   for (size_t piece = 0; piece < pieces; piece++) {
-    size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
+    size_t from = piece * GRADIENT_UNITS, units = s->out - from < GRADIENT_UNITS ? s->out - from : GRADIENT_UNITS;
     activation_backward(s, n, from, units);
-    if (s->dw) cpu_gemm(1, 0, units, s->in, n, s->dy + from, s->out, s->x, s->in, 0, s->dw + from * s->in, s->in);
+    if (!s->dw) continue;
+    float dv[GRADIENT_ROWS * GRADIENT_UNITS]; /* the rows of the batch side by side: in dy they are pages apart */
+    for (size_t first = 0; first < n || first == 0; first += GRADIENT_ROWS) {
+      const size_t here = n - first < GRADIENT_ROWS ? n - first : GRADIENT_ROWS;
+      for (size_t i = 0; i < here; i++) memcpy(dv + i * units, s->dy + (first + i) * s->out + from, units * sizeof *dv);
+      cpu_multiply(backend, s->dw + from * s->in, s->in, first > 0, units, s->in, here, dv, 1, units, s->x + first * s->in, s->in, 1);
+    }
   }
   if (s->dx) {
     pieces = pieces_of(s->in, INPUTS_PER_PIECE);
     CPU_PARALLEL(backend, pieces)
     for (size_t piece = 0; piece < pieces; piece++) {
       size_t from = piece * INPUTS_PER_PIECE, inputs = s->in - from < INPUTS_PER_PIECE ? s->in - from : INPUTS_PER_PIECE;
-      cpu_gemm(0, 0, n, inputs, s->out, s->dy, s->out, s->w + from, s->in, 0, s->dx + from, s->in);
+      cpu_multiply(backend, s->dx + from, s->in, 0, n, inputs, s->out, s->dy, s->out, 1, s->w + from, s->in, 1);
     }
   }
   return SPD_STATUS_OK;

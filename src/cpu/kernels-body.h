@@ -21,6 +21,7 @@ enum {
   LARGEST_TILE = 84,
   ROWS = 6 /* of a tile of the product: with VECTORS, what the registers hold */
 };
+_Static_assert(VECTORS * LANES <= CPU_WIDEST_PANEL, "a panel is wider than its buffers");
 
 /* Keeps the compiler from computing the addresses of all planes in advance, which takes more registers than there are. */
 INLINE const float *opaque(const float *pointer) {
@@ -104,6 +105,70 @@ static void product(float *c, size_t c_row, int add, size_t rows, size_t columns
       LAST_ROWS(4);
       LAST_ROWS(5);
     }
+  }
+}
+
+/* A tile of a strip; `last` is the width of its last vector */
+INLINE void strip_tile(float *c, size_t c_row, int add, const int rows, const int vectors, size_t last, size_t depth, const float *a,
+                       size_t a_row, size_t a_depth, const float *b, size_t b_depth) {
+  vec sum[2 * ROWS][VECTORS];
+  UNROLL
+  for (int i = 0; i < rows; i++) {
+    UNROLL
+    for (int j = 0; j < vectors; j++) sum[i][j] = (vec){0};
+  }
+  for (size_t k = 0; k < depth; k++, a += a_depth, b += b_depth) {
+    vec right[VECTORS];
+    UNROLL
+    for (int j = 0; j < vectors; j++) right[j] = load(b + j * LANES);
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+      UNROLL
+      for (int j = 0; j < vectors; j++) sum[i][j] += a[i * a_row] * right[j];
+    }
+  }
+  UNROLL
+  for (int i = 0; i < rows; i++) {
+    UNROLL
+    for (int j = 0; j < vectors; j++) {
+      float *to = c + i * c_row + j * LANES;
+      const size_t width = j + 1 < vectors ? LANES : last;
+      store_part(to, add ? load_part(to, width) + sum[i][j] : sum[i][j], width);
+    }
+  }
+}
+
+/* Narrow strips take twice as many rows at a time: the registers hold them, and the sums of a tile do not wait for each other. */
+INLINE void strip(float *c, size_t c_row, int add, size_t rows, const int vectors, size_t last, size_t depth, const float *a,
+                  size_t a_row, size_t a_depth, const float *b, size_t b_depth) {
+#define STRIP_ROWS(n) strip_tile(c + i * c_row, c_row, add, n, vectors, last, depth, a + i * a_row, a_row, a_depth, b, b_depth)
+  size_t i = 0;
+  if (2 * vectors <= VECTORS)
+    for (; i + 2 * ROWS <= rows; i += 2 * ROWS) STRIP_ROWS(2 * ROWS);
+  for (; i + ROWS <= rows; i += ROWS) STRIP_ROWS(ROWS);
+  switch (rows - i) {
+    case 1: STRIP_ROWS(1); break;
+    case 2: STRIP_ROWS(2); break;
+    case 3: STRIP_ROWS(3); break;
+    case 4: STRIP_ROWS(4); break;
+    case 5: STRIP_ROWS(5); break;
+  }
+}
+
+static void multiply(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row,
+                     size_t a_depth, const float *b, size_t b_depth) {
+  const size_t vectors = (width + LANES - 1) / LANES, last = width - (vectors - 1) * LANES;
+#define STRIP(n)                                                                         \
+  case n:                                                                                \
+    strip(c, c_row, add, rows, n, last, depth, a, a_row, a_depth, b, b_depth);           \
+    break
+  switch (vectors) {
+    STRIP(1);
+    STRIP(2);
+#if VECTORS > 2
+    STRIP(3);
+    STRIP(4);
+#endif
   }
 }
 
@@ -255,4 +320,4 @@ CODELET(84)
   { T, analyse_##T, synthesise_##T, pack_##T, pack_transposed_##T, unpack_##T }
 static const struct cpu_codelet codelets[] = {ENTRY(16), ENTRY(32), ENTRY(64), ENTRY(84), {0, NULL, NULL, NULL, NULL, NULL}};
 
-const struct cpu_kernels KERNELS = {KERNELS_NAME, PANEL, product, codelets, normalise, normalise_backward};
+const struct cpu_kernels KERNELS = {KERNELS_NAME, PANEL, product, multiply, LANES, codelets, normalise, normalise_backward};

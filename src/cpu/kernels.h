@@ -38,15 +38,22 @@ struct cpu_ahead {
 };
 static const struct cpu_ahead cpu_nothing_ahead[1];
 
+enum { CPU_WIDEST_PANEL = 64 };
+
 struct cpu_kernels {
   const char *name;
-  size_t panel; /* columns that the product makes at a time */
+  size_t panel; /* columns that the product makes at a time, CPU_WIDEST_PANEL or fewer */
   /* c (rows, columns) = or += A B. Element (i, k) of A is a[i * a_row + k * a_depth]; row k of panel j of B stands at
    * b + j * b_panel + k * b_depth. columns is a multiple of panel. An element's sum runs over k in order, from what is in c
    * when adding: its bits do not depend on which rows and columns are computed together. What stands in `ahead`, up to an
    * entry of no floats, is fetched into the cache meanwhile. */
   void (*product)(float *c, size_t c_row, int add, size_t rows, size_t columns, size_t depth, const float *a, size_t a_row,
                   size_t a_depth, const float *b, size_t b_panel, size_t b_depth, const struct cpu_ahead *ahead);
+  /* c (rows, width) = A B, or c += A B, for a strip of up to `panel` columns. A as above; row k of B is at b + k * b_depth, zero from
+   * `width` on to a multiple of `lanes`. A product is summed over k in order from zero, then added. */
+  void (*multiply)(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row,
+                   size_t a_depth, const float *b, size_t b_depth);
+  size_t lanes; /* floats in a vector */
   const struct cpu_codelet *codelets; /* by size; tile 0 ends them */
 
   /* Norm, PReLU and max-pool of `width` channels of one spectrum's map u (length, ...), rows u_stride apart; pool 1 is none.

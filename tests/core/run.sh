@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds and runs the tests of the core, without R, out of tree in build/core:
 #   sanitized   every tests/core/test-*.c under ASan (with leaks) and UBSan
-#   plain-gemm  the numerical ones without CBLAS, so that our own product is tested
+#   plain-gemm  the products without CBLAS, with the loop that stands in for it
 #   release     the numerical ones as configure builds them (-O2, loops for several processors)
 #   races       the thread that reads ahead, under TSan
 #   valgrind    the small ones
@@ -68,7 +68,7 @@ void openblas_set_num_threads(int);
 int main(void) { float a[4] = {1, 2, 3, 4}, c[4]; openblas_set_num_threads(1);
 cblas_sgemm(101, 111, 111, 2, 2, 2, 1, a, 2, a, 2, 0, c, 2); return c[0] != 7; }
 C
-then blas='-DSPD_HAVE_CBLAS -DSPD_HAVE_OPENBLAS' blas_libs=${CBLAS_LIBS:--lopenblas}
+then blas='-DSPD_HAVE_CBLAS' blas_libs=${CBLAS_LIBS:--lopenblas}
 else skip "CBLAS: no OpenBLAS, so our own product is all that is tested"
 fi
 sanitizers='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
@@ -163,7 +163,7 @@ if compile sanitized "$sanitizers $blas"; then
 fi
 if [ $quick = no ]; then
   if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
-    for name in stages gradients fourier; do run plain-gemm $name "$sanitizers" "$libs"; done
+    for name in product; do run plain-gemm $name "$sanitizers" "$libs"; done
   fi
   if command -v g++ > /dev/null 2>&1; then
     cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
@@ -185,7 +185,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   if compile release "$release"; then
-    for name in stages gradients reference threads fourier; do among $name && run release $name "$release" "$blas_libs $libs"; done
+    for name in stages gradients reference threads fourier product; do among $name && run release $name "$release" "$blas_libs $libs"; done
   fi
   races='-O1 -g -fsanitize=thread -fno-openmp -USPD_HAVE_OPENMP' # TSan does not see how OpenMP's threads wait for each other
   if probe "$races" "$races" <<'C'
@@ -208,7 +208,7 @@ C
     cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
     common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||")
     if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
-      for name in stages gradients fourier threads; do
+      for name in stages gradients fourier product threads; do
         among $name && run arm64 $name "-O2" "-static -lm$openmp" qemu-aarch64
       done
     fi

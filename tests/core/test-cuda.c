@@ -200,8 +200,9 @@ static void test_ends(void) {
     double farthest = 0;
     for (int seed = 0; seed < SEEDS; seed++)
       farthest = fmax(farthest, fabs(ends[precision][seed] - ends[SPD_PRECISION_FP32][seed]));
-    printf("trainings in %s end at %.5g, %.5g, %.5g: at most %.2g of fp32's spread from fp32's\n", test_precisions[precision],
-           ends[precision][0], ends[precision][1], ends[precision][2], farthest / spread);
+    printf("trainings in %s end", test_precisions[precision]);
+    for (int seed = 0; seed < SEEDS; seed++) printf(" %.5g", ends[precision][seed]);
+    printf(", at most %.2g of fp32's spread from fp32's\n", farthest / spread);
     CHECK(farthest <= spread, "trainings in %s end up to %.3g from fp32's, which are %.3g apart", test_precisions[precision], farthest,
           spread);
   }
