@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """The same network in PyTorch, written from the equations: the peer of the comparison, and a check that it is the same network.
 
-    peer.py worker train|encode|reconstruct THREADS BATCH [sr]   as bench.c: a number of steps on stdin, their seconds on stdout
+    peer.py worker train|encode|reconstruct THREADS BATCH [sr] [compiled] [bf16]
+                                                 as bench.c: a number of steps on stdin, their seconds on stdout; compiled by
+                                                 torch.compile, in autocast to bf16
     peer.py verify FOLDER                        against FOLDER/tiny.safetensors (float64); prints the largest differences
 """
 import json
@@ -120,7 +122,8 @@ class StageClock:
         self.seconds[name] = self.seconds.get(name, 0) + seconds
 
 
-def worker(mode, threads, batch, sr):
+def worker(mode, threads, batch, options):
+    sr = "sr" in options
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     model = Autoencoder(*sdss_grids(11762 if sr else 5881), lsf=5 if sr else 0)
@@ -128,15 +131,24 @@ def worker(mode, threads, batch, sr):
     z = 0.45 * torch.rand(4 * batch)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
 
+    def reconstruct(flux, z):
+        return model.observe(model.decoder(model.encoder(flux, z)), z)
+
+    compiled = torch.compile if "compiled" in options else lambda function: function
+    losses, infer = compiled(model.losses), compiled(model.encoder if mode == "encode" else reconstruct)
+
+    def autocast():
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in options)
+
     def step(rows):
         if mode != "train":
-            with torch.inference_mode():
-                latents = model.encoder(flux[rows], z[rows])
-                if mode == "reconstruct":
-                    model.observe(model.decoder(latents), z[rows])
+            with torch.inference_mode(), autocast():
+                infer(flux[rows], z[rows])
             return
         optimiser.zero_grad(set_to_none=True)
-        model.losses(flux[rows], ivar[rows], z[rows]).mean().backward()
+        with autocast():
+            loss = losses(flux[rows], ivar[rows], z[rows]).mean()
+        loss.backward()
         if clock and "stem" in clock.started:
             clock.add("stem backward", time.perf_counter() - clock.started["stem"])
         before = time.perf_counter()
@@ -207,8 +219,8 @@ def verify(folder):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["worker"] and (len(sys.argv) == 5 or sys.argv[5:] == ["sr"]):
-        worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), len(sys.argv) == 6)
+    if sys.argv[1:2] == ["worker"] and len(sys.argv) > 4 and {*sys.argv[5:]} <= {"sr", "compiled", "bf16"}:
+        worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     elif sys.argv[1:2] == ["verify"] and len(sys.argv) == 3:
         verify(sys.argv[2])
     else:

@@ -3,8 +3,9 @@
 
     python3 bench/run.py [--python /usr/bin/python3] [--quick] [--rounds 7] [--no-record] [--label TEXT]
 
-Three variants, each a process of its own that stays up and waits while the others work: ours (bench.c on the core, no R), PyTorch as
-shipped, and PyTorch tuned (AVX-512 dispatch on where there is such, malloc kept from returning pages). Training steps with Adam, encoding,
+Variants, each a process of its own that stays up and waits while the others work: ours (bench.c on the core, no R), PyTorch as
+shipped, PyTorch tuned (AVX-512 dispatch on where there is such, malloc kept from returning pages), the same compiled (torch.compile), and,
+where the processor multiplies bf16, compiled in autocast to bf16, which the ratios leave out. Training steps with Adam, encoding,
 and reconstruction (encoding, decoding, observed frame); batches of 16, 64 and 256 (encoding also 8 and 1); one and two threads; the paper's restframe grid (LR), and
 one twice as fine with an LSF of 5 pixels (SR); --quick: batch 64, two threads and LR only. Medians over the rounds. Then the stages of a
 training step, and the share of the processor's matrix-product peak that they reach. Prints spectra per second, ratios to the faster PyTorch
@@ -12,6 +13,7 @@ and peak memory; writes bench/results/DATE-CPU.json and .md. Only the standard l
 torch.
 """
 import argparse
+import ctypes
 import datetime
 import json
 import os
@@ -84,6 +86,16 @@ def cpu_name():
     return cpu_info("model name") or platform.processor() or platform.machine()
 
 
+def blas_core():
+    """The processor that OpenBLAS takes this one for: it chooses its kernels by it."""
+    try:
+        name = ctypes.CDLL("libopenblas.so.0").openblas_get_corename
+    except (OSError, AttributeError):
+        return "unknown"
+    name.restype = ctypes.c_char_p
+    return name().decode()
+
+
 def tuned_environment():
     """Asking for AVX-512 where the processor has none would end PyTorch with an illegal instruction."""
     return {**TUNED, **({"ATEN_CPU_CAPABILITY": "avx512"} if "avx512vl" in cpu_info("flags").split() else {})}
@@ -95,7 +107,7 @@ def versions(python):
         sys.exit(f"bench: {python} has no torch; --python names an interpreter that has it (Debian: apt-get install python3-torch)")
     return {"commit": output_of(["git", "-C", ROOT, "describe", "--always", "--dirty"]),
             "torch": torch, "python": output_of([python, "-c", "import platform; print(platform.python_version())"]),
-            "openblas": output_of(["pkg-config", "--modversion", "openblas"]),
+            "openblas": output_of(["pkg-config", "--modversion", "openblas"]), "openblas_core": blas_core(),
             "compiler": output_of([os.environ.get("CC", "gcc"), "--version"]).split("\n")[0], "kernel": platform.release()}
 
 
@@ -109,8 +121,9 @@ def configurations(quick):
 
 def measure(variants, configuration, rounds):
     mode, threads, batch, sr = configuration
-    workers = {name: Worker([*command, mode, str(threads), str(batch), *(["sr"] if sr else [])],
-                            {"OMP_NUM_THREADS": str(threads), **environment}) for name, (command, environment) in variants.items()}
+    workers = {name: Worker([*command, mode, str(threads), str(batch), *(["sr"] if sr else []), *options],
+                            {"OMP_NUM_THREADS": str(threads), **environment})
+               for name, (command, environment, options) in variants.items()}
     steps = {name: max(1, (256 if name == "ours" else 64) // batch * (1 if mode == "train" else 2)) for name in workers}
     for worker in workers.values():  # warm up: code paths, arenas, clocks
         worker.ask("2")
@@ -126,7 +139,7 @@ def measure_stages(variants, rounds):
     """Median seconds of each stage of a training step, batch 64, two threads."""
     batch, result = 64, {}
     workers = {name: Worker([*command, "train", "2", str(batch)], {"OMP_NUM_THREADS": "2", **environment})
-               for name, (command, environment) in variants.items()}
+               for name, (command, environment, options) in variants.items() if not options}
     samples = {name: {} for name in workers}
     for worker in workers.values():
         worker.ask("2")
@@ -141,7 +154,8 @@ def measure_stages(variants, rounds):
 
 
 def ratio(result):
-    return result["ours"]["spectra_per_second"] / max(value["spectra_per_second"] for name, value in result.items() if name != "ours")
+    return result["ours"]["spectra_per_second"] / max(value["spectra_per_second"] for name, value in result.items()
+                                                      if name != "ours" and "bf16" not in name)
 
 
 def main():
@@ -158,12 +172,15 @@ def main():
     found = versions(o.python)
     program = build()
     peer = [o.python, os.path.join(ROOT, "bench", "peer.py"), "worker"]
-    variants = {"ours": ([program], {}), "PyTorch": (peer, {}), "PyTorch tuned": (peer, tuned_environment())}
+    variants = {"ours": ([program], {}, []), "PyTorch": (peer, {}, []), "PyTorch tuned": (peer, tuned_environment(), []),
+                "PyTorch compiled": (peer, tuned_environment(), ["compiled"])}
+    if {"avx512_bf16", "amx_bf16"} & {*cpu_info("flags").split()}:
+        variants["PyTorch compiled, bf16"] = (peer, tuned_environment(), ["compiled", "bf16"])
     peak = float(output_of([program, "peak", "2"]) or "nan")
     lines = [f"{datetime.date.today()}, {cpu_name()}, medians of {o.rounds} rounds in alternation" + (f" ({o.label})" if o.label else ""), "",
-             f"commit {found['commit']}, {found['compiler']}, OpenBLAS {found['openblas']}, kernels {output_of([program, 'kernels'])}; "
-             f"PyTorch {found['torch']}, Python {found['python']}", "",
-             "| spectra/s (peak MB) | threads | batch | " + " | ".join(variants) + " | ours / faster PyTorch |",
+             f"commit {found['commit']}, {found['compiler']}, kernels {output_of([program, 'kernels'])}, OpenBLAS {found['openblas']} "
+             f"(takes the processor for {found['openblas_core']}); PyTorch {found['torch']}, Python {found['python']}", "",
+             "| spectra/s (peak MB) | threads | batch | " + " | ".join(variants) + " | ours / fastest fp32 PyTorch |",
              "|---" * (len(variants) + 4) + "|"]
     results = []
     print("\n".join(lines), flush=True)
@@ -178,10 +195,10 @@ def main():
     stages = measure_stages(variants, o.rounds)
     more = ["", f"Stages of a training step, batch 64, 2 threads. Matrix products of OpenBLAS reach {peak:.0f} GFLOP/s; a convolution's share of "
             "that counts the operations of its direct form, of which ours does a sixth to a twelfth.", "",
-            "| ms (share of the peak) | " + " | ".join(variants) + " |", "|---" * (len(variants) + 1) + "|"]
+            "| ms (share of the peak) | " + " | ".join(stages) + " |", "|---" * (len(stages) + 1) + "|"]
     for stage in stages["ours"]:
         cells = []
-        for name in variants:
+        for name in stages:
             value = stages[name].get(stage)
             part, way = (stage.split() + [""])[:2]
             share = (2 if way == "backward" else 1) * 64 * 2e-9 * DIRECT[part] / value / peak if value and part in DIRECT else None
