@@ -234,6 +234,7 @@ find_rows <- function(x, i) {
 }
 
 take_rows <- function(x, row) {
+  check_whole(x)
   meta <- x$meta[row, , drop = FALSE]
   row.names(meta) <- NULL
   id <- x$id[row]
@@ -384,6 +385,7 @@ as.data.frame.spectra <- function(x, row.names = NULL, optional = FALSE, ...) {
 
 #' @export
 summary.spectra <- function(object, ...) {
+  check_whole(object, "object")
   catalogue <- as.data.frame(object)
   structure(list(n = length(object), instrument = object$instrument, z = catalogue$z, sn = catalogue$sn,
                  masked = catalogue$masked, norm = catalogue$norm, meta = names(object$meta),

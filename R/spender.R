@@ -281,6 +281,34 @@ check_spectra <- function(x, name = "x") {
     abort("invalid", "`", name, "` must be spectra, as made by spectra(), read_sdss() or simulate_spectra(); it is ",
           describe(x), ".")
   }
+  check_whole(x, name)
+}
+
+# An object whose fields were changed by hand may not be one any more.
+check_whole <- function(x, name = "x") {
+  n <- length(x$z)
+  width <- length(x$instrument$wave)
+  for (field in c("flux", "ivar")) {
+    if (!is.matrix(x[[field]]) || !is.double(x[[field]]) || !identical(dim(x[[field]]), c(n, width))) {
+      abort("invalid", "`", name, "$", field, "` must be a matrix of numbers with a row for each of the ", n, " redshifts and a column for each of the ",
+            width, " pixels; it is ", describe_shape(x[[field]]), ". Choose spectra by `x[rows]`, which keeps all fields together.")
+    }
+  }
+  for (field in c("z", "norm", "id")) {
+    if (length(x[[field]]) != n || !(if (field == "id") is.character else is.numeric)(x[[field]])) {
+      abort("invalid", "`", name, "$", field, "` must have an element for each of the ", n, " redshifts; it is ", describe_shape(x[[field]]),
+            ". Choose spectra by `x[rows]`, which keeps all fields together.")
+    }
+  }
+  if (!is.data.frame(x$meta) || nrow(x$meta) != n) {
+    abort("invalid", "`", name, "$meta` must be a data frame with a row for each of the ", n, " redshifts; it is ", describe_shape(x$meta), ".")
+  }
+}
+
+describe_shape <- function(x) {
+  if (is.null(x)) return("missing")
+  if (length(dim(x)) == 2) return(paste(if (is.data.frame(x)) "a data frame" else paste("a", typeof(x), "matrix"), "of", paste(dim(x), collapse = " by ")))
+  paste("a", class(x)[1], "of length", length(x))
 }
 
 # Spectra in memory or in files

@@ -53,12 +53,12 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
   const size_t map = length * network.n_feature;
   const int wanted = gradient != R_NilValue;
   const struct r_device device = r_device(options);
-  r_check_matrix(flux, "flux", n_observed);
-  r_check_matrix(ivar, "ivar", n_observed);
-  if (wanted) r_check_matrix(gradient, "gradient", n_rest);
-  if ((size_t)Rf_nrows(flux) != n || (size_t)Rf_nrows(ivar) != n || (wanted && (size_t)Rf_nrows(gradient) != n) ||
-      (size_t)Rf_xlength(wave_observed) != n_observed || (size_t)Rf_xlength(wave_rest) != n_rest)
-    Rf_error("internal: spectra, grids and gradient do not fit together");
+  r_check_numbers(z, "z", n);
+  r_check_matrix(flux, "flux", n, n_observed);
+  r_check_matrix(ivar, "ivar", n, n_observed);
+  if (wanted) r_check_matrix(gradient, "gradient", n, n_rest);
+  if ((size_t)Rf_xlength(wave_observed) != n_observed || (size_t)Rf_xlength(wave_rest) != n_rest)
+    Rf_error("internal: the grids do not have the architecture's sizes");
   const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
   SEXP out = PROTECT(r_list_new(2, names));
   SET_VECTOR_ELT(out, 0, new_array(n, length, network.n_feature));

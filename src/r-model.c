@@ -20,6 +20,7 @@
 
 float *r_float_vector(SEXP x) {
   const R_xlen_t n = Rf_xlength(x);
+  if (!Rf_isReal(x)) Rf_error("internal: a vector of doubles is wanted");
   const double *from = REAL(x);
   float *to = (float *)R_alloc((size_t)n, sizeof *to);
   for (R_xlen_t i = 0; i < n; i++) to[i] = (float)from[i];
@@ -31,9 +32,15 @@ void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t widt
     for (size_t i = 0; i < n; i++) to[i * width + m] = (float)matrix[m * n_rows + from + i];
 }
 
-void r_check_matrix(SEXP x, const char *name, size_t n_columns) {
-  if (!Rf_isReal(x) || !Rf_isMatrix(x) || (size_t)Rf_ncols(x) != n_columns)
-    Rf_error("internal: '%s' must be a double matrix with %zu columns", name, n_columns);
+void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns) {
+  if (!Rf_isReal(x) || !Rf_isMatrix(x))
+    Rf_error("internal: '%s' must be a matrix of doubles, %zu by %zu", name, n_rows, n_columns);
+  if ((size_t)Rf_nrows(x) != n_rows || (size_t)Rf_ncols(x) != n_columns)
+    Rf_error("internal: '%s' must be %zu by %zu, not %d by %d", name, n_rows, n_columns, Rf_nrows(x), Rf_ncols(x));
+}
+
+void r_check_numbers(SEXP x, const char *name, size_t n) {
+  if (!Rf_isReal(x) || (size_t)Rf_xlength(x) != n) Rf_error("internal: '%s' must be a vector of %zu doubles", name, n);
 }
 
 /* ---- sessions: a backend and a model that R's garbage collector frees ---- */
@@ -176,6 +183,7 @@ SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed) {
 
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf) {
   const R_xlen_t n = Rf_xlength(z);
+  r_check_numbers(z, "z", (size_t)n);
   const size_t n_observed = (size_t)Rf_xlength(wave_observed), n_rest = (size_t)Rf_xlength(wave_rest);
   const float *observed = r_float_vector(wave_observed), *rest = r_float_vector(wave_rest);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, 2));
@@ -230,11 +238,12 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   const size_t n_latent = network.architecture.n_latent, capacity = (size_t)r_list_real(options, "batch_size");
   const int encode = latent == R_NilValue;
   const struct r_device device = r_device(options);
+  r_check_numbers(z, "z", n);
   if (encode) {
-    r_check_matrix(flux, "flux", n_observed);
-    r_check_matrix(ivar, "ivar", n_observed);
+    r_check_matrix(flux, "flux", n, n_observed);
+    r_check_matrix(ivar, "ivar", n, n_observed);
   } else {
-    r_check_matrix(latent, "latent", n_latent);
+    r_check_matrix(latent, "latent", n, n_latent);
   }
   if ((size_t)Rf_xlength(wave_observed) != n_observed || (size_t)Rf_xlength(wave_rest) != n_rest)
     Rf_error("internal: the grids do not have the architecture's sizes");

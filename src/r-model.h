@@ -42,6 +42,8 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
 float *r_float_vector(SEXP x);
 /* rows from ... from + n - 1 of a column-major matrix, row by row */
 void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t width, size_t from, size_t n);
-void r_check_matrix(SEXP x, const char *name, size_t n_columns);
+/* Raises an R error unless x is a matrix of doubles of this shape, or a vector of this many. Called before anything is taken. */
+void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns);
+void r_check_numbers(SEXP x, const char *name, size_t n);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "core/sdss.h"
 #include "r-entries.h"
+#include "r-model.h"
 #include "r-spectra.h"
 #include "r-threads.h"
 #include "r-util.h"
@@ -24,12 +25,15 @@ static struct workspace *new_spaces(int n, size_t n_observed) {
 }
 
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
-  size_t n = (size_t)Rf_nrows(flux);
+  size_t n = (size_t)Rf_xlength(z);
   int threads = r_team_size(r_list_get(recipe, "threads"), n);
   static const char *const names[] = {"flux", "ivar", "norm", "found", "negative"};
   SEXP result = PROTECT(r_list_new(5, names));
   struct spd_preparation preparation = r_preparation(recipe);
   size_t n_observed = preparation.n_observed;
+  r_check_numbers(z, "z", n);
+  r_check_matrix(flux, "flux", n, n_observed);
+  r_check_matrix(ivar, "ivar", n, n_observed);
   SEXP flux_out = Rf_allocMatrix(REALSXP, (int)n, (int)n_observed);
   SET_VECTOR_ELT(result, 0, flux_out);
   SEXP ivar_out = Rf_allocMatrix(REALSXP, (int)n, (int)n_observed);
@@ -65,6 +69,8 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
 /* Per row: median of flux sqrt(ivar) over the valid pixels (NaN without one), and how many are valid. */
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
   size_t n = (size_t)Rf_nrows(flux), n_observed = (size_t)Rf_ncols(flux);
+  r_check_matrix(flux, "flux", n, n_observed);
+  r_check_matrix(ivar, "ivar", n, n_observed);
   int threads = r_team_size(threads_wanted, n);
   static const char *const names[] = {"sn", "valid"};
   SEXP result = PROTECT(r_list_new(2, names));

@@ -72,8 +72,8 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
   const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
   if (flux != R_NilValue) {
-    r_check_matrix(flux, "flux", width);
-    r_check_matrix(ivar, "ivar", width);
+    r_check_matrix(flux, "flux", n, width);
+    r_check_matrix(ivar, "ivar", n, width);
   }
   const size_t n_flux = flux != R_NilValue ? (size_t)Rf_nrows(flux) : (size_t)Rf_xlength(rows);
   const size_t n_ivar = flux != R_NilValue ? (size_t)Rf_nrows(ivar) : n_flux;

@@ -125,19 +125,19 @@ spd_status spd_catalogue_find(int *number, size_t *width, struct spd_catalogue *
 
 spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *c, int number, uint64_t first, size_t n,
                                  struct spd_error *error) {
-  int status = 0;
+  int status = 0, any_null; /* CFITSIO writes it wherever it looks for nulls */
   double null = NAN;
-  fits_read_col(c->file, TDOUBLE, number, (LONGLONG)first + 1, 1, (LONGLONG)n, &null, values, NULL, &status);
+  fits_read_col(c->file, TDOUBLE, number, (LONGLONG)first + 1, 1, (LONGLONG)n, &null, values, &any_null, &status);
   return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
 }
 
 spd_status spd_catalogue_texts(char *texts, size_t width, struct spd_catalogue *c, int number, uint64_t first, size_t n,
                                struct spd_error *error) {
-  int status = 0;
+  int status = 0, any_null;
   for (size_t i = 0; i < n && !status; i++) { /* one at a time: CFITSIO wants a pointer for each */
     char *text = texts + i * (width + 1), *list[1] = {text};
     text[0] = '\0';
-    fits_read_col(c->file, TSTRING, number, (LONGLONG)first + (LONGLONG)i + 1, 1, 1, NULL, list, NULL, &status);
+    fits_read_col(c->file, TSTRING, number, (LONGLONG)first + (LONGLONG)i + 1, 1, 1, NULL, list, &any_null, &status);
     for (char *p = text; *p; p++)
       if (*p < ' ' || *p > '~') *p = '?';
     for (size_t k = strlen(text); k > 0 && text[k - 1] == ' ';) text[--k] = '\0';

@@ -229,11 +229,12 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
   fits_get_rowsize(reader->file, &chunk, &status);
   if (chunk < 1) chunk = 1;
   for (long i = 0; i < n && !status; i += chunk) {
+    int any_null; /* CFITSIO writes it wherever it looks for nulls */
     long count = n - i < chunk ? n - i : chunk;
-    fits_read_col(reader->file, TFLOAT, flux, i + 1, 1, count, NULL, pixels->flux + i, NULL, &status);
-    fits_read_col(reader->file, TFLOAT, loglam, i + 1, 1, count, NULL, pixels->loglam + i, NULL, &status);
-    fits_read_col(reader->file, TFLOAT, ivar, i + 1, 1, count, NULL, pixels->ivar + i, NULL, &status);
-    fits_read_col(reader->file, TINT, and_mask, i + 1, 1, count, NULL, pixels->and_mask + i, NULL, &status);
+    fits_read_col(reader->file, TFLOAT, flux, i + 1, 1, count, NULL, pixels->flux + i, &any_null, &status);
+    fits_read_col(reader->file, TFLOAT, loglam, i + 1, 1, count, NULL, pixels->loglam + i, &any_null, &status);
+    fits_read_col(reader->file, TFLOAT, ivar, i + 1, 1, count, NULL, pixels->ivar + i, &any_null, &status);
+    fits_read_col(reader->file, TINT, and_mask, i + 1, 1, count, NULL, pixels->and_mask + i, &any_null, &status);
   }
   if (status) return fail_fits(reader, "its pixels", status);
   pixels->n = (size_t)n;
@@ -241,27 +242,27 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
 }
 
 static spd_status read_real(double *value, const struct table *table, const char *name, int required) {
-  int column, status = 0;
+  int column, any_null, status = 0;
   *value = NAN;
   SPD_TRY(find_column(&column, table, name, KIND_REAL, required));
-  if (column) fits_read_col(table->reader->file, TDOUBLE, column, 1, 1, 1, NULL, value, NULL, &status);
+  if (column) fits_read_col(table->reader->file, TDOUBLE, column, 1, 1, 1, NULL, value, &any_null, &status);
   return status ? fail_fits(table->reader, name, status) : SPD_STATUS_OK;
 }
 
 static spd_status read_integer(int *value, const struct table *table, const char *name) {
-  int column, status = 0;
+  int column, any_null, status = 0;
   *value = SPD_SDSS_UNKNOWN;
   SPD_TRY(find_column(&column, table, name, KIND_INTEGER, 0));
-  if (column) fits_read_col(table->reader->file, TINT, column, 1, 1, 1, NULL, value, NULL, &status);
+  if (column) fits_read_col(table->reader->file, TINT, column, 1, 1, 1, NULL, value, &any_null, &status);
   return status ? fail_fits(table->reader, name, status) : SPD_STATUS_OK;
 }
 
 static spd_status read_text(char *value, const struct table *table, const char *name) {
-  int column, status = 0;
+  int column, any_null, status = 0;
   char *values[1] = {value};
   value[0] = '\0';
   SPD_TRY(find_column(&column, table, name, KIND_TEXT, 0));
-  if (column) fits_read_col(table->reader->file, TSTRING, column, 1, 1, 1, NULL, values, NULL, &status);
+  if (column) fits_read_col(table->reader->file, TSTRING, column, 1, 1, 1, NULL, values, &any_null, &status);
   if (status) return fail_fits(table->reader, name, status);
   size_t n = strlen(value);
   while (n && value[n - 1] == ' ') value[--n] = '\0';

@@ -13,6 +13,7 @@ test_that("without these all cores of this process are taken", {
   withr::local_options(spender.threads = NULL)
   expect_equal(devices()$threads, devices()$cores)
   skip_if(Sys.which("taskset") == "", "taskset is not here")
+  withr::local_envvar(OMP_NUM_THREADS = NA)
   code <- "cat(spender::devices()$cores)"
   out <- system2("taskset", c("-c", "0", file.path(R.home("bin"), "Rscript"), "-e", shQuote(code)), stdout = TRUE)
   expect_equal(out, "1")

@@ -85,3 +85,22 @@ test_that("a survey is cut without being read", {
   expect_s3_class(chosen, "survey")
   expect_identical(as_spectra(chosen)$id, "a")
 })
+
+test_that("a NaN in a catalogue is a missing value, which fails its cut", {
+  skip_without_cfitsio()
+  n <- 12
+  z_err <- rep(1e-5, n)
+  z_err[5] <- NaN
+  columns <- list(
+    PLATE = list(type = "J", values = rep(266, n)), MJD = list(type = "J", values = rep(51602, n)), FIBERID = list(type = "J", values = seq_len(n)),
+    CLASS = list(type = "6A", values = rep("GALAXY", n)), Z = list(type = "E", values = seq_len(n) / 100), Z_ERR = list(type = "E", values = z_err),
+    ZWARNING = list(type = "J", values = rep(0, n)), RA = list(type = "D", values = c(NaN, rep(Inf, n - 1)))
+  )
+  path <- withr::local_tempfile(fileext = ".fits")
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(columns)), path)
+  catalogue <- read_catalogue(path, c("z_err", "ra", "z"))
+  expect_equal(is.na(catalogue$z_err), seq_len(n) == 5)
+  expect_true(all(is.na(catalogue$ra))) # an infinity is as little known
+  expect_message(chosen <- select_galaxies(path), "11 of 12")
+  expect_equal(nrow(chosen), 11)
+})

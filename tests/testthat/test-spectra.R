@@ -290,3 +290,36 @@ test_that("plots draw, also what cannot be normalised", {
   expect_message(plot(x[0]), "No spectra")
   expect_error(plot(x, 9), class = "spender_error_invalid")
 })
+
+test_that("an object whose fields were changed by hand is refused with both sizes, whatever is asked of it", {
+  x <- small_spectra(6)
+  fit <- small_fit(x, epochs = 1)
+  edits <- list(
+    ivar = function(y) { y$ivar <- y$ivar[1:3, ]; y }, flux = function(y) { y$flux <- y$flux[1:3, ]; y },
+    pixels = function(y) { y$ivar <- y$ivar[, -1]; y }, z = function(y) { y$z <- y$z[1:3]; y },
+    norm = function(y) { y$norm <- y$norm[1:3]; y }, id = function(y) { y$id <- y$id[1:3]; y },
+    missing = function(y) { y$ivar <- NULL; y }, frame = function(y) { y$ivar <- as.data.frame(y$ivar); y },
+    integers = function(y) { storage.mode(y$flux) <- "integer"; y }, meta = function(y) { y$meta <- y$meta[1:3, , drop = FALSE]; y }
+  )
+  for (edit in edits) {
+    y <- edit(x)
+    expect_error(predict(fit, y, "loss"), "must (be|have)", class = "spender_error_invalid")
+    expect_error(small_fit(y, epochs = 1), "must (be|have)", class = "spender_error_invalid")
+    expect_error(attention(fit, y), "must (be|have)", class = "spender_error_invalid")
+    expect_error(print(y), "must (be|have)", class = "spender_error_invalid")
+    expect_error(y[1:2], "must (be|have)", class = "spender_error_invalid")
+  }
+  expect_error(predict(fit, edits$ivar(x), "loss"), "6 redshifts.*3 by 251")
+})
+
+test_that("entries in C look at the shapes that they are given", {
+  x <- small_spectra(6)
+  fit <- small_fit(x, epochs = 1)
+  device <- choose_device("cpu", "fp32", 1)
+  run <- function(...) run_network(fit, "loss", device, 4, ...)
+  expect_error(run(flux = x$flux, ivar = x$ivar[1:3, ], z = x$z), "'ivar' must be 6 by 251, not 3 by 251")
+  expect_error(run(flux = x$flux[, -1], ivar = x$ivar, z = x$z), "'flux' must be 6 by 251, not 6 by 250")
+  expect_error(run(flux = x$flux, ivar = x$ivar, z = as.character(x$z)), "'z' must be a vector of 6 doubles")
+  expect_error(run(flux = as.vector(x$flux), ivar = x$ivar, z = x$z), "'flux' must be a matrix of doubles")
+  expect_error(.Call(ffi_spectra_quality, x$flux, x$ivar[1:3, ], 1L), "'ivar' must be 6 by 251")
+})
