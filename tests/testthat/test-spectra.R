@@ -319,7 +319,7 @@ test_that("entries in C look at the shapes that they are given", {
   run <- function(...) run_network(fit, "loss", device, 4, ...)
   expect_error(run(flux = x$flux, ivar = x$ivar[1:3, ], z = x$z), "'ivar' must be 6 by 251, not 3 by 251")
   expect_error(run(flux = x$flux[, -1], ivar = x$ivar, z = x$z), "'flux' must be 6 by 251, not 6 by 250")
-  expect_error(run(flux = x$flux, ivar = x$ivar, z = as.character(x$z)), "'z' must be a vector of 6 doubles")
+  expect_error(run(flux = x$flux, ivar = x$ivar, z = x$z[1:3]), "'flux' must be 3 by 251, not 6 by 251")
   expect_error(run(flux = as.vector(x$flux), ivar = x$ivar, z = x$z), "'flux' must be a matrix of doubles")
   expect_error(.Call(ffi_spectra_quality, x$flux, x$ivar[1:3, ], 1L), "'ivar' must be 6 by 251")
 })
