@@ -8,7 +8,8 @@
 #include <string.h>
 #if defined(__linux__)
 #include <sched.h>
-#elif defined(__unix__) || defined(__APPLE__)
+#endif
+#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
 
@@ -59,7 +60,8 @@ static long smallest_quota(void) {
 
 int spd_cores(void) {
   cpu_set_t mask;
-  long cores = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
+  /* a machine of more processors than the mask holds makes the call fail: then all that are online */
+  long cores = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : sysconf(_SC_NPROCESSORS_ONLN);
   const long quota = smallest_quota();
   if (quota > 0 && quota < cores) cores = quota;
   return cores < 1 ? 1 : (int)cores;

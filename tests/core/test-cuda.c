@@ -116,7 +116,11 @@ static void test_networks(void) {
   test_little_shared(1);
   test_network("wide, little shared memory", a, 3, 4, SPD_MODEL_GRADIENT);
   test_little_shared(0);
+#ifdef __SANITIZE_ADDRESS__
+  check_skip("full size", "sanitizers take minutes for it; the same test runs without them");
+#else
   test_network("full size", paper_architecture(), 3, 3, SPD_MODEL_GRADIENT);
+#endif
 }
 
 /* ---- the same bits ---- */
@@ -171,7 +175,7 @@ enum { SEEDS = 3, STEPS = 200 };
 #endif
 
 /* In every precision a training ends as near to the fp32 training of the same seed as fp32 trainings of other seeds do. */
-static void test_ends(void) {
+CHECK_UNUSED static void test_ends(void) {
   struct spd_architecture a = small_architecture();
   struct spd_network net;
   unsigned char is_training[SMALL_ROWS];
@@ -361,7 +365,9 @@ int main(void) {
   test_device();
   test_networks();
   test_bits();
+#ifndef __SANITIZE_ADDRESS__
   test_ends();
+#endif
   test_failures();
   test_fork();
   return check_end();

@@ -83,11 +83,28 @@ static void test_rows(const struct cpu_kernels *kernels, size_t n, size_t in, si
   float *y = noises(n * out), *v = noises(n * out), *dx = noises(n * in), *alone = noises(out), *dalone = noises(in);
   size_t other = 0, other_gradient = 0;
   d.w = w, d.b = b, d.beta = beta, d.gamma = gamma, d.x = x, d.y = y, d.v = v, d.dx = dx;
+  float *dw[2] = {noises(out * in), noises(out * in)};
+  d.dw = dw[0];
   d.dy = check_alloc((n * out + 1) * sizeof *dy);
   memcpy(d.dy, dy, n * out * sizeof *dy);
   MUST(three->ops->dense_forward(three, &d, n, error));
   MUST(three->ops->dense_backward(three, &d, n, error));
   float *dv = d.dy;
+  d.dw = dw[1], d.dy = check_alloc((n * out + 1) * sizeof *dy); /* the same with one thread */
+  memcpy(d.dy, dy, n * out * sizeof *dy);
+  MUST(one->ops->dense_backward(one, &d, n, error));
+  CHECK(memcmp(dw[0], dw[1], out * in * sizeof **dw) == 0, "%s, %zu to %zu: the weights' gradient depends on the threads", kernels->name, in,
+        out);
+  double worst = 0;
+  for (size_t o = 0; o < out; o++)
+    for (size_t i = 0; i < in; i++) {
+      double sum = 0;
+      for (size_t row = 0; row < n; row++) sum += (double)dv[row * out + o] * (double)x[row * in + i];
+      if (!(fabs(sum - (double)dw[0][o * in + i]) <= worst)) worst = fabs(sum - (double)dw[0][o * in + i]);
+    }
+  CHECK(worst <= allowed(n, OWN), "%s, %zu to %zu: the weights' gradient is %.3g off", kernels->name, in, out, worst);
+  free(d.dy), free(dw[0]), free(dw[1]);
+  d.dw = NULL;
   for (size_t i = 0; i < n; i++) {
     d.x = x + i * in, d.y = alone, d.v = check_alloc((out + 1) * sizeof *alone), d.dx = dalone;
     d.dy = check_alloc((out + 1) * sizeof *dy);

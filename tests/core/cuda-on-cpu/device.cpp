@@ -327,7 +327,8 @@ struct fiber {
   char *stack;
   bool started;
   enum { RUNNING, AT_BARRIER, AT_EXCHANGE, FINISHED } state;
-  char sent[8]; /* to the other threads of the warp */
+  char sent[2][8]; /* to the other threads of the warp, in turns */
+  int turn;
   dim3 place;
   void *fake_stack;
 };
@@ -367,16 +368,16 @@ static size_t number_of(const fiber *f) {
   return f->place.x + (size_t)blockDim.x * (f->place.y + (size_t)blockDim.y * f->place.z);
 }
 
-/* All threads send, then all receive: the second wait keeps what was sent until everybody has it. */
+/* All threads send, wait, and receive. What was sent stays until the exchange after the next: nobody is two ahead of another. */
 void device_exchange(void *received, const void *sent, size_t bytes, int lane_mask) {
   fiber *const me = current;
-  if (bytes > sizeof me->sent) abort();
-  memcpy(me->sent, sent, bytes);
+  const int turn = me->turn;
+  if (bytes > sizeof me->sent[0]) abort();
+  memcpy(me->sent[turn], sent, bytes);
+  me->turn = 1 - turn;
   me->state = fiber::AT_EXCHANGE;
   to_scheduler();
-  memcpy(received, fibers[number_of(me) ^ (size_t)lane_mask].sent, bytes);
-  me->state = fiber::AT_EXCHANGE;
-  to_scheduler();
+  memcpy(received, fibers[number_of(me) ^ (size_t)lane_mask].sent[turn], bytes);
 }
 
 static void run_threads() {
@@ -444,6 +445,7 @@ void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::func
     device_shared = memory.data();
     for (size_t i = 0; i < n; i++) {
       fibers[i].state = fiber::RUNNING;
+      fibers[i].turn = 0;
       fibers[i].place = dim3((unsigned)(i % threads.x), (unsigned)(i / threads.x % threads.y), 0);
     }
     unsigned long round = b;
