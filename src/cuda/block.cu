@@ -7,7 +7,7 @@
  * cache if it is small enough, as does the output that the norm reads next. */
 #include "cuda/cuda.h"
 
-/* Bytes of a group's input. Measured on an H100 (50 MB of cache), bench/results. */
+/* Bytes of a group's input: half of the second-level cache of an H100 (50 MB) or H200 (60 MB); measured, bench/results. */
 #ifndef CUDA_GROUP_BYTES
 #define CUDA_GROUP_BYTES ((size_t)26 << 20)
 #endif
