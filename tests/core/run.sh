@@ -15,7 +15,7 @@
 # Prints what fails, one summary per program, and in the end the sum: "N passed, N failed, N skipped".
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-export LC_ALL=C
+export LC_ALL=C OMP_WAIT_POLICY=passive # some tests take more threads than there are cores: spinning ones would keep the others waiting
 quick=no gpu=no
 case ${1:-} in
   --quick) quick=yes ;;
