@@ -9,6 +9,8 @@
  *          "stages N"   the same; answers "stage seconds" for each stage, one line
  *          end          answers "peak MB" and ends
  *   bench peak THREADS             GFLOP/s of OpenBLAS, each thread with a matrix product of its own
+ *   bench products                 GFLOP/s of one thread: multiply-adds in registers, then our products for the widest linear layer of 64
+ *                                  spectra and its two gradients, packing included
  *   bench kernels                  the instruction set that was chosen
  */
 #include <stdio.h>
@@ -111,8 +113,17 @@ static void print_stages(double total) {
 extern void openblas_set_num_threads(int);
 #endif
 
+enum { SQUARE = 1024 };
+
+static void multiply_squares(const void *context, size_t i, int thread) {
+  (void)thread;
+  const size_t n = SQUARE;
+  float *a = *(float *const *)context + i * 3 * n * n;
+  cpu_gemm(0, 0, n, n, n, a, n, a + n * n, n, 0, a + 2 * n * n, n);
+}
+
 static void print_peak(int threads) {
-  const size_t n = 1024;
+  const size_t n = SQUARE;
   double best = 0;
   struct spd_backend *backend;
   TRY(spd_cpu_create(&backend, threads, error));
@@ -122,17 +133,100 @@ static void print_peak(int threads) {
   float *m = floats((size_t)threads * 3 * n * n);
   for (int round = 0; round < 12; round++) {
     const double start = now();
-    CPU_PARALLEL(backend, (size_t)threads)
-    for (int i = 0; i < threads; i++) {
-      float *a = m + (size_t)i * 3 * n * n;
-      cpu_gemm(0, 0, n, n, n, a, n, a + n * n, n, 0, a + 2 * n * n, n);
-    }
+    cpu_parallel(backend, (size_t)threads, multiply_squares, &m);
     const double speed = 2e-9 * (double)threads * (double)(n * n * n) / (now() - start);
     if (speed > best) best = speed;
   }
   printf("%.1f\n", best);
   free(m);
   backend->ops->destroy(backend);
+}
+
+/* Sums in registers, as many as hide the latency of a multiply-add; the loop's bounds are all that the compiler cannot know. */
+#define SUMS 12
+#define FMA_LOOP(name, lanes, attributes)                                                    \
+  typedef float name##_vec __attribute__((vector_size(4 * lanes)));                          \
+  attributes static double name(const float *x, long steps) {                                \
+    name##_vec a = {0}, b = {0}, sum[SUMS];                                                  \
+    for (int i = 0; i < lanes; i++) a[i] = x[i], b[i] = x[lanes + i];                        \
+    for (int j = 0; j < SUMS; j++) sum[j] = a + (float)j;                                    \
+    for (long k = 0; k < steps; k++) {                                                       \
+      _Pragma("GCC unroll 12") for (int j = 0; j < SUMS; j++) sum[j] = sum[j] * b + a;       \
+    }                                                                                        \
+    double total = 0;                                                                        \
+    for (int j = 0; j < SUMS; j++) total += sum[j][0];                                       \
+    return total;                                                                            \
+  }
+#if defined(__x86_64__)
+FMA_LOOP(fma_avx512, 16, __attribute__((target("avx512f,fma"))))
+FMA_LOOP(fma_avx2, 8, __attribute__((target("avx2,fma"))))
+#endif
+FMA_LOOP(fma_baseline, 4, )
+
+static double best_of(int rounds, double operations, void (*run)(void *), void *context) {
+  double best = 0;
+  for (int i = 0; i < rounds; i++) {
+    const double start = now();
+    run(context);
+    const double speed = 1e-9 * operations / (now() - start);
+    if (speed > best) best = speed;
+  }
+  return best;
+}
+
+enum { FMA_STEPS = 4000000 };
+static float fma_numbers[32];
+static volatile double sink;
+static void run_fma(void *kernels) {
+  const char *name = ((const struct cpu_kernels *)kernels)->name;
+#if defined(__x86_64__)
+  if (strcmp(name, "avx512") == 0) sink = fma_avx512(fma_numbers, FMA_STEPS);
+  else if (strcmp(name, "avx2") == 0) sink = fma_avx2(fma_numbers, FMA_STEPS);
+  else
+#endif
+    sink = fma_baseline(fma_numbers, name[0] ? FMA_STEPS : 0);
+}
+
+static float *backend_floats(struct spd_backend *backend, size_t count) {
+  void *memory;
+  TRY(backend->ops->alloc(backend, &memory, count * sizeof(float), error));
+  return memory;
+}
+
+struct layer {
+  struct spd_backend *backend;
+  int which;
+  float *x, *w, *y;
+};
+enum { LAYER_ROWS = 64, LAYER_IN = 1024, LAYER_OUT = 5881 };
+
+static void run_layer(void *context) {
+  const struct layer *l = context;
+  if (l->which == 0) /* units by spectra: weights as they are */
+    cpu_multiply(l->backend, l->y, LAYER_ROWS, 0, LAYER_OUT, LAYER_ROWS, LAYER_IN, l->w, LAYER_IN, 1, l->x, 1, LAYER_IN);
+  else if (l->which == 1) /* dw = dy' x */
+    cpu_multiply(l->backend, l->w, LAYER_IN, 0, LAYER_OUT, LAYER_IN, LAYER_ROWS, l->y, 1, LAYER_OUT, l->x, LAYER_IN, 1);
+  else /* dx = dy w */
+    cpu_multiply(l->backend, l->x, LAYER_IN, 0, LAYER_ROWS, LAYER_IN, LAYER_OUT, l->y, LAYER_OUT, 1, l->w, LAYER_IN, 1);
+}
+
+static void print_products(void) {
+  const struct cpu_kernels *kernels = cpu_kernels_available(0);
+  const char *const names[] = {"forward", "weights' gradient", "input's gradient"};
+  struct layer l = {NULL, 0, NULL, NULL, NULL};
+  TRY(spd_cpu_create(&l.backend, 1, error));
+  l.x = backend_floats(l.backend, LAYER_ROWS * LAYER_IN), l.w = backend_floats(l.backend, (size_t)LAYER_IN * LAYER_OUT);
+  l.y = backend_floats(l.backend, LAYER_ROWS * LAYER_OUT);
+  for (int i = 0; i < 32; i++) fma_numbers[i] = 0.5f;
+  const double lanes = (double)kernels->lanes, peak = best_of(15, 2.0 * SUMS * lanes * FMA_STEPS, run_fma, (void *)kernels);
+  printf("%s: multiply-adds in registers %.1f", kernels->name, peak);
+  for (l.which = 0; l.which < 3; l.which++) {
+    const double speed = best_of(15, 2.0 * LAYER_ROWS * LAYER_IN * LAYER_OUT, run_layer, &l);
+    printf(", %s %.1f (%.0f %%)", names[l.which], speed, 100 * speed / peak);
+  }
+  printf("\n");
+  l.backend->ops->free(l.backend, l.x), l.backend->ops->free(l.backend, l.w), l.backend->ops->free(l.backend, l.y);
+  l.backend->ops->destroy(l.backend);
 }
 
 typedef enum { ENCODE, RECONSTRUCT, TRAIN } mode;
@@ -154,6 +248,7 @@ static void *backend_copy(struct spd_backend *backend, const void *from, size_t 
 
 int main(int argc, char **argv) {
   if (argc == 3 && strcmp(argv[1], "peak") == 0) return print_peak(atoi(argv[2])), 0;
+  if (argc == 2 && strcmp(argv[1], "products") == 0) return print_products(), 0;
   if (argc == 2 && strcmp(argv[1], "kernels") == 0) return puts(cpu_kernels_available(0)->name) < 0;
   const char *const modes[] = {"encode", "reconstruct", "train"};
   int what = 0;

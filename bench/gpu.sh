@@ -21,13 +21,13 @@ build() {
   command -v "$nvcc" > /dev/null 2>&1 || { echo "no $nvcc" >&2; return 1; }
   mkdir -p build/gpu-bench
   for source in src/core/*.c src/cpu/*.c bench/bench.c; do
-    echo "${CC:-gcc} -std=gnu99 -O2 -fno-trapping-math -fno-math-errno -fopenmp -DSPD_HAVE_OPENMP -Isrc -c -o build/gpu-bench/$(echo "$source" | tr / -).o $source"
+    echo "${CC:-gcc} -std=gnu99 -O2 -fno-trapping-math -fno-math-errno -pthread -fopenmp-simd -DSPD_HAVE_OPENMP_SIMD -Isrc -c -o build/gpu-bench/$(echo "$source" | tr / -).o $source"
   done > build/gpu-bench/commands
   for source in src/cuda/*.cu; do
     echo "$nvcc -std=c++14 -O2 -arch=native -Isrc -c -o build/gpu-bench/$(echo "$source" | tr / -).o $source"
   done >> build/gpu-bench/commands
   xargs -P "$(nproc)" -I{} sh -c '{}' < build/gpu-bench/commands &&
-    "$nvcc" -o build/gpu-bench/bench build/gpu-bench/*.o -lcublas -Xcompiler -fopenmp -lm
+    "$nvcc" -o build/gpu-bench/bench build/gpu-bench/*.o -lcublas -lpthread -lm
 }
 [ -n "${BENCH:-}" ] || build || exit 1
 echo end | "$bench" train cuda:fp32 1 > /dev/null || exit 1 # says what is missing

@@ -1,6 +1,7 @@
 /* Registration of the .Call entries; nothing else. */
 #include <R_ext/Rdynload.h>
 
+#include "core/threads.h"
 #include "r-entries.h"
 #include "r-util.h"
 
@@ -44,6 +45,12 @@ static const R_CallMethodDef entries[] = {
     {"ffi_uniforms", (DL_FUNC)&ffi_uniforms, 4},
     {NULL, NULL, 0},
 };
+
+/* R calls this where the library is unloaded (library.dynam.unload). */
+void R_unload_spender(DllInfo *dll) {
+  (void)dll;
+  spd_threads_stop();
+}
 
 void R_init_spender(DllInfo *dll) {
   R_registerRoutines(dll, NULL, entries, NULL, NULL);

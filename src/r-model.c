@@ -4,10 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#ifdef SPD_HAVE_OPENMP
-#include <omp.h>
-#endif
-
 #include "core/model.h"
 #include "core/rng.h"
 #include "core/scalar.h"
@@ -106,25 +102,20 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
 /* ---- entries ---- */
 
 SEXP ffi_build_info(void) {
-  static const char *const names[] = {"openmp", "cblas", "cfitsio", "cuda", "cores", "instructions"};
-  SEXP list = PROTECT(r_list_new(6, names));
-  int openmp = FALSE, cblas = FALSE, cfitsio = FALSE, cores = 1;
-#ifdef SPD_HAVE_OPENMP
-  openmp = TRUE;
-  cores = spd_cores();
-#endif
+  static const char *const names[] = {"cblas", "cfitsio", "cuda", "cores", "instructions"};
+  SEXP list = PROTECT(r_list_new(5, names));
+  int cblas = FALSE, cfitsio = FALSE;
 #ifdef SPD_HAVE_CBLAS
   cblas = TRUE;
 #endif
 #ifdef SPD_HAVE_CFITSIO
   cfitsio = TRUE;
 #endif
-  SET_VECTOR_ELT(list, 0, Rf_ScalarLogical(openmp));
-  SET_VECTOR_ELT(list, 1, Rf_ScalarLogical(cblas));
-  SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(cfitsio));
-  SET_VECTOR_ELT(list, 3, Rf_ScalarLogical(spd_cuda_built()));
-  SET_VECTOR_ELT(list, 4, Rf_ScalarInteger(cores));
-  SET_VECTOR_ELT(list, 5, Rf_mkString(spd_cpu_instructions()));
+  SET_VECTOR_ELT(list, 0, Rf_ScalarLogical(cblas));
+  SET_VECTOR_ELT(list, 1, Rf_ScalarLogical(cfitsio));
+  SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(spd_cuda_built()));
+  SET_VECTOR_ELT(list, 3, Rf_ScalarInteger(spd_cores()));
+  SET_VECTOR_ELT(list, 4, Rf_mkString(spd_cpu_instructions()));
   UNPROTECT(1);
   return list;
 }

@@ -2,13 +2,14 @@
 #include <string.h>
 
 #include "core/sdss.h"
+#include "core/threads.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-spectra.h"
-#include "r-threads.h"
 #include "r-util.h"
 
-struct workspace { /* one per thread */
+/* One per thread */
+struct workspace {
   struct spd_sdss_pixels pixels;
   double *flux, *ivar; /* (R_BLOCK, M) */
   double *work;        /* (M) */
@@ -22,6 +23,37 @@ static struct workspace *new_spaces(int n, size_t n_observed) {
     spaces[i].work = (double *)R_alloc(n_observed, sizeof(double));
   }
   return spaces;
+}
+
+/* Blocks of rows of R's matrices; results that are not wanted are NULL. */
+struct blocks {
+  struct workspace *spaces;
+  size_t n, n_observed;
+  const double *flux, *ivar, *z;
+  double *flux_to, *ivar_to, *norm, *sn;
+  int *found, *negative, *valid;
+  const struct spd_preparation *preparation;
+};
+
+/* The rows of a block, in the thread's workspace; returns how many. */
+static size_t take_block(struct workspace *space, const struct blocks *b, size_t first) {
+  const size_t count = b->n - first < R_BLOCK ? b->n - first : R_BLOCK;
+  r_columns_to_rows(space->flux, b->flux, b->n, b->n_observed, first, count);
+  r_columns_to_rows(space->ivar, b->ivar, b->n, b->n_observed, first, count);
+  return count;
+}
+
+static void prepare_block(const void *context, size_t block, int thread) {
+  const struct blocks *b = context;
+  struct workspace *space = &b->spaces[thread];
+  const size_t first = block * R_BLOCK, count = take_block(space, b, first);
+  for (size_t i = 0; i < count; i++) {
+    double *y = space->flux + i * b->n_observed, *w = space->ivar + i * b->n_observed;
+    b->negative[first + i] = (int)spd_prepare_clean(y, w, b->n_observed);
+    b->found[first + i] = spd_prepare_normalize(&b->norm[first + i], y, w, space->work, b->z[first + i], b->preparation);
+  }
+  r_rows_to_columns(b->flux_to, space->flux, b->n, b->n_observed, first, count);
+  r_rows_to_columns(b->ivar_to, space->ivar, b->n, b->n_observed, first, count);
 }
 
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
@@ -41,29 +73,30 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
   SET_VECTOR_ELT(result, 2, Rf_allocVector(REALSXP, (R_xlen_t)n));
   SET_VECTOR_ELT(result, 3, Rf_allocVector(INTSXP, (R_xlen_t)n));
   SET_VECTOR_ELT(result, 4, Rf_allocVector(INTSXP, (R_xlen_t)n));
-  double *norm = REAL(VECTOR_ELT(result, 2)), *flux_to = REAL(flux_out), *ivar_to = REAL(ivar_out);
-  int *found = INTEGER(VECTOR_ELT(result, 3)), *negative = INTEGER(VECTOR_ELT(result, 4));
-  const double *flux_from = REAL(flux), *ivar_from = REAL(ivar), *redshift = REAL(z);
-  struct workspace *spaces = new_spaces(threads, n_observed);
-
-#ifdef SPD_HAVE_OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-#endif
-  for (size_t first = 0; first < n; first += R_BLOCK) {
-    struct workspace *space = &spaces[r_thread_number()];
-    size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
-    r_columns_to_rows(space->flux, flux_from, n, n_observed, first, count);
-    r_columns_to_rows(space->ivar, ivar_from, n, n_observed, first, count);
-    for (size_t i = 0; i < count; i++) {
-      double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed;
-      negative[first + i] = (int)spd_prepare_clean(y, w, n_observed);
-      found[first + i] = spd_prepare_normalize(&norm[first + i], y, w, space->work, redshift[first + i], &preparation);
-    }
-    r_rows_to_columns(flux_to, space->flux, n, n_observed, first, count);
-    r_rows_to_columns(ivar_to, space->ivar, n, n_observed, first, count);
-  }
+  const struct blocks blocks = {.spaces = new_spaces(threads, n_observed),
+                                .n = n,
+                                .n_observed = n_observed,
+                                .flux = REAL(flux),
+                                .ivar = REAL(ivar),
+                                .z = REAL(z),
+                                .flux_to = REAL(flux_out),
+                                .ivar_to = REAL(ivar_out),
+                                .norm = REAL(VECTOR_ELT(result, 2)),
+                                .found = INTEGER(VECTOR_ELT(result, 3)),
+                                .negative = INTEGER(VECTOR_ELT(result, 4)),
+                                .preparation = &preparation};
+  spd_parallel(threads, (n + R_BLOCK - 1) / R_BLOCK, prepare_block, &blocks);
   UNPROTECT(1);
   return result;
+}
+
+static void measure_block(const void *context, size_t block, int thread) {
+  const struct blocks *b = context;
+  struct workspace *space = &b->spaces[thread];
+  const size_t first = block * R_BLOCK, count = take_block(space, b, first);
+  for (size_t i = 0; i < count; i++)
+    b->valid[first + i] = (int)spd_prepare_sn(&b->sn[first + i], space->flux + i * b->n_observed, space->ivar + i * b->n_observed,
+                                              space->work, b->n_observed);
 }
 
 /* Per row: median of flux sqrt(ivar) over the valid pixels (NaN without one), and how many are valid. */
@@ -76,24 +109,14 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
   SEXP result = PROTECT(r_list_new(2, names));
   SET_VECTOR_ELT(result, 0, Rf_allocVector(REALSXP, (R_xlen_t)n));
   SET_VECTOR_ELT(result, 1, Rf_allocVector(INTSXP, (R_xlen_t)n));
-  double *sn = REAL(VECTOR_ELT(result, 0));
-  int *valid = INTEGER(VECTOR_ELT(result, 1));
-  const double *flux_from = REAL(flux), *ivar_from = REAL(ivar);
-  struct workspace *spaces = new_spaces(threads, n_observed);
-
-#ifdef SPD_HAVE_OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-#endif
-  for (size_t first = 0; first < n; first += R_BLOCK) {
-    struct workspace *space = &spaces[r_thread_number()];
-    size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
-    r_columns_to_rows(space->flux, flux_from, n, n_observed, first, count);
-    r_columns_to_rows(space->ivar, ivar_from, n, n_observed, first, count);
-    for (size_t i = 0; i < count; i++) {
-      const double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed;
-      valid[first + i] = (int)spd_prepare_sn(&sn[first + i], y, w, space->work, n_observed);
-    }
-  }
+  const struct blocks blocks = {.spaces = new_spaces(threads, n_observed),
+                                .n = n,
+                                .n_observed = n_observed,
+                                .flux = REAL(flux),
+                                .ivar = REAL(ivar),
+                                .sn = REAL(VECTOR_ELT(result, 0)),
+                                .valid = INTEGER(VECTOR_ELT(result, 1))};
+  spd_parallel(threads, (n + R_BLOCK - 1) / R_BLOCK, measure_block, &blocks);
   UNPROTECT(1);
   return result;
 }
@@ -163,6 +186,27 @@ static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
     SET_STRING_ELT(VECTOR_ELT(result, i), row, ok || j == PROBLEM ? text_or_na(texts[j]) : NA_STRING);
 }
 
+/* Files from start to stop - 1, of which the first has outcome 0 */
+struct reading {
+  struct workspace *spaces;
+  struct outcome *outcomes;
+  const char **files;
+  double *flux, *ivar;
+  size_t n, start, stop;
+  struct spd_log_grid grid;
+  const struct spd_preparation *preparation;
+};
+
+static void read_block(const void *context, size_t block, int thread) {
+  const struct reading *r = context;
+  struct workspace *space = &r->spaces[thread];
+  const size_t first = r->start + block * R_BLOCK, count = r->stop - first < R_BLOCK ? r->stop - first : R_BLOCK;
+  for (size_t i = 0; i < count; i++)
+    read_one(&r->outcomes[first - r->start + i], space, i, r->files[first - r->start + i], r->grid, r->preparation);
+  r_rows_to_columns(r->flux, space->flux, r->n, r->grid.size, first, count);
+  r_rows_to_columns(r->ivar, space->ivar, r->n, r->grid.size, first, count);
+}
+
 /* tick(done) is called on the main thread between chunks. All memory is R's, so an interrupt there leaks nothing. */
 SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
   size_t n = (size_t)Rf_xlength(paths);
@@ -177,10 +221,16 @@ SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
                    : i < 2 + N_REAL             ? Rf_allocVector(REALSXP, (R_xlen_t)n)
                    : i < 2 + N_REAL + N_INTEGER ? Rf_allocVector(INTSXP, (R_xlen_t)n)
                                                 : Rf_allocVector(STRSXP, (R_xlen_t)n));
-  double *flux = REAL(VECTOR_ELT(result, 0)), *ivar = REAL(VECTOR_ELT(result, 1));
-  struct workspace *spaces = new_spaces(threads, grid.size);
   struct outcome *outcomes = (struct outcome *)R_alloc(R_CHUNK, sizeof *outcomes);
   const char **files = (const char **)R_alloc(R_CHUNK, sizeof *files);
+  struct reading reading = {.spaces = new_spaces(threads, grid.size),
+                            .outcomes = outcomes,
+                            .files = files,
+                            .flux = REAL(VECTOR_ELT(result, 0)),
+                            .ivar = REAL(VECTOR_ELT(result, 1)),
+                            .n = n,
+                            .grid = grid,
+                            .preparation = &preparation};
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
 
@@ -188,17 +238,8 @@ SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
     size_t stop = n - start < R_CHUNK ? n : start + R_CHUNK;
     for (size_t i = start; i < stop; i++) files[i - start] = Rf_translateChar(STRING_ELT(paths, (R_xlen_t)i));
 
-#ifdef SPD_HAVE_OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-#endif
-    for (size_t first = start; first < stop; first += R_BLOCK) {
-      struct workspace *space = &spaces[r_thread_number()];
-      size_t count = stop - first < R_BLOCK ? stop - first : R_BLOCK;
-      for (size_t i = 0; i < count; i++)
-        read_one(&outcomes[first - start + i], space, i, files[first - start + i], grid, &preparation);
-      r_rows_to_columns(flux, space->flux, n, grid.size, first, count);
-      r_rows_to_columns(ivar, space->ivar, n, grid.size, first, count);
-    }
+    reading.start = start, reading.stop = stop;
+    spd_parallel(threads, (stop - start + R_BLOCK - 1) / R_BLOCK, read_block, &reading);
 
     for (size_t i = start; i < stop; i++) {
       const struct outcome *outcome = &outcomes[i - start];

@@ -1,9 +1,9 @@
 /* .Call entries of simulated spectra. */
 #include "core/rng.h"
 #include "core/simulate.h"
+#include "core/threads.h"
 #include "r-entries.h"
 #include "r-spectra.h"
-#include "r-threads.h"
 #include "r-util.h"
 
 /* (n, k): row i is that of number first + i in a sample of any size with this seed. */
@@ -62,16 +62,55 @@ struct workspace {             /* one per thread */
   double *mix, *lines; /* of one object */
 };
 
+/* Objects from start to stop - 1, in blocks */
+struct making {
+  const struct spd_simulation *s;
+  const struct spd_preparation *preparation;
+  struct workspace *spaces;
+  size_t n, start, stop;
+  uint64_t offset; /* number of object 0 in the sample */
+  const double *z, *mix, *ebv, *lines, *line_sigma, *sn, *brightness, *contrast;
+  double *flux, *ivar, *truth, *rest, *norm; /* rest: NULL where nobody keeps it */
+  int *found;
+  spd_status *statuses; /* of the blocks */
+  struct spd_error *errors;
+};
+
+static void make_block(const void *context, size_t block, int thread) {
+  const struct making *k = context;
+  const struct spd_simulation *s = k->s;
+  struct workspace *space = &k->spaces[thread];
+  const size_t n = k->n, n_observed = s->n_observed, first = k->start + block * R_BLOCK;
+  const size_t count = k->stop - first < R_BLOCK ? k->stop - first : R_BLOCK;
+  k->statuses[block] = SPD_STATUS_OK;
+  for (size_t i = 0; i < count; i++) {
+    const size_t row = first + i;
+    for (size_t c = 0; c < s->n_components; c++) space->mix[c] = k->mix[c * n + row];
+    for (size_t l = 0; l < s->n_lines; l++) space->lines[l] = k->lines[l * n + row];
+    const struct spd_object object = {k->z[row],          space->mix,       k->ebv[row], space->lines,   k->line_sigma[row],
+                                      k->brightness[row], k->contrast[row], k->sn[row],  k->offset + row};
+    double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed, *t = space->truth + i * n_observed;
+    double *x = k->rest ? space->rest + i * s->n_rest : NULL;
+    k->statuses[block] = spd_simulate(t, y, w, x, &object, s, space->work, &k->errors[block]);
+    if (k->statuses[block] != SPD_STATUS_OK) return;
+    spd_prepare_clean(y, w, n_observed);
+    k->found[row] = spd_prepare_normalize(&k->norm[row], y, w, space->work, k->z[row], k->preparation);
+    const double unit = k->found[row] == SPD_NORM_FOUND ? k->norm[row] : 1.0;
+    for (size_t m = 0; m < n_observed; m++) t[m] /= unit;
+    for (size_t r = 0; x && r < s->n_rest; r++) x[r] /= unit;
+  }
+  r_rows_to_columns(k->flux, space->flux, n, n_observed, first, count);
+  r_rows_to_columns(k->ivar, space->ivar, n, n_observed, first, count);
+  r_rows_to_columns(k->truth, space->truth, n, n_observed, first, count);
+  if (k->rest) r_rows_to_columns(k->rest, space->rest, n, s->n_rest, first, count);
+}
+
 /* objects: a list whose names are the fields of spd_object, n of each; first_row: the number of row 0 in the sample. recipe: as
  * for ffi_prepare_spectra. Returns flux, ivar, norm, found as that does, and truth and rest in the units of flux. */
 SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe) {
   struct spd_simulation s = simulation_from(shared);
   struct spd_preparation preparation = r_preparation(recipe);
-  const double *z = reals(objects, "z"), *mix = reals(objects, "mix"), *ebv = reals(objects, "ebv");
-  const double *lines = reals(objects, "lines"), *line_sigma = reals(objects, "line_sigma"), *sn = reals(objects, "sn");
-  const double *brightness = reals(objects, "brightness"), *contrast = reals(objects, "contrast");
   size_t n = (size_t)Rf_xlength(r_list_get(objects, "z")), n_observed = s.n_observed;
-  uint64_t offset = (uint64_t)Rf_asReal(first_row);
   int with_rest = Rf_asLogical(keep_rest), threads = r_team_size(r_list_get(recipe, "threads"), n);
 
   static const char *const names[] = {"flux", "ivar", "truth", "rest", "norm", "found"};
@@ -80,9 +119,6 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
   if (with_rest) SET_VECTOR_ELT(result, 3, Rf_allocMatrix(REALSXP, (int)n, (int)s.n_rest));
   SET_VECTOR_ELT(result, 4, Rf_allocVector(REALSXP, (R_xlen_t)n));
   SET_VECTOR_ELT(result, 5, Rf_allocVector(INTSXP, (R_xlen_t)n));
-  double *flux = REAL(VECTOR_ELT(result, 0)), *ivar = REAL(VECTOR_ELT(result, 1)), *truth = REAL(VECTOR_ELT(result, 2));
-  double *rest = with_rest ? REAL(VECTOR_ELT(result, 3)) : NULL, *norm = REAL(VECTOR_ELT(result, 4));
-  int *found = INTEGER(VECTOR_ELT(result, 5));
 
   struct workspace *spaces = (struct workspace *)R_alloc((size_t)threads, sizeof *spaces);
   for (int i = 0; i < threads; i++) {
@@ -94,44 +130,37 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
     spaces[i].mix = (double *)R_alloc(s.n_components + s.n_lines, sizeof(double));
     spaces[i].lines = spaces[i].mix + s.n_components;
   }
-  spd_status *statuses = (spd_status *)R_alloc(R_CHUNK / R_BLOCK, sizeof *statuses);
-  struct spd_error *errors = (struct spd_error *)R_alloc(R_CHUNK / R_BLOCK, sizeof *errors);
+  struct making making = {.s = &s,
+                          .preparation = &preparation,
+                          .spaces = spaces,
+                          .n = n,
+                          .offset = (uint64_t)Rf_asReal(first_row),
+                          .z = reals(objects, "z"),
+                          .mix = reals(objects, "mix"),
+                          .ebv = reals(objects, "ebv"),
+                          .lines = reals(objects, "lines"),
+                          .line_sigma = reals(objects, "line_sigma"),
+                          .sn = reals(objects, "sn"),
+                          .brightness = reals(objects, "brightness"),
+                          .contrast = reals(objects, "contrast"),
+                          .flux = REAL(VECTOR_ELT(result, 0)),
+                          .ivar = REAL(VECTOR_ELT(result, 1)),
+                          .truth = REAL(VECTOR_ELT(result, 2)),
+                          .rest = with_rest ? REAL(VECTOR_ELT(result, 3)) : NULL,
+                          .norm = REAL(VECTOR_ELT(result, 4)),
+                          .found = INTEGER(VECTOR_ELT(result, 5)),
+                          .statuses = (spd_status *)R_alloc(R_CHUNK / R_BLOCK, sizeof(spd_status)),
+                          .errors = (struct spd_error *)R_alloc(R_CHUNK / R_BLOCK, sizeof(struct spd_error))};
   spd_status status = SPD_STATUS_OK;
   struct spd_error error = {""};
 
   for (size_t start = 0; start < n && status == SPD_STATUS_OK; start += R_CHUNK) {
     size_t stop = n - start < R_CHUNK ? n : start + R_CHUNK;
-#ifdef SPD_HAVE_OPENMP
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-#endif
-    for (size_t first = start; first < stop; first += R_BLOCK) {
-      struct workspace *space = &spaces[r_thread_number()];
-      size_t count = stop - first < R_BLOCK ? stop - first : R_BLOCK, block = (first - start) / R_BLOCK;
-      statuses[block] = SPD_STATUS_OK;
-      for (size_t i = 0; i < count && statuses[block] == SPD_STATUS_OK; i++) {
-        size_t row = first + i;
-        for (size_t c = 0; c < s.n_components; c++) space->mix[c] = mix[c * n + row];
-        for (size_t l = 0; l < s.n_lines; l++) space->lines[l] = lines[l * n + row];
-        struct spd_object object = {z[row],          space->mix,    ebv[row], space->lines, line_sigma[row],
-                                    brightness[row], contrast[row], sn[row],  offset + row};
-        double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed, *t = space->truth + i * n_observed;
-        double *x = with_rest ? space->rest + i * s.n_rest : NULL;
-        statuses[block] = spd_simulate(t, y, w, x, &object, &s, space->work, &errors[block]);
-        if (statuses[block] != SPD_STATUS_OK) break;
-        spd_prepare_clean(y, w, n_observed);
-        found[row] = spd_prepare_normalize(&norm[row], y, w, space->work, z[row], &preparation);
-        double unit = found[row] == SPD_NORM_FOUND ? norm[row] : 1.0;
-        for (size_t m = 0; m < n_observed; m++) t[m] /= unit;
-        for (size_t r = 0; with_rest && r < s.n_rest; r++) x[r] /= unit;
-      }
-      r_rows_to_columns(flux, space->flux, n, n_observed, first, count);
-      r_rows_to_columns(ivar, space->ivar, n, n_observed, first, count);
-      r_rows_to_columns(truth, space->truth, n, n_observed, first, count);
-      if (with_rest) r_rows_to_columns(rest, space->rest, n, s.n_rest, first, count);
-    }
+    making.start = start, making.stop = stop;
+    spd_parallel(threads, (stop - start + R_BLOCK - 1) / R_BLOCK, make_block, &making);
     for (size_t block = 0; block * R_BLOCK < stop - start && status == SPD_STATUS_OK; block++) {
-      status = statuses[block];
-      error = errors[block];
+      status = making.statuses[block];
+      error = making.errors[block];
     }
     R_CheckUserInterrupt();
   }

@@ -1,10 +1,13 @@
 #include "r-spectra.h"
 
-#include "r-threads.h"
+#include <math.h>
+
+#include "core/threads.h"
 
 int r_team_size(SEXP wanted, size_t n) {
-  size_t n_blocks = (n + R_BLOCK - 1) / R_BLOCK, threads = (size_t)r_threads(wanted);
-  return (int)(threads < n_blocks ? threads : n_blocks > 0 ? n_blocks : 1);
+  const double threads = Rf_isNumeric(wanted) && Rf_xlength(wanted) == 1 ? Rf_asReal(wanted) : NAN;
+  if (!(threads >= 1 && threads <= 4096)) Rf_error("internal: the number of threads must be between 1 and 4096");
+  return spd_threads((int)threads, (n + R_BLOCK - 1) / R_BLOCK);
 }
 
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t n_observed, size_t first, size_t count) {

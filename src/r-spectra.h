@@ -13,7 +13,7 @@ enum { R_BLOCK = 16, R_CHUNK = 1024 };
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t n_observed, size_t first, size_t count);
 void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t n_observed, size_t first, size_t count);
 
-/* Threads for n rows: no more than there are blocks. */
+/* Threads for n rows, no more than there are blocks; wanted: a number. */
 int r_team_size(SEXP wanted, size_t n);
 
 /* recipe: wave, sky (wavelengths of lines, may be empty), half_width, window, normalize, threads; R/spectra.R makes it. Its memory

@@ -3,7 +3,7 @@
 #define SPD_CORE_HOT_H
 
 #define SPD_PRAGMA(x) _Pragma(#x)
-#ifdef SPD_HAVE_OPENMP
+#ifdef SPD_HAVE_OPENMP_SIMD
 #define SPD_SIMD SPD_PRAGMA(omp simd)
 #define SPD_SIMD_SUM(variable) SPD_PRAGMA(omp simd reduction(+ : variable))
 #else

@@ -213,22 +213,39 @@ spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t c
   return SPD_STATUS_OK;
 }
 
+struct decoding {
+  float *flux, *ivar;
+  size_t n;
+  const struct buffer *buffer;
+  const struct spd_reader *r;
+  size_t *damaged; /* the first row that is, or n */
+};
+
+enum { DECODED = 4 /* rows of a piece */ };
+
+static void decode_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct decoding *d = context;
+  const struct spd_reader *r = d->r;
+  for (size_t i = piece * DECODED; i < (piece + 1) * DECODED && i < d->n; i++) {
+    const struct row *row = &d->buffer->rows[d->buffer->taken + i];
+    const unsigned char *raw = d->buffer->raw + row->slot * r->stride;
+    const struct spd_survey *survey = &r->surveys->files[row->file];
+    if (spd_survey_is_sound(raw, survey)) {
+      spd_survey_get_spectrum(d->flux + i * r->width, d->ivar + i * r->width, raw, survey);
+      continue;
+    }
+    size_t first = __atomic_load_n(d->damaged, __ATOMIC_RELAXED);
+    while (i < first && !__atomic_compare_exchange_n(d->damaged, &first, i, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) continue;
+  }
+}
+
 /* The next n of what is in the buffer. */
 static spd_status decode(float *flux, float *ivar, size_t n, const struct buffer *buffer, const struct spd_reader *r,
                          struct spd_error *error) {
-  size_t damaged = n; /* the first row that is */
-#ifdef SPD_HAVE_OPENMP
-#pragma omp parallel for schedule(static) num_threads(spd_threads(r->threads)) reduction(min : damaged)
-#endif
-  for (size_t i = 0; i < n; i++) {
-    const struct row *row = &buffer->rows[buffer->taken + i];
-    const unsigned char *raw = buffer->raw + row->slot * r->stride;
-    const struct spd_survey *survey = &r->surveys->files[row->file];
-    if (spd_survey_is_sound(raw, survey))
-      spd_survey_get_spectrum(flux + i * r->width, ivar + i * r->width, raw, survey);
-    else if (i < damaged)
-      damaged = i;
-  }
+  size_t damaged = n;
+  const struct decoding decoding = {flux, ivar, n, buffer, r, &damaged};
+  spd_parallel(r->threads, (n + DECODED - 1) / DECODED, decode_piece, &decoding);
   if (damaged == n) return SPD_STATUS_OK;
   const struct row *row = &buffer->rows[buffer->taken + damaged];
   return spd_survey_damaged(&r->surveys->files[row->file], row->number, error);

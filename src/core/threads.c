@@ -1,76 +1,154 @@
-#if !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* sched_getaffinity */
-#endif
+/* A pool of threads. Jobs are loops that have pieces left to begin; who has nothing to do joins one. */
 #include "core/threads.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__linux__)
-#include <sched.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
-
-#if defined(__GNUC__) && (defined(__unix__) || defined(__APPLE__))
 #include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
 
-static volatile int forked = 0;
-static void after_fork(void) { forked = 1; }
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(0, 0, after_fork); }
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
 #else
-enum { forked = 0 };
+#define RELAX() __asm__ volatile("" ::: "memory")
 #endif
 
-int spd_threads(int wanted) { return forked || wanted < 1 ? 1 : wanted; }
+/* Looks before going to sleep, some 20 to 50 microseconds: a stage is followed by the next one soon, and to be woken takes as long. */
+enum { LOOKS = 2000 };
 
-#if defined(__linux__)
-/* Cores' worth of time in a cpu.max ("quota period", or "max period" for no limit), rounded up; 0 where there is no such limit */
-static long quota_of(const char *path) {
-  long quota = 0, period = 0;
-  FILE *file = fopen(path, "r");
-  if (!file) return 0;
-  const int found = fscanf(file, "%ld %ld", &quota, &period);
-  fclose(file);
-  return found == 2 && quota > 0 && period > 0 ? (quota + period - 1) / period : 0;
+struct job {
+  spd_piece *work;
+  const void *context;
+  size_t pieces, next; /* next: the first that nobody has begun */
+  int wanted;          /* further threads that may join; also the number of the next one */
+  int helping;         /* threads that have joined and not left */
+  struct job *below;
+};
+
+struct worker {
+  pthread_t thread;
+  struct worker *next;
+};
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* of all that follows */
+static pthread_cond_t posted = PTHREAD_COND_INITIALIZER, left = PTHREAD_COND_INITIALIZER;
+static struct job *jobs; /* the newest first */
+static struct worker *workers;
+static int n_workers, stopping;
+static unsigned posts; /* counts jobs, for threads that look without the mutex */
+
+/* ---- forks: the child has a copy of this memory, and none of the threads ---- */
+
+static int forked;
+
+static void after_fork(void) {
+  forked = 1;
+  jobs = NULL, workers = NULL, n_workers = 0;
+  pthread_mutex_init(&mutex, NULL); /* whoever held it is not here */
+}
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
+
+int spd_threads(int wanted, size_t pieces) {
+  if (forked || wanted < 1) return 1;
+  return pieces < (size_t)wanted ? (int)(pieces ? pieces : 1) : wanted;
 }
 
-/* The smallest quota of this process's control group and those above it (version 2); 0 for none */
-static long smallest_quota(void) {
-  char group[512] = "", path[640];
-  long smallest = 0;
-  FILE *file = fopen("/proc/self/cgroup", "r");
-  if (!file) return 0;
-  for (char line[600]; fgets(line, sizeof line, file);)
-    if (strncmp(line, "0::", 3) == 0) {
-      line[strcspn(line, "\n")] = '\0';
-      snprintf(group, sizeof group, "%.500s", line + 3);
-    }
-  fclose(file);
+/* ---- the loop ---- */
+
+static void take_pieces(struct job *job, int thread) {
   for (;;) {
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", strcmp(group, "/") == 0 ? "" : group);
-    const long quota = quota_of(path);
-    if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
-    char *above = strrchr(group, '/');
-    if (!above) return smallest;
-    *above = '\0';
+    const size_t piece = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+    if (piece >= job->pieces) return;
+    job->work(job->context, piece, thread);
   }
 }
 
-int spd_cores(void) {
-  cpu_set_t mask;
-  /* a machine of more processors than the mask holds makes the call fail: then all that are online */
-  long cores = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : sysconf(_SC_NPROCESSORS_ONLN);
-  const long quota = smallest_quota();
-  if (quota > 0 && quota < cores) cores = quota;
-  return cores < 1 ? 1 : (int)cores;
+static struct job *job_with_room(void) {
+  struct job *job = jobs;
+  while (job && (job->wanted == 0 || __atomic_load_n(&job->next, __ATOMIC_RELAXED) >= job->pieces)) job = job->below;
+  return job;
 }
-#elif defined(__unix__) || defined(__APPLE__)
-int spd_cores(void) {
-  const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  return cores < 1 ? 1 : (int)cores;
+
+static void *work_until_stopped(void *nothing) {
+  pthread_mutex_lock(&mutex);
+  while (!stopping) {
+    struct job *job = job_with_room();
+    if (job) {
+      const int thread = job->wanted--;
+      __atomic_add_fetch(&job->helping, 1, __ATOMIC_RELAXED);
+      pthread_mutex_unlock(&mutex);
+      take_pieces(job, thread);
+      pthread_mutex_lock(&mutex);
+      if (__atomic_sub_fetch(&job->helping, 1, __ATOMIC_RELEASE) == 0) pthread_cond_broadcast(&left);
+      continue;
+    }
+    const unsigned seen = posts;
+    pthread_mutex_unlock(&mutex);
+    for (int look = 0; look < LOOKS && __atomic_load_n(&posts, __ATOMIC_RELAXED) == seen; look++) RELAX();
+    pthread_mutex_lock(&mutex);
+    if (posts == seen && !stopping) pthread_cond_wait(&posted, &mutex);
+  }
+  pthread_mutex_unlock(&mutex);
+  return nothing;
 }
-#else
-int spd_cores(void) { return 1; }
-#endif
+
+/* With the mutex. Signals are for the threads that R knows. */
+static void start_worker(void) {
+  struct worker *worker = malloc(sizeof *worker);
+  if (!worker) return;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int failed = pthread_create(&worker->thread, NULL, work_until_stopped, NULL);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (failed) {
+    free(worker);
+    return;
+  }
+  worker->next = workers;
+  workers = worker;
+  n_workers++;
+}
+
+void spd_parallel(int threads, size_t pieces, spd_piece *work, const void *context) {
+  const int helpers = spd_threads(threads, pieces) - 1;
+  if (helpers == 0) {
+    for (size_t piece = 0; piece < pieces; piece++) work(context, piece, 0);
+    return;
+  }
+  struct job job = {.work = work, .context = context, .pieces = pieces, .wanted = helpers};
+  pthread_mutex_lock(&mutex);
+  for (int missing = helpers - n_workers; missing > 0; missing--) start_worker();
+  job.below = jobs;
+  jobs = &job;
+  __atomic_add_fetch(&posts, 1, __ATOMIC_RELAXED);
+  pthread_mutex_unlock(&mutex);
+  if (helpers == 1)
+    pthread_cond_signal(&posted);
+  else
+    pthread_cond_broadcast(&posted);
+
+  take_pieces(&job, 0);
+
+  for (int look = 0; look < LOOKS && __atomic_load_n(&job.helping, __ATOMIC_ACQUIRE) > 0; look++) RELAX();
+  pthread_mutex_lock(&mutex);
+  struct job **place = &jobs;
+  while (*place != &job) place = &(*place)->below;
+  *place = job.below; /* nobody joins from here on */
+  while (job.helping > 0) pthread_cond_wait(&left, &mutex);
+  pthread_mutex_unlock(&mutex);
+}
+
+void spd_threads_stop(void) {
+  pthread_mutex_lock(&mutex);
+  struct worker *worker = workers;
+  workers = NULL, n_workers = 0, stopping = 1;
+  __atomic_add_fetch(&posts, 1, __ATOMIC_RELAXED);
+  pthread_cond_broadcast(&posted);
+  pthread_mutex_unlock(&mutex);
+  while (worker) {
+    struct worker *next = worker->next;
+    pthread_join(worker->thread, NULL);
+    free(worker);
+    worker = next;
+  }
+  stopping = 0;
+}

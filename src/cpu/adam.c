@@ -10,14 +10,26 @@ SPD_HOT static void update(float *restrict p, float *restrict m, float *restrict
                     o.correction2, o.lowest);
 }
 
+struct call {
+  float *parameters, *m, *v;
+  const float *gradient;
+  size_t count;
+  const struct spd_adam *options;
+};
+
+enum { PIECE = 1 << 16 };
+
+static void update_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct call *c = context;
+  const size_t from = piece * PIECE, size = c->count - from < PIECE ? c->count - from : PIECE;
+  update(c->parameters + from, c->m + from, c->v + from, c->gradient + from, size, c->options);
+}
+
 spd_status cpu_adam(struct spd_backend *backend, float *parameters, float *m, float *v, const float *gradient, size_t count,
                     const struct spd_adam *options, struct spd_error *error) {
   (void)error;
-  const size_t piece_size = (size_t)1 << 16, pieces = (count + piece_size - 1) / piece_size;
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t from = piece * piece_size, size = count - from < piece_size ? count - from : piece_size;
-    update(parameters + from, m + from, v + from, gradient + from, size, options);
-  }
+  const struct call call = {parameters, m, v, gradient, count, options};
+  cpu_parallel(backend, (count + PIECE - 1) / PIECE, update_piece, &call);
   return SPD_STATUS_OK;
 }

@@ -44,18 +44,23 @@ SPD_HOT static void forward(float *a, float *e, const float *v, const float *gat
   }
 }
 
+/* A piece is a block of channels of one spectrum. */
+static size_t blocks_of(const struct spd_attend *s) { return (s->channels + CHANNELS - 1) / CHANNELS; }
+
+static void forward_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct spd_attend *s = context;
+  const size_t channels = s->channels, i = piece / blocks_of(s), c0 = piece % blocks_of(s) * CHANNELS;
+  const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS, plane = i * s->length * channels + c0;
+  forward(s->attention + plane, s->feature + i * s->feature_stride + c0, spd_plane_floats(s->v) + 2 * i * s->length * channels + c0,
+          s->gate.at ? spd_plane_floats(s->gate) + plane : NULL, s->length, channels, width);
+}
+
 spd_status cpu_attend_forward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
   (void)error;
-  const size_t channels = s->channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
-    size_t plane = i * s->length * channels + c0;
-    forward(s->attention + plane, s->feature + i * s->feature_stride + c0, spd_plane_floats(s->v) + 2 * i * s->length * channels + c0,
-            s->gate.at ? spd_plane_floats(s->gate) + plane : NULL, s->length, channels, width);
-  }
-  if (s->feature_stride > channels)
-    for (size_t i = 0; i < n; i++) s->feature[i * s->feature_stride + channels] = s->z[i];
+  cpu_parallel(backend, n * blocks_of(s), forward_piece, s);
+  if (s->feature_stride > s->channels)
+    for (size_t i = 0; i < n; i++) s->feature[i * s->feature_stride + s->channels] = s->z[i];
   return SPD_STATUS_OK;
 }
 
@@ -86,16 +91,20 @@ SPD_HOT static void backward(float *dv, float *dgate, float *da, const float *de
   }
 }
 
+static void backward_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct spd_attend *s = context;
+  const size_t channels = s->channels, i = piece / blocks_of(s), c0 = piece % blocks_of(s) * CHANNELS;
+  const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
+  const size_t plane = i * s->length * channels + c0, row = i * s->feature_stride + c0;
+  backward(spd_plane_floats(s->dv) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->dgate) + plane : NULL,
+           s->dattention ? s->dattention + plane : NULL, s->dfeature + row, s->feature + row, s->attention + plane,
+           spd_plane_floats(s->v) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->gate) + plane : NULL,
+           s->length, channels, width);
+}
+
 spd_status cpu_attend_backward(struct spd_backend *backend, const struct spd_attend *s, size_t n, struct spd_error *error) {
   (void)error;
-  const size_t channels = s->channels, blocks = (channels + CHANNELS - 1) / CHANNELS, pieces = n * blocks;
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
-    size_t plane = i * s->length * channels + c0, row = i * s->feature_stride + c0;
-    backward(spd_plane_floats(s->dv) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->dgate) + plane : NULL,
-             s->dattention ? s->dattention + plane : NULL, s->dfeature + row, s->feature + row, s->attention + plane,
-             spd_plane_floats(s->v) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->gate) + plane : NULL, s->length, channels, width);
-  }
+  cpu_parallel(backend, n * blocks_of(s), backward_piece, s);
   return SPD_STATUS_OK;
 }

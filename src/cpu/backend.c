@@ -9,17 +9,7 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-#ifdef SPD_HAVE_OPENMP
-#include <omp.h>
-#endif
-#include "core/threads.h"
 #include "cpu/cpu.h"
-
-int cpu_threads(const struct spd_backend *backend, size_t pieces) {
-  const struct cpu_backend *cpu = (const struct cpu_backend *)backend;
-  int threads = spd_threads(cpu->threads);
-  return pieces < (size_t)threads ? (int)(pieces ? pieces : 1) : threads;
-}
 
 void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count) {
   for (size_t i = 0; i < count; i++) {
@@ -27,14 +17,6 @@ void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count) {
     for (size_t row = 0; row < n; row++) sum += (double)partial[row * count + i];
     out[i] = (float)sum;
   }
-}
-
-int cpu_thread(void) {
-#ifdef SPD_HAVE_OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
 }
 
 spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error) {
@@ -141,11 +123,24 @@ static spd_status cpu_narrow(struct spd_backend *backend, struct spd_plane y, co
   return cpu_copy(backend, y.at, x, count * sizeof *x, error);
 }
 
+struct gathering {
+  float *y;
+  const float *x;
+  const uint64_t *rows;
+  size_t width;
+};
+
+static void gather_row(const void *context, size_t i, int thread) {
+  (void)thread;
+  const struct gathering *g = context;
+  memcpy(g->y + i * g->width, g->x + g->rows[i] * g->width, g->width * sizeof *g->y);
+}
+
 static spd_status cpu_gather(struct spd_backend *backend, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
                              struct spd_error *error) {
   (void)error;
-  CPU_PARALLEL(backend, n)
-  for (size_t i = 0; i < n; i++) memcpy(y + i * width, x + rows[i] * width, width * sizeof *y);
+  const struct gathering gathering = {y, x, rows, width};
+  cpu_parallel(backend, n, gather_row, &gathering);
   return SPD_STATUS_OK;
 }
 

@@ -7,29 +7,43 @@ enum {
   TAPS_PER_PIECE = 192   /* rows of dw in one product */
 };
 
+struct call {
+  const struct spd_backend *backend;
+  float *y, *dw;
+  const float *x, *w, *dy;
+  const struct spd_rows *in;
+  size_t kernel, out, rows; /* rows: patches that start at one offset */
+};
+
+/* Patches of one offset */
+static void forward_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct call *c = context;
+  const size_t r = piece % c->kernel, from = piece / c->kernel * ROWS_PER_PIECE, channels = c->in->channels;
+  const size_t m = c->rows - from < ROWS_PER_PIECE ? c->rows - from : ROWS_PER_PIECE, row = r + from * c->kernel;
+  cpu_multiply(c->backend, c->y + (c->in->lead + row) * c->out, c->kernel * c->out, 0, m, c->out, c->kernel * channels,
+               c->x + row * channels, c->kernel * channels, 1, c->w, c->out, 1);
+}
+
 void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
               size_t kernel, size_t channels_out, size_t n) {
-  const size_t c = in->channels, rows = n * in->stride / kernel;
-  const size_t chunks = (rows + ROWS_PER_PIECE - 1) / ROWS_PER_PIECE, pieces = chunks * kernel;
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t r = piece % kernel, from = piece / kernel * ROWS_PER_PIECE;
-    size_t m = rows - from < ROWS_PER_PIECE ? rows - from : ROWS_PER_PIECE;
-    size_t row = r + from * kernel;
-    cpu_multiply(backend, y + (in->lead + row) * channels_out, kernel * channels_out, 0, m, channels_out, kernel * c, x + row * c,
-                 kernel * c, 1, w, channels_out, 1);
-  }
+  const struct call call = {backend, y, NULL, x, w, NULL, in, kernel, channels_out, n * in->stride / kernel};
+  cpu_parallel(backend, (call.rows + ROWS_PER_PIECE - 1) / ROWS_PER_PIECE * kernel, forward_piece, &call);
+}
+
+/* Rows of dw, summed over the offsets */
+static void gradient_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct call *c = context;
+  const size_t taps = c->kernel * c->in->channels, from = piece * TAPS_PER_PIECE;
+  const size_t m = taps - from < TAPS_PER_PIECE ? taps - from : TAPS_PER_PIECE;
+  for (size_t r = 0; r < c->kernel; r++)
+    cpu_multiply(c->backend, c->dw + from * c->out, c->out, r > 0, m, c->out, c->rows, c->x + r * c->in->channels + from, 1, taps,
+                 c->dy + (c->in->lead + r) * c->out, c->kernel * c->out, 1);
 }
 
 void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n) {
-  const size_t c = in->channels, rows = n * in->stride / kernel, taps = kernel * c;
-  const size_t pieces = (taps + TAPS_PER_PIECE - 1) / TAPS_PER_PIECE;
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t from = piece * TAPS_PER_PIECE, m = taps - from < TAPS_PER_PIECE ? taps - from : TAPS_PER_PIECE;
-    for (size_t r = 0; r < kernel; r++)
-      cpu_multiply(backend, dw + from * channels_out, channels_out, r > 0, m, channels_out, rows, x + r * c + from, 1, taps,
-                   dy + (in->lead + r) * channels_out, kernel * channels_out, 1);
-  }
+  const struct call call = {backend, NULL, dw, x, NULL, dy, in, kernel, channels_out, n * in->stride / kernel};
+  cpu_parallel(backend, (kernel * in->channels + TAPS_PER_PIECE - 1) / TAPS_PER_PIECE, gradient_piece, &call);
 }

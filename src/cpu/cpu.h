@@ -4,6 +4,7 @@
 
 #include "core/backend.h"
 #include "core/hot.h"
+#include "core/threads.h"
 #include "cpu/kernels.h"
 
 struct cpu_fourier;
@@ -19,13 +20,12 @@ struct cpu_backend {
   size_t arena_size;
 };
 
-/* Threads for a region of this many pieces. Pieces depend on the problem's shape alone, each is computed by one thread, and
- * what they leave is added in a fixed order: so the bits are the same for any number of threads. One thread after a fork(),
- * where the OpenMP runtime's threads no longer exist. */
-int cpu_threads(const struct spd_backend *backend, size_t pieces);
-
-/* The calling thread's number within a parallel region, from 0. */
-int cpu_thread(void);
+/* work(context, piece, thread) for each piece, on the backend's threads (core/threads.h). What a piece is may depend on the number
+ * of threads, what an element is summed from may not: each is summed by one piece, and what pieces leave is added in a fixed order. So
+ * the bits are the same for any number of threads. */
+static inline void cpu_parallel(const struct spd_backend *backend, size_t pieces, spd_piece *work, const void *context) {
+  spd_parallel(((const struct cpu_backend *)backend)->threads, pieces, work, context);
+}
 
 /* The arena, grown to at least this many floats; what it held before is lost. */
 spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error);
@@ -86,16 +86,6 @@ void cpu_fourier_free(struct spd_backend *backend);
 
 /* out (count) = sum over n rows of partial (n, count), in row order and in double. */
 void cpu_sum_rows(float *out, const float *partial, size_t n, size_t count);
-
-#ifdef SPD_HAVE_OPENMP
-#define CPU_PARALLEL(backend, pieces) SPD_PRAGMA(omp parallel for schedule(dynamic) num_threads(cpu_threads(backend, pieces)))
-/* The same where pieces take equally long and a thread's next piece should be its neighbour */
-#define CPU_PARALLEL_IN_RUNS(backend, pieces) \
-  SPD_PRAGMA(omp parallel for schedule(static) num_threads(cpu_threads(backend, pieces)))
-#else
-#define CPU_PARALLEL(backend, pieces) (void)(backend), (void)(pieces);
-#define CPU_PARALLEL_IN_RUNS(backend, pieces) (void)(backend), (void)(pieces);
-#endif
 
 spd_status cpu_stem_forward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
 spd_status cpu_stem_backward(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);

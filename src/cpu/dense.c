@@ -59,22 +59,35 @@ SPD_HOT static void turn(float *to, size_t stride, const float *from, size_t row
       for (size_t j = j0; j < columns && j < j0 + tile; j++) to[i * stride + j] = from[j * WIDEST + i];
 }
 
+struct call {
+  const struct spd_backend *backend;
+  const struct spd_dense *s;
+  size_t n;
+  const float *packed; /* the spectra */
+};
+
+/* Some units of all spectra */
+static void forward_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct call *c = context;
+  const struct spd_dense *s = c->s;
+  const size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
+  const size_t panel = cpu_kernels_of(c->backend)->panel;
+  float products[UNITS_PER_PIECE * WIDEST] __attribute__((aligned(64))); /* (units, spectra) */
+  for (size_t strip = 0; strip < pieces_of(c->n, panel); strip++) {
+    const size_t first = strip * panel, here = c->n - first < panel ? c->n - first : panel;
+    cpu_multiply_packed(c->backend, products, WIDEST, units, strip, c->n, s->in, s->w + from * s->in, s->in, 1, c->packed);
+    turn(s->v + first * s->out + from, s->out, products, here, units);
+  }
+  activate(s->y, s->v, s, c->n, from, units);
+}
+
 spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
-  const size_t pieces = pieces_of(s->out, UNITS_PER_PIECE), panel = cpu_kernels_of(backend)->panel, strips = pieces_of(n, panel);
   float *packed;
   SPD_TRY(cpu_arena(&packed, backend, cpu_pack_size(backend, n, s->in), error));
   cpu_pack(backend, packed, n, s->in, s->x, 1, s->in);
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
-    float products[UNITS_PER_PIECE * WIDEST] __attribute__((aligned(64))); /* (units, spectra) */
-    for (size_t strip = 0; strip < strips; strip++) {
-      const size_t first = strip * panel, here = n - first < panel ? n - first : panel;
-      cpu_multiply_packed(backend, products, WIDEST, units, strip, n, s->in, s->w + from * s->in, s->in, 1, packed);
-      turn(s->v + first * s->out + from, s->out, products, here, units);
-    }
-    activate(s->y, s->v, s, n, from, units);
-  }
+  const struct call call = {backend, s, n, packed};
+  cpu_parallel(backend, pieces_of(s->out, UNITS_PER_PIECE), forward_piece, &call);
   return SPD_STATUS_OK;
 }
 
@@ -123,28 +136,35 @@ SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
   if (s->dgamma) memcpy(s->dgamma + from, second, units * sizeof *second);
 }
 
+/* The weights' gradient of some units; dy becomes dv on the way. */
+static void weights_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct call *c = context;
+  const struct spd_dense *s = c->s;
+  const size_t from = piece * GRADIENT_UNITS, units = s->out - from < GRADIENT_UNITS ? s->out - from : GRADIENT_UNITS, n = c->n;
+  activation_backward(s, n, from, units);
+  if (!s->dw) return;
+  float dv[GRADIENT_ROWS * GRADIENT_UNITS]; /* the rows of the batch side by side: in dy they are pages apart */
+  for (size_t first = 0; first < n || first == 0; first += GRADIENT_ROWS) {
+    const size_t here = n - first < GRADIENT_ROWS ? n - first : GRADIENT_ROWS;
+    for (size_t i = 0; i < here; i++) memcpy(dv + i * units, s->dy + (first + i) * s->out + from, units * sizeof *dv);
+    cpu_multiply(c->backend, s->dw + from * s->in, s->in, first > 0, units, s->in, here, dv, 1, units, s->x + first * s->in, s->in, 1);
+  }
+}
+
+/* The gradient at some inputs */
+static void inputs_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct call *c = context;
+  const struct spd_dense *s = c->s;
+  const size_t from = piece * INPUTS_PER_PIECE, inputs = s->in - from < INPUTS_PER_PIECE ? s->in - from : INPUTS_PER_PIECE;
+  cpu_multiply(c->backend, s->dx + from, s->in, 0, c->n, inputs, s->out, s->dy, s->out, 1, s->w + from, s->in, 1);
+}
+
 spd_status cpu_dense_backward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
   (void)error;
-  size_t pieces = pieces_of(s->out, GRADIENT_UNITS);
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t from = piece * GRADIENT_UNITS, units = s->out - from < GRADIENT_UNITS ? s->out - from : GRADIENT_UNITS;
-    activation_backward(s, n, from, units);
-    if (!s->dw) continue;
-    float dv[GRADIENT_ROWS * GRADIENT_UNITS]; /* the rows of the batch side by side: in dy they are pages apart */
-    for (size_t first = 0; first < n || first == 0; first += GRADIENT_ROWS) {
-      const size_t here = n - first < GRADIENT_ROWS ? n - first : GRADIENT_ROWS;
-      for (size_t i = 0; i < here; i++) memcpy(dv + i * units, s->dy + (first + i) * s->out + from, units * sizeof *dv);
-      cpu_multiply(backend, s->dw + from * s->in, s->in, first > 0, units, s->in, here, dv, 1, units, s->x + first * s->in, s->in, 1);
-    }
-  }
-  if (s->dx) {
-    pieces = pieces_of(s->in, INPUTS_PER_PIECE);
-    CPU_PARALLEL(backend, pieces)
-    for (size_t piece = 0; piece < pieces; piece++) {
-      size_t from = piece * INPUTS_PER_PIECE, inputs = s->in - from < INPUTS_PER_PIECE ? s->in - from : INPUTS_PER_PIECE;
-      cpu_multiply(backend, s->dx + from, s->in, 0, n, inputs, s->out, s->dy, s->out, 1, s->w + from, s->in, 1);
-    }
-  }
+  const struct call call = {backend, s, n, NULL};
+  cpu_parallel(backend, pieces_of(s->out, GRADIENT_UNITS), weights_piece, &call);
+  if (s->dx) cpu_parallel(backend, pieces_of(s->in, INPUTS_PER_PIECE), inputs_piece, &call);
   return SPD_STATUS_OK;
 }

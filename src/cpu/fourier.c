@@ -38,7 +38,9 @@ enum {
   FLOATS_OF_PART = 200000, /* products of one block of columns; they should stay in the second-level cache */
   COLUMNS = CPU_CHANNELS,  /* channels that are worked on together; a multiple of every panel */
   ROWS = 128,              /* at most, of a piece where a spectrum is one tile */
-  SLICE = 64               /* channels of a slice of taps */
+  SLICE = 64,              /* channels of a slice of taps */
+  PACKED = 16,             /* channels whose taps are packed by one piece */
+  PLANES = 8               /* planes of a piece of the weight gradient: neighbours, as each fetches what the next one needs */
 };
 
 struct cpu_fourier {
@@ -63,7 +65,7 @@ static size_t planes_of(size_t tile) { return 3 * (tile / 2 - 1) + 2; }
 static void choose(const struct cpu_codelet **codelet, size_t *step, const struct cpu_kernels *kernels, size_t length,
                    size_t kernel, size_t in, size_t out, int always) {
   const double value = 30, batch = 64;
-  const double wide_in = (double)round_up(in, kernels->panel), wide_out = (double)round_up(out, kernels->panel);
+  const double wide_in = (double)round_up(in, kernels->lanes), wide_out = (double)round_up(out, kernels->lanes);
   double best = always > 0 ? HUGE_VAL : always < 0 ? 0 : (double)(length * kernel) * (double)(in * out);
   *codelet = NULL;
   for (const struct cpu_codelet *c = kernels->codelets; c->tile && kernel > 1; c++) {
@@ -117,8 +119,8 @@ static spd_status plan(struct cpu_fourier **out, struct spd_backend *backend, co
 
 /* ---- what one call works with ---- */
 
-/* Planes of rows: element (p, row, channel) is at[p * stride + row * pitch + channel], of `wide` channels, a multiple of the
- * panel. */
+/* Planes of rows: element (p, row, channel) is at[p * stride + row * pitch + channel], of `wide` channels, a multiple of
+ * a vector. */
 struct planes {
   float *at;
   size_t stride, pitch, wide;
@@ -133,7 +135,7 @@ struct work {
   struct planes in, out;  /* of rows: x; dy */
   struct planes products; /* of a piece, COLUMNS wide */
   struct planes packed; /* sums for dw: all of them where a spectrum is many tiles, else (SLICE, COLUMNS), as a slice of taps */
-  float *scratch;       /* what each thread has for itself */
+  float *scratch;       /* what each thread has for itself; in own_work(), the calling thread's */
   size_t scratch_size;  /* floats, of one thread */
 };
 
@@ -153,8 +155,10 @@ static struct planes shape(size_t rows, size_t wide) {
   return planes;
 }
 
-static size_t wide(const struct work *w, size_t channels) { return round_up(channels, w->kernels->panel); }
-static size_t packed_stride(const struct work *w, const struct direction *d) { return d->depth * wide(w, d->channels) + PAD; }
+static size_t wide(const struct work *w, size_t channels) { return round_up(channels, w->kernels->lanes); }
+static size_t packed_stride(const struct work *w, const struct direction *d) {
+  return d->depth * round_up(d->channels, w->kernels->panel) + PAD;
+}
 static size_t blocks_of(size_t channels) { return (channels + COLUMNS - 1) / COLUMNS; }
 
 static struct work start(struct spd_backend *backend, struct cpu_fourier *f, const struct cpu_convolution *c, size_t n) {
@@ -163,8 +167,13 @@ static struct work start(struct spd_backend *backend, struct cpu_fourier *f, con
   return w;
 }
 
-/* The calling thread's own memory: a block of rows and a piece of products; behind them room for planes or packed taps. */
-static float *own_rows(const struct work *w) { return w->scratch + (size_t)cpu_thread() * w->scratch_size; }
+/* A thread's own memory: a block of rows and a piece of products; behind them room for planes or packed taps. */
+static struct work own_work(const struct work *shared, int thread) {
+  struct work w = *shared;
+  w.scratch += (size_t)thread * w.scratch_size;
+  return w;
+}
+static float *own_rows(const struct work *w) { return w->scratch; }
 static float *own_products(const struct work *w) { return own_rows(w) + w->f->length * COLUMNS; }
 static float *own_rest(const struct work *w) { return own_products(w) + w->f->planes * w->products.stride; }
 
@@ -220,14 +229,30 @@ static void pack(const struct work *w, float *packed, size_t stride, size_t dept
                                                                 column, columns, first, n);
 }
 
+/* A loop over pieces: what all of them need */
+struct loop {
+  const struct work *w;
+  const struct direction *d;
+  const struct planes *planes;
+  const struct rows *rows;
+  float *packed;
+  size_t first, count, run; /* spectra; columns or planes of a piece */
+  int add;
+};
+
+static void pack_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct loop *loop = context;
+  const struct work *w = loop->w;
+  const struct direction *d = loop->d;
+  const size_t blocks = blocks_of(d->channels), first = piece / blocks * PACKED, column = piece % blocks * COLUMNS;
+  pack(w, loop->packed + column * d->depth + first * w->kernels->panel, d->packed_stride, d->depth, d->transposed, first,
+       smaller(d->depth - first, PACKED), column, smaller(wide(w, d->channels) - column, COLUMNS));
+}
+
 static void pack_all(const struct work *w, const struct direction *d, float *packed) {
-  const size_t blocks = blocks_of(d->channels), rows = 16, pieces = blocks * ((d->depth + rows - 1) / rows);
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t first = piece / blocks * rows, column = piece % blocks * COLUMNS;
-    pack(w, packed + column * d->depth + first * w->kernels->panel, d->packed_stride, d->depth, d->transposed, first,
-         smaller(d->depth - first, rows), column, smaller(wide(w, d->channels) - column, COLUMNS));
-  }
+  const struct loop loop = {.w = w, .d = d, .packed = packed};
+  cpu_parallel(w->backend, blocks_of(d->channels) * ((d->depth + PACKED - 1) / PACKED), pack_piece, &loop);
 }
 
 /* ---- many tiles a spectrum ---- */
@@ -257,21 +282,25 @@ static void multiply(const struct work *w, const struct direction *d, const stru
   }
 }
 
+static void forward_piece(const void *context, size_t piece, int thread) {
+  const struct loop *loop = context;
+  const struct work w = own_work(loop->w, thread);
+  const size_t blocks = blocks_of(loop->d->channels), runs = (blocks + loop->run - 1) / loop->run;
+  const size_t first = piece / runs * SPECTRA, count = smaller(w.n - first, SPECTRA), block = piece % runs * loop->run;
+  struct planes planes = w.in;
+  planes.at = own_rest(&w);
+  for (size_t i = 0; i < count; i++)
+    for (size_t c = 0; c < planes.wide; c += COLUMNS) analyse(&w, &planes, i * w.f->tiles, loop->rows, first + i, c);
+  multiply(&w, loop->d, &planes, 0, first, count, block, smaller(block + loop->run, blocks));
+}
+
 /* Few spectra are shared out by columns as well, and every thread makes their planes for itself. */
 static void forward_of_tiles(const struct work *w, const struct direction *d) {
   const struct rows x = rows_of_x(w);
   const size_t chunks = (w->n + SPECTRA - 1) / SPECTRA, blocks = blocks_of(d->channels);
   const size_t run = chunks >= w->threads ? blocks : (blocks * chunks + w->threads - 1) / w->threads;
-  const size_t runs = (blocks + run - 1) / run, pieces = chunks * runs;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t first = piece / runs * SPECTRA, count = smaller(w->n - first, SPECTRA), block = piece % runs * run;
-    struct planes planes = w->in;
-    planes.at = own_rest(w);
-    for (size_t i = 0; i < count; i++)
-      for (size_t c = 0; c < planes.wide; c += COLUMNS) analyse(w, &planes, i * w->f->tiles, &x, first + i, c);
-    multiply(w, d, &planes, 0, first, count, block, smaller(block + run, blocks));
-  }
+  const struct loop loop = {.w = w, .d = d, .rows = &x, .run = run};
+  cpu_parallel(w->backend, chunks * ((blocks + run - 1) / run), forward_piece, &loop);
 }
 
 /* The plane of G that plane p of X meets in the weight gradient: parts 2 and 3 change places. */
@@ -280,53 +309,71 @@ static size_t partner(const struct cpu_fourier *f, size_t p) {
   return p % 3 == 1 ? p + 1 : p - 1;
 }
 
-/* sums (planes, in, out) = or += those of `rows` rows */
-static void sum_weights(const struct work *w, size_t rows, int add) {
+/* sums (planes, in, out) = or += those of the rows of `count` spectra */
+static void weights_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct loop *loop = context;
+  const struct work *w = loop->w;
   const struct cpu_fourier *f = w->f;
   const struct planes *x = &w->in, *g = &w->out, *sums = &w->packed;
-  CPU_PARALLEL_IN_RUNS(w->backend, f->planes)
-  for (size_t p = 0; p < f->planes; p++) {
-    const struct cpu_ahead ahead[] = {{x->at + (p + 1) * x->stride, rows * x->pitch},
-                                      {g->at + partner(f, p + 1) * g->stride, rows * g->pitch},
-                                      {sums->at + (p + 1) * sums->stride, add ? sums->stride : 0},
-                                      {NULL, 0}};
+  const size_t rows = loop->count * f->tiles;
+  const int add = loop->add;
+  for (size_t p = piece * PLANES; p < smaller((piece + 1) * PLANES, f->planes); p++) {
+    const struct cpu_ahead ahead[] = {{x->at + (p + 1) * x->stride, rows * x->pitch, 1, 0},
+                                      {g->at + partner(f, p + 1) * g->stride, rows * g->pitch, 1, 0},
+                                      {sums->at + (p + 1) * sums->stride, add ? sums->stride : 0, 1, 0},
+                                      {NULL, 0, 0, 0}};
     w->kernels->product(sums->at + p * sums->stride, g->wide, add, f->in, g->wide, rows, x->at + p * x->stride, 1, x->pitch,
                         g->at + partner(f, p) * g->stride, w->kernels->panel, g->pitch,
                         p + 1 < f->planes ? ahead : cpu_nothing_ahead);
   }
 }
 
-/* Groups of a piece for every thread: rows to planes and on to dx, then the weight gradient over all. */
-static void backward_of_tiles(struct work *w, const struct direction *d, size_t group) {
-  const struct cpu_fourier *f = w->f;
-  const struct rows x = rows_of_x(w), dy = rows_of_dy(w);
-  for (size_t first = 0; first < w->n; first += group) {
-    const size_t count = smaller(w->n - first, group), pieces = (count + SPECTRA - 1) / SPECTRA;
-    CPU_PARALLEL(w->backend, pieces)
-    for (size_t piece = 0; piece < pieces; piece++) {
-      const size_t from = piece * SPECTRA, here = smaller(count - from, SPECTRA);
-      for (size_t i = from; i < from + here; i++) {
-        for (size_t c = 0; c < w->out.wide; c += COLUMNS) analyse(w, &w->out, i * f->tiles, &dy, first + i, c);
-        for (size_t c = 0; w->c->dw && c < w->in.wide; c += COLUMNS) analyse(w, &w->in, i * f->tiles, &x, first + i, c);
-      }
-      if (w->c->dx) multiply(w, d, &w->out, from * f->tiles, first + from, here, 0, blocks_of(f->in));
-    }
-    if (w->c->dw) sum_weights(w, count * f->tiles, first > 0);
+/* Rows of dy and x to planes, and those of dy on to dx */
+static void backward_piece(const void *context, size_t piece, int thread) {
+  const struct loop *loop = context;
+  const struct work w = own_work(loop->w, thread);
+  const struct cpu_fourier *f = w.f;
+  const struct rows x = rows_of_x(&w), dy = rows_of_dy(&w);
+  const size_t from = piece * SPECTRA, here = smaller(loop->count - from, SPECTRA), first = loop->first;
+  for (size_t i = from; i < from + here; i++) {
+    for (size_t c = 0; c < w.out.wide; c += COLUMNS) analyse(&w, &w.out, i * f->tiles, &dy, first + i, c);
+    for (size_t c = 0; w.c->dw && c < w.in.wide; c += COLUMNS) analyse(&w, &w.in, i * f->tiles, &x, first + i, c);
   }
-  if (!w->c->dw) return;
-  CPU_PARALLEL(w->backend, f->in)
-  for (size_t i = 0; i < f->in; i++)
-    f->codelet->unpack(w->c->dw, w->packed.at + i * w->out.wide, w->packed.stride, w->out.wide, f->kernel, f->in, f->out,
-                       f->out, i, 1);
+  if (w.c->dx) multiply(&w, loop->d, &w.out, from * f->tiles, first + from, here, 0, blocks_of(f->in));
+}
+
+/* The taps' gradient of one input channel, from the sums */
+static void unpack_channel(const void *context, size_t i, int thread) {
+  (void)thread;
+  const struct work *w = ((const struct loop *)context)->w;
+  const struct cpu_fourier *f = w->f;
+  f->codelet->unpack(w->c->dw, w->packed.at + i * w->out.wide, w->packed.stride, w->out.wide, f->kernel, f->in, f->out, f->out, i, 1);
+}
+
+/* Groups of a piece for every thread: rows to planes and on to dx, then the weight gradient over all. */
+static void backward_of_tiles(const struct work *w, const struct direction *d, size_t group) {
+  struct loop loop = {.w = w, .d = d};
+  for (; loop.first < w->n; loop.first += group) {
+    loop.count = smaller(w->n - loop.first, group), loop.add = loop.first > 0;
+    cpu_parallel(w->backend, (loop.count + SPECTRA - 1) / SPECTRA, backward_piece, &loop);
+    if (w->c->dw) cpu_parallel(w->backend, (w->f->planes + PLANES - 1) / PLANES, weights_piece, &loop);
+  }
+  if (w->c->dw) cpu_parallel(w->backend, w->f->in, unpack_channel, &loop);
 }
 
 /* ---- one tile a spectrum ---- */
 
+static void analyse_piece(const void *context, size_t piece, int thread) {
+  const struct loop *loop = context;
+  const struct work w = own_work(loop->w, thread);
+  const size_t blocks = blocks_of(loop->planes->wide);
+  analyse(&w, loop->planes, piece / blocks, loop->rows, piece / blocks, piece % blocks * COLUMNS);
+}
+
 static void analyse_batch(const struct work *w, const struct planes *planes, const struct rows *rows) {
-  const size_t blocks = blocks_of(planes->wide), pieces = w->n * blocks;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++)
-    analyse(w, planes, piece / blocks, rows, piece / blocks, piece % blocks * COLUMNS);
+  const struct loop loop = {.w = w, .planes = planes, .rows = rows};
+  cpu_parallel(w->backend, w->n * blocks_of(planes->wide), analyse_piece, &loop);
 }
 
 /* Spectra of a piece: fewer where there are more threads than blocks of columns. */
@@ -335,44 +382,51 @@ static size_t rows_of_piece(const struct work *w, size_t channels) {
   return smaller(rows, ROWS);
 }
 
-static void multiply_batch(const struct work *w, const struct direction *d, const struct planes *planes) {
-  const struct cpu_fourier *f = w->f;
-  const size_t panel = w->kernels->panel, rows = rows_of_piece(w, d->channels), splits = (w->n + rows - 1) / rows;
-  const size_t pieces = blocks_of(d->channels) * splits;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t column = piece / splits * COLUMNS, width = smaller(d->channels - column, COLUMNS);
-    const size_t spectrum = piece % splits * rows, count = smaller(w->n - spectrum, rows);
-    float *products = own_products(w), *slice = own_rest(w);
-    for (size_t first = 0; first < d->depth;) {
-      const size_t depth = d->packed ? d->depth : smaller(d->depth - first, SLICE);
-      const float *packed = d->packed ? d->packed + column * depth : slice;
-      const size_t stride = d->packed ? d->packed_stride : w->packed.stride;
-      if (!d->packed) pack(w, slice, stride, depth, d->transposed, first, depth, column, wide(w, width));
-      for (size_t p = 0; p < f->planes; p++)
-        w->kernels->product(products + p * w->products.stride, COLUMNS, first > 0, count, wide(w, width), depth,
-                            planes->at + p * planes->stride + spectrum * planes->pitch + first, planes->pitch, 1,
-                            packed + p * stride, depth * panel, panel, cpu_nothing_ahead);
-      first += depth;
-    }
-    for (size_t i = 0; i < count; i++) d->emit(w, products + i * COLUMNS, spectrum + i, column, width);
+static void multiply_piece(const void *context, size_t piece, int thread) {
+  const struct loop *loop = context;
+  const struct work w = own_work(loop->w, thread);
+  const struct direction *d = loop->d;
+  const struct planes *planes = loop->planes;
+  const size_t panel = w.kernels->panel, rows = loop->run, splits = (w.n + rows - 1) / rows;
+  const size_t column = piece / splits * COLUMNS, width = smaller(d->channels - column, COLUMNS);
+  const size_t spectrum = piece % splits * rows, count = smaller(w.n - spectrum, rows);
+  float *products = own_products(&w), *slice = own_rest(&w);
+  for (size_t first = 0; first < d->depth;) {
+    const size_t depth = d->packed ? d->depth : smaller(d->depth - first, SLICE);
+    const float *packed = d->packed ? d->packed + column * depth : slice;
+    const size_t stride = d->packed ? d->packed_stride : w.packed.stride;
+    if (!d->packed) pack(&w, slice, stride, depth, d->transposed, first, depth, column, wide(&w, width));
+    for (size_t p = 0; p < w.f->planes; p++)
+      w.kernels->product(products + p * w.products.stride, COLUMNS, first > 0, count, wide(&w, width), depth,
+                         planes->at + p * planes->stride + spectrum * planes->pitch + first, planes->pitch, 1, packed + p * stride,
+                         depth * panel, panel, cpu_nothing_ahead);
+    first += depth;
   }
+  for (size_t i = 0; i < count; i++) d->emit(&w, products + i * COLUMNS, spectrum + i, column, width);
+}
+
+static void multiply_batch(const struct work *w, const struct direction *d, const struct planes *planes) {
+  const size_t rows = rows_of_piece(w, d->channels);
+  const struct loop loop = {.w = w, .d = d, .planes = planes, .run = rows};
+  cpu_parallel(w->backend, blocks_of(d->channels) * ((w->n + rows - 1) / rows), multiply_piece, &loop);
+}
+
+static void gradient_piece(const void *context, size_t piece, int thread) {
+  const struct work w = own_work(((const struct loop *)context)->w, thread);
+  const struct cpu_fourier *f = w.f;
+  const size_t slices = (f->in + SLICE - 1) / SLICE, column = piece / slices * COLUMNS, width = smaller(f->out - column, COLUMNS);
+  const size_t first = piece % slices * SLICE, depth = smaller(f->in - first, SLICE);
+  float *sums = own_rest(&w);
+  for (size_t p = 0; p < f->planes; p++)
+    w.kernels->product(sums + p * w.packed.stride, COLUMNS, 0, depth, wide(&w, width), w.n, w.in.at + p * w.in.stride + first, 1,
+                       w.in.pitch, w.out.at + partner(f, p) * w.out.stride + column, w.kernels->panel, w.out.pitch,
+                       cpu_nothing_ahead);
+  f->codelet->unpack(w.c->dw + column, sums, w.packed.stride, COLUMNS, f->kernel, f->in, f->out, width, first, depth);
 }
 
 static void weight_gradient_of_batch(const struct work *w) {
-  const struct cpu_fourier *f = w->f;
-  const size_t slices = (f->in + SLICE - 1) / SLICE, pieces = slices * blocks_of(f->out), panel = w->kernels->panel;
-  CPU_PARALLEL(w->backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t column = piece / slices * COLUMNS, width = smaller(f->out - column, COLUMNS);
-    const size_t first = piece % slices * SLICE, depth = smaller(f->in - first, SLICE);
-    float *sums = own_rest(w);
-    for (size_t p = 0; p < f->planes; p++)
-      w->kernels->product(sums + p * w->packed.stride, COLUMNS, 0, depth, wide(w, width), w->n,
-                          w->in.at + p * w->in.stride + first, 1, w->in.pitch,
-                          w->out.at + partner(f, p) * w->out.stride + column, panel, w->out.pitch, cpu_nothing_ahead);
-    f->codelet->unpack(w->c->dw + column, sums, w->packed.stride, COLUMNS, f->kernel, f->in, f->out, width, first, depth);
-  }
+  const struct loop loop = {.w = w};
+  cpu_parallel(w->backend, (w->f->in + SLICE - 1) / SLICE * blocks_of(w->f->out), gradient_piece, &loop);
 }
 
 /* ---- forward and backward ---- */

@@ -50,75 +50,36 @@ INLINE void store_part(float *to, vec value, size_t width) {
 
 /* ---- matrix product ---- */
 
-INLINE void product_tile(float *c, size_t c_row, int add, const int rows, size_t depth, const float *a, size_t a_row,
-                         size_t a_depth, const float *b, size_t b_depth) {
-  vec sum[ROWS][VECTORS];
-  UNROLL
-  for (int i = 0; i < rows; i++) {
-    UNROLL
-    for (int j = 0; j < VECTORS; j++) sum[i][j] = add ? load(c + i * c_row + j * LANES) : (vec){0};
-  }
-  for (size_t k = 0; k < depth; k++, a += a_depth, b += b_depth) {
-    vec right[VECTORS];
-    UNROLL
-    for (int j = 0; j < VECTORS; j++) right[j] = load(b + j * LANES);
-    UNROLL
-    for (int i = 0; i < rows; i++) {
-      UNROLL
-      for (int j = 0; j < VECTORS; j++) sum[i][j] += a[i * a_row] * right[j];
-    }
-  }
-  UNROLL
-  for (int i = 0; i < rows; i++) {
-    UNROLL
-    for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sum[i][j]);
-  }
-}
+/* What becomes of the elements of C that a product meets */
+enum sums {
+  REPLACED,  /* C = A B */
+  ADDED,     /* C += A B, which is summed from zero */
+  CONTINUED, /* C += A B, term by term */
+};
 
-/* The n-th of `parts` parts of what stands in ahead */
-INLINE void fetch(const struct cpu_ahead *ahead, size_t n, size_t parts) {
-  for (; ahead->floats; ahead++) {
-    const size_t size = ahead->floats / parts + 16;
-    for (size_t i = n * size; i < (n + 1) * size && i < ahead->floats; i += 16) __builtin_prefetch(ahead->at + i, 0, 2);
-  }
-}
-
-static void product(float *c, size_t c_row, int add, size_t rows, size_t columns, size_t depth, const float *a, size_t a_row,
-                    size_t a_depth, const float *b, size_t b_panel, size_t b_depth, const struct cpu_ahead *ahead) {
-  const size_t tiles = columns / PANEL * ((rows + ROWS - 1) / ROWS);
-  size_t done = 0;
-  for (size_t panel = 0; panel < columns / PANEL; panel++, b += b_panel, c += PANEL) {
-    size_t i = 0;
-    for (; i + ROWS <= rows; i += ROWS) {
-      fetch(ahead, done++, tiles);
-      product_tile(c + i * c_row, c_row, add, ROWS, depth, a + i * a_row, a_row, a_depth, b, b_depth);
-    }
-    if (i < rows) fetch(ahead, done++, tiles);
-#define LAST_ROWS(n)                                                                              \
-  case n:                                                                                         \
-    product_tile(c + i * c_row, c_row, add, n, depth, a + i * a_row, a_row, a_depth, b, b_depth); \
-    break
-    switch (rows - i) {
-      LAST_ROWS(1);
-      LAST_ROWS(2);
-      LAST_ROWS(3);
-      LAST_ROWS(4);
-      LAST_ROWS(5);
-    }
-  }
-}
-
-/* A tile of a strip; `last` is the width of its last vector */
-INLINE void strip_tile(float *c, size_t c_row, int add, const int rows, const int vectors, size_t last, size_t depth, const float *a,
-                       size_t a_row, size_t a_depth, const float *b, size_t b_depth) {
+/* A tile of `vectors` vectors a row; `last` is the width of the last one. */
+INLINE void product_tile(float *c, size_t c_row, enum sums sums, const int rows, const int vectors, size_t last, size_t depth,
+                         const float *a, size_t a_row, size_t a_depth, const float *b, size_t b_depth) {
   vec sum[2 * ROWS][VECTORS];
   UNROLL
   for (int i = 0; i < rows; i++) {
     UNROLL
-    for (int j = 0; j < vectors; j++) sum[i][j] = (vec){0};
+    for (int j = 0; j < vectors; j++)
+      sum[i][j] = sums == CONTINUED ? load_part(c + i * c_row + j * LANES, j + 1 < vectors ? LANES : last) : (vec){0};
   }
+  /* C will be written, and the rows of A below are next: both may be far away */
+  UNROLL
+  for (int i = 0; i < rows; i++) {
+    UNROLL
+    for (int j = 0; j < vectors * LANES; j += 16) __builtin_prefetch(c + i * c_row + j, 1, 2);
+  }
+  const size_t below = (size_t)rows * a_row;
   for (size_t k = 0; k < depth; k++, a += a_depth, b += b_depth) {
     vec right[VECTORS];
+    if (k % 16 == 0 && a_depth == 1) {
+      UNROLL
+      for (int i = 0; i < rows; i++) __builtin_prefetch(a + below + i * a_row, 0, 2);
+    }
     UNROLL
     for (int j = 0; j < vectors; j++) right[j] = load(b + j * LANES);
     UNROLL
@@ -133,19 +94,37 @@ INLINE void strip_tile(float *c, size_t c_row, int add, const int rows, const in
     for (int j = 0; j < vectors; j++) {
       float *to = c + i * c_row + j * LANES;
       const size_t width = j + 1 < vectors ? LANES : last;
-      store_part(to, add ? load_part(to, width) + sum[i][j] : sum[i][j], width);
+      store_part(to, sums == ADDED ? load_part(to, width) + sum[i][j] : sum[i][j], width);
     }
   }
 }
 
-/* Narrow strips take twice as many rows at a time: the registers hold them, and the sums of a tile do not wait for each other. */
-INLINE void strip(float *c, size_t c_row, int add, size_t rows, const int vectors, size_t last, size_t depth, const float *a,
-                  size_t a_row, size_t a_depth, const float *b, size_t b_depth) {
-#define STRIP_ROWS(n) strip_tile(c + i * c_row, c_row, add, n, vectors, last, depth, a + i * a_row, a_row, a_depth, b, b_depth)
-  size_t i = 0;
-  if (2 * vectors <= VECTORS)
-    for (; i + 2 * ROWS <= rows; i += 2 * ROWS) STRIP_ROWS(2 * ROWS);
-  for (; i + ROWS <= rows; i += ROWS) STRIP_ROWS(ROWS);
+/* The n-th of `parts` parts of what stands in ahead: some of its rows, or of the floats of the only one */
+INLINE void fetch(const struct cpu_ahead *ahead, size_t n, size_t parts) {
+  for (; ahead->floats; ahead++) {
+    const int one = ahead->rows == 1;
+    const size_t size = (one ? ahead->floats : ahead->rows) / parts + (one ? 16 : 1), from = n * size;
+    const size_t first = one ? 0 : from, last = one ? 1 : from + size < ahead->rows ? from + size : ahead->rows;
+    const size_t begin = one ? from : 0, end = one && from + size < ahead->floats ? from + size : ahead->floats;
+    for (size_t row = first; row < last; row++)
+      for (size_t i = begin; i < end; i += 16) __builtin_prefetch(ahead->at + row * ahead->stride + i, 0, 2);
+  }
+}
+
+/* All rows of a strip of columns, which fetch the n-th of `parts` parts of what stands in ahead. Narrow strips take twice as many rows at
+ * a time: the registers hold them, and the sums of a tile do not wait for each other. */
+INLINE void strip(float *c, size_t c_row, enum sums sums, size_t rows, const int vectors, size_t last, size_t depth, const float *a,
+                  size_t a_row, size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead, size_t n, size_t parts) {
+#define STRIP_ROWS(n) product_tile(c + i * c_row, c_row, sums, n, vectors, last, depth, a + i * a_row, a_row, a_depth, b, b_depth)
+  const int tall = 2 * vectors <= VECTORS ? 2 * ROWS : ROWS;
+  const size_t tiles = (rows + (size_t)tall - 1) / (size_t)tall;
+  size_t i = 0, done = n * tiles;
+  for (; i + (size_t)tall <= rows; i += (size_t)tall) {
+    fetch(ahead, done++, parts * tiles);
+    STRIP_ROWS(tall);
+  }
+  if (i < rows) fetch(ahead, done, parts * tiles);
+  for (; tall > ROWS && i + ROWS <= rows; i += ROWS) STRIP_ROWS(ROWS);
   switch (rows - i) {
     case 1: STRIP_ROWS(1); break;
     case 2: STRIP_ROWS(2); break;
@@ -153,14 +132,15 @@ INLINE void strip(float *c, size_t c_row, int add, size_t rows, const int vector
     case 4: STRIP_ROWS(4); break;
     case 5: STRIP_ROWS(5); break;
   }
+#undef STRIP_ROWS
 }
 
-static void multiply(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row,
-                     size_t a_depth, const float *b, size_t b_depth) {
-  const size_t vectors = (width + LANES - 1) / LANES, last = width - (vectors - 1) * LANES;
-#define STRIP(n)                                                                         \
-  case n:                                                                                \
-    strip(c, c_row, add, rows, n, last, depth, a, a_row, a_depth, b, b_depth);           \
+INLINE void strip_of(float *c, size_t c_row, enum sums sums, size_t rows, size_t vectors, size_t last, size_t depth, const float *a,
+                     size_t a_row, size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead, size_t n,
+                     size_t parts) {
+#define STRIP(v)                                                                                         \
+  case v:                                                                                                \
+    strip(c, c_row, sums, rows, v, last, depth, a, a_row, a_depth, b, b_depth, ahead, n, parts);         \
     break
   switch (vectors) {
     STRIP(1);
@@ -170,6 +150,36 @@ static void multiply(float *c, size_t c_row, int add, size_t rows, size_t width,
     STRIP(4);
 #endif
   }
+#undef STRIP
+}
+
+static void product(float *c, size_t c_row, int add, size_t rows, size_t columns, size_t depth, const float *a, size_t a_row,
+                    size_t a_depth, const float *b, size_t b_panel, size_t b_depth, const struct cpu_ahead *ahead) {
+  const size_t panels = (columns + PANEL - 1) / PANEL;
+  for (size_t panel = 0; panel < panels; panel++, b += b_panel, c += PANEL) {
+    const size_t left = columns / LANES - panel * VECTORS;
+    strip_of(c, c_row, add ? CONTINUED : REPLACED, rows, left < VECTORS ? left : VECTORS, LANES, depth, a, a_row, a_depth, b, b_depth,
+             ahead, panel, panels);
+  }
+}
+
+static void multiply(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row,
+                     size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead) {
+  const size_t vectors = (width + LANES - 1) / LANES;
+  strip_of(c, c_row, add ? ADDED : REPLACED, rows, vectors, width - (vectors - 1) * LANES, depth, a, a_row, a_depth, b, b_depth,
+           ahead, 0, 1);
+}
+
+static void pack_rows(float *packed, size_t padded, size_t width, size_t depth, const float *b, size_t b_row) {
+  if (width == PANEL && padded == PANEL) {
+    for (size_t k = 0; k < depth; k++, packed += PANEL, b += b_row) {
+      UNROLL
+      for (int j = 0; j < VECTORS; j++) store(packed + j * LANES, load(b + j * LANES));
+    }
+    return;
+  }
+  for (size_t k = 0; k < depth; k++, packed += padded, b += b_row)
+    for (size_t j = 0; j < padded; j += LANES) store(packed + j, j < width ? load_part(b + j, width - j) : (vec){0});
 }
 
 /* ---- rows to planes and back ---- */
@@ -320,4 +330,4 @@ CODELET(84)
   { T, analyse_##T, synthesise_##T, pack_##T, pack_transposed_##T, unpack_##T }
 static const struct cpu_codelet codelets[] = {ENTRY(16), ENTRY(32), ENTRY(64), ENTRY(84), {0, NULL, NULL, NULL, NULL, NULL}};
 
-const struct cpu_kernels KERNELS = {KERNELS_NAME, PANEL, product, multiply, LANES, codelets, normalise, normalise_backward};
+const struct cpu_kernels KERNELS = {KERNELS_NAME, PANEL, product, multiply, pack_rows, LANES, codelets, normalise, normalise_backward};

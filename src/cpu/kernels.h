@@ -2,7 +2,7 @@
  *
  * Planes: the rows (positions) of a tile become `tile` values of every channel in the frequency domain, of which three products
  * per pair of frequencies make P = 3 (tile/2 - 1) + 2 planes; see fourier.c. A plane holds rows of channels, padded with zeros
- * to a multiple of `panel`. Plane p begins p * stride floats after the first. */
+ * to a multiple of `lanes`. Plane p begins p * stride floats after the first. */
 #ifndef SPD_CPU_KERNELS_H
 #define SPD_CPU_KERNELS_H
 
@@ -31,10 +31,10 @@ struct cpu_codelet {
                  size_t width, size_t i, size_t n);
 };
 
-/* Memory that will be needed next. */
+/* Memory that will be needed next: rows of `floats` floats, `stride` floats apart. */
 struct cpu_ahead {
   const float *at;
-  size_t floats;
+  size_t floats, rows, stride;
 };
 static const struct cpu_ahead cpu_nothing_ahead[1];
 
@@ -44,7 +44,7 @@ struct cpu_kernels {
   const char *name;
   size_t panel; /* columns that the product makes at a time, CPU_WIDEST_PANEL or fewer */
   /* c (rows, columns) = or += A B. Element (i, k) of A is a[i * a_row + k * a_depth]; row k of panel j of B stands at
-   * b + j * b_panel + k * b_depth. columns is a multiple of panel. An element's sum runs over k in order, from what is in c
+   * b + j * b_panel + k * b_depth. columns is a multiple of lanes. An element's sum runs over k in order, from what is in c
    * when adding: its bits do not depend on which rows and columns are computed together. What stands in `ahead`, up to an
    * entry of no floats, is fetched into the cache meanwhile. */
   void (*product)(float *c, size_t c_row, int add, size_t rows, size_t columns, size_t depth, const float *a, size_t a_row,
@@ -52,7 +52,9 @@ struct cpu_kernels {
   /* c (rows, width) = A B, or c += A B, for a strip of up to `panel` columns. A as above; row k of B is at b + k * b_depth, zero from
    * `width` on to a multiple of `lanes`. A product is summed over k in order from zero, then added. */
   void (*multiply)(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row,
-                   size_t a_depth, const float *b, size_t b_depth);
+                   size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead);
+  /* Rows of B, `width` floats each and b_row apart -> rows of `padded` floats, a multiple of lanes, zero beyond width */
+  void (*pack_rows)(float *packed, size_t padded, size_t width, size_t depth, const float *b, size_t b_row);
   size_t lanes; /* floats in a vector */
   const struct cpu_codelet *codelets; /* by size; tile 0 ends them */
 

@@ -20,30 +20,36 @@ static void correlate(float *out, const float *x, const struct spd_lsf *s, doubl
   }
 }
 
+static void forward_row(const void *context, size_t i, int thread) {
+  (void)thread;
+  const struct spd_lsf *s = context;
+  correlate(s->y + i * s->n_observed, s->x + i * s->n_observed, s, kernel_sum(s), 0);
+}
+
 spd_status cpu_lsf_forward(struct spd_backend *backend, const struct spd_lsf *s, size_t n, struct spd_error *error) {
   (void)error;
-  const double sum = kernel_sum(s);
-  CPU_PARALLEL(backend, n)
-  for (size_t i = 0; i < n; i++) correlate(s->y + i * s->n_observed, s->x + i * s->n_observed, s, sum, 0);
+  cpu_parallel(backend, n, forward_row, s);
   return SPD_STATUS_OK;
+}
+
+static void backward_row(const void *context, size_t i, int thread) {
+  (void)thread;
+  const struct spd_lsf *s = context;
+  const size_t half = s->size / 2, last = s->n_observed;
+  const float *x = s->x + i * last, *dy = s->dy + i * last;
+  if (s->dx) correlate(s->dx + i * last, dy, s, kernel_sum(s), 1);
+  for (size_t j = 0; s->dkernel && j < s->size; j++) {
+    const size_t from = j < half ? half - j : 0, to = last + half - j < last ? last + half - j : last;
+    double product = 0;
+    for (size_t m = from; m < to; m++) product += (double)dy[m] * x[m + j - half];
+    s->partial[i * s->size + j] = product;
+  }
 }
 
 spd_status cpu_lsf_backward(struct spd_backend *backend, const struct spd_lsf *s, size_t n, struct spd_error *error) {
   (void)error;
   const double sum = kernel_sum(s);
-  const size_t half = s->size / 2, last = s->n_observed;
-  CPU_PARALLEL(backend, n)
-  for (size_t i = 0; i < n; i++) {
-    const float *x = s->x + i * last, *dy = s->dy + i * last;
-    if (s->dx) correlate(s->dx + i * last, dy, s, sum, 1);
-    if (!s->dkernel) continue;
-    for (size_t j = 0; j < s->size; j++) {
-      const size_t from = j < half ? half - j : 0, to = last + half - j < last ? last + half - j : last;
-      double product = 0;
-      for (size_t m = from; m < to; m++) product += (double)dy[m] * x[m + j - half];
-      s->partial[i * s->size + j] = product;
-    }
-  }
+  cpu_parallel(backend, n, backward_row, s);
   if (!s->dkernel) return SPD_STATUS_OK;
   /* with P_j = sum dy x_{m + j - half}: dk_j = (P_j - sum_i k_i P_i / sum) / sum, the second term from the division */
   double products = 0;

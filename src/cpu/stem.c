@@ -110,22 +110,25 @@ SPD_HOT static void forward(float *y, const struct spd_stem *s, const float *x, 
   }
 }
 
+static void forward_row(const void *context, size_t i, int thread) {
+  (void)thread;
+  const struct spd_stem *s = context;
+  const size_t kernel = s->kernel, channels = s->out.channels;
+  double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
+  float *scaled = s->scaled + i * (kernel + 1) * channels;
+  moments(m, r, s->x + i * s->length, s->length, kernel);
+  for (size_t c = 0; c < channels; c++) {
+    double mean, inverse_sd;
+    spd_stem_statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c);
+    for (size_t j = 0; j < kernel; j++) scaled[j * channels + c] = (float)(s->w[j * channels + c] * inverse_sd);
+    scaled[kernel * channels + c] = (float)(-mean * inverse_sd);
+  }
+  forward(spd_plane_floats(s->y) + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length, scaled);
+}
+
 spd_status cpu_stem_forward(struct spd_backend *backend, const struct spd_stem *s, size_t n, struct spd_error *error) {
   (void)error;
-  const size_t kernel = s->kernel, channels = s->out.channels;
-  CPU_PARALLEL(backend, n)
-  for (size_t i = 0; i < n; i++) {
-    double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
-    float *scaled = s->scaled + i * (kernel + 1) * channels;
-    moments(m, r, s->x + i * s->length, s->length, kernel);
-    for (size_t c = 0; c < channels; c++) {
-      double mean, inverse_sd;
-      spd_stem_statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c);
-      for (size_t j = 0; j < kernel; j++) scaled[j * channels + c] = (float)(s->w[j * channels + c] * inverse_sd);
-      scaled[kernel * channels + c] = (float)(-mean * inverse_sd);
-    }
-    forward(spd_plane_floats(s->y) + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length, scaled);
-  }
+  cpu_parallel(backend, n, forward_row, s);
   return SPD_STATUS_OK;
 }
 
@@ -232,25 +235,37 @@ static void weight_gradient(float *dw, const struct spd_stem *s, const double *m
   }
 }
 
+struct batch {
+  const struct spd_stem *s;
+  float *dslope; /* (n, C) behind the weight gradients (n, k, C) */
+};
+
+static size_t blocks_of(const struct spd_stem *s) { return (s->out.channels + CHANNELS - 1) / CHANNELS; }
+
+/* A block of channels of one spectrum */
+static void backward_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct batch *batch = context;
+  const struct spd_stem *s = batch->s;
+  const size_t kernel = s->kernel, channels = s->out.channels, i = piece / blocks_of(s), c0 = piece % blocks_of(s) * CHANNELS;
+  const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
+  const double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
+  float taps[kernel * CHANNELS];
+  struct sums sums = {.taps = taps};
+  memset(taps, 0, sizeof taps);
+  backward(&sums, spd_plane_floats(s->dy) + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
+           s->scaled + i * (kernel + 1) * channels, c0, width);
+  weight_gradient(s->partial + i * kernel * channels, s, m, r, &sums, c0, width);
+  memcpy(batch->dslope + i * channels + c0, sums.dslope, width * sizeof(float));
+}
+
 spd_status cpu_stem_backward(struct spd_backend *backend, const struct spd_stem *s, size_t n, struct spd_error *error) {
   (void)error;
-  const size_t kernel = s->kernel, channels = s->out.channels, blocks = (channels + CHANNELS - 1) / CHANNELS;
-  const size_t pieces = n * blocks;
-  float *dslope = s->partial + n * kernel * channels; /* (n, C) behind the weight gradients (n, k, C) */
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t i = piece / blocks, c0 = piece % blocks * CHANNELS, width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
-    const double *m = s->moments + i * kernel * (kernel + 1), *r = m + kernel;
-    float taps[kernel * CHANNELS];
-    struct sums sums = {.taps = taps};
-    memset(taps, 0, sizeof taps);
-    backward(&sums, spd_plane_floats(s->dy) + (i * s->out.stride + s->out.lead) * channels, s, s->x + i * s->length,
-             s->scaled + i * (kernel + 1) * channels, c0, width);
-    weight_gradient(s->partial + i * kernel * channels, s, m, r, &sums, c0, width);
-    memcpy(dslope + i * channels + c0, sums.dslope, width * sizeof(float));
-  }
+  const size_t kernel = s->kernel, channels = s->out.channels;
+  const struct batch batch = {s, s->partial + n * kernel * channels};
+  cpu_parallel(backend, n * blocks_of(s), backward_piece, &batch);
   if (s->dw) cpu_sum_rows(s->dw, s->partial, n, kernel * channels);
-  if (s->dslope) cpu_sum_rows(s->dslope, dslope, n, channels);
+  if (s->dslope) cpu_sum_rows(s->dslope, batch.dslope, n, channels);
   return SPD_STATUS_OK;
 }
 
@@ -258,13 +273,24 @@ SPD_HOT static void log_range(float *y, const float *x, size_t count) {
   for (size_t i = 0; i < count; i++) y[i] = logf(x[i] + 1e-6f);
 }
 
+struct logarithms {
+  float *y;
+  const float *x;
+  size_t count;
+};
+
+enum { LOGARITHMS = 4096 /* of a piece */ };
+
+static void log_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct logarithms *l = context;
+  const size_t from = piece * LOGARITHMS, size = l->count - from < LOGARITHMS ? l->count - from : LOGARITHMS;
+  log_range(l->y + from, l->x + from, size);
+}
+
 spd_status cpu_log_ivar(struct spd_backend *backend, float *y, const float *x, size_t count, struct spd_error *error) {
   (void)error;
-  const size_t piece_size = 4096, pieces = (count + piece_size - 1) / piece_size;
-  CPU_PARALLEL(backend, pieces)
-  for (size_t piece = 0; piece < pieces; piece++) {
-    size_t from = piece * piece_size, size = count - from < piece_size ? count - from : piece_size;
-    log_range(y + from, x + from, size);
-  }
+  const struct logarithms logarithms = {y, x, count};
+  cpu_parallel(backend, (count + LOGARITHMS - 1) / LOGARITHMS, log_piece, &logarithms);
   return SPD_STATUS_OK;
 }

@@ -3,7 +3,7 @@
 #   sanitized   every tests/core/test-*.c under ASan (with leaks) and UBSan
 #   plain-gemm  the products without CBLAS, with the loop that stands in for it
 #   release     the numerical ones as configure builds them (-O2, loops for several processors)
-#   races       the thread that reads ahead, under TSan
+#   races       threads: the pool, the stages on it, and the one that reads ahead, under TSan
 #   valgrind    the small ones
 #   cuda        the CUDA backend on a device that the CPU plays (cuda-on-cpu/device.h), sanitized and not
 #   arm64       the numerical ones, cross-compiled and run by qemu-aarch64
@@ -15,7 +15,7 @@
 # Prints what fails, one summary per program, and in the end the sum: "N passed, N failed, N skipped".
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-export LC_ALL=C OMP_WAIT_POLICY=passive # some tests take more threads than there are cores: spinning ones would keep the others waiting
+export LC_ALL=C
 quick=no gpu=no
 case ${1:-} in
   --quick) quick=yes ;;
@@ -45,13 +45,14 @@ if ! command -v "$cc" > /dev/null 2>&1; then
   exit 1
 fi
 
-common='-Isrc -Itests/core' libs='-lm' openmp=''
-if probe -fopenmp -fopenmp <<'C'
-#include <omp.h>
-int main(void) { return omp_get_max_threads() < 1; }
+common='-Isrc -Itests/core -pthread' libs='-lm -pthread'
+if probe -fopenmp-simd '' <<'C'
+int main(void) { int n = 0;
+#pragma omp simd reduction(+:n)
+  for (int i = 0; i < 9; i++) n += i;
+  return n != 36; }
 C
-then openmp=' -fopenmp' common="$common -fopenmp -DSPD_HAVE_OPENMP" libs="$libs -fopenmp"
-else skip "OpenMP: $cc has none, so one thread is all that is tested"
+then common="$common -fopenmp-simd -DSPD_HAVE_OPENMP_SIMD"
 fi
 fits_cflags=$(pkg-config --cflags cfitsio 2>/dev/null)
 fits_libs=$(pkg-config --libs cfitsio 2>/dev/null || echo -lcfitsio)
@@ -149,7 +150,7 @@ if [ $gpu = yes ]; then
        compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
     link=$nvcc
     for name in ${TESTS:-stages gradients reference cuda}; do
-      run gpu "$name" '' "-lcublas -Xcompiler -fopenmp $blas_libs $(echo "$libs" | sed 's/-fopenmp//')" "${WRAPPER:-}"
+      run gpu "$name" '' "-lcublas $blas_libs $(echo "$libs" | sed 's/-pthread/-lpthread/')" "${WRAPPER:-}"
     done
   fi
   echo "$passed passed, $failed failed, $skipped skipped"
@@ -186,12 +187,14 @@ C
   if compile release "$release"; then
     for name in stages gradients reference threads fourier product; do among $name && run release $name "$release" "$blas_libs $libs"; done
   fi
-  races='-O1 -g -fsanitize=thread -fno-openmp -USPD_HAVE_OPENMP' # TSan does not see how OpenMP's threads wait for each other
+  races='-O1 -g -fsanitize=thread'
   if probe "$races" "$races" <<'C'
 int main(void) { return 0; }
 C
   then
-    if among reader && compile races "$races"; then run races reader "$races" "$libs"; fi
+    if compile races "$races"; then
+      for name in reader pool threads; do among $name && run races $name "$races" "$libs"; done
+    fi
   else skip "races: a program built with -fsanitize=thread does not run here"
   fi
   if command -v valgrind > /dev/null 2>&1; then
@@ -208,7 +211,7 @@ C
     common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||")
     if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
       for name in stages gradients fourier product threads; do
-        among $name && run arm64 $name "-O2" "-static -lm$openmp" qemu-aarch64
+        among $name && run arm64 $name "-O2" "-static -lm -pthread" qemu-aarch64
       done
     fi
   else skip "arm64: no aarch64-linux-gnu-gcc or no qemu-aarch64"

@@ -228,7 +228,7 @@ test_that("check_lsf() tells kernels that data decide from those they do not", {
 
 test_that("devices() says what is here", {
   d <- devices()
-  expect_true(all(c("openmp", "cblas", "cfitsio", "cuda") %in% names(d$built)))
+  expect_true(all(c("cblas", "cfitsio", "cuda") %in% names(d$built)))
   expect_gte(d$cores, 1)
   expect_true(d$instructions %in% c("avx512", "avx2", "baseline"))
   expect_output(print(d), "built with")
