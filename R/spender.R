@@ -222,7 +222,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   )
   x <- a_part_of(x)
   fit$training$flat_loss <- flat_loss(x, fit$wave_rest, fit$architecture$lsf)
-  fit$training$valid_fraction <- mean(x$ivar > 0)
+  fit$training$valid_fraction <- valid_fraction(x)
   fit
 }
 
@@ -410,13 +410,16 @@ split_rows <- function(x, validation, seed, part = 1e5) {
 # Loss of the model that is 1 everywhere, the spectrum that the normalisation makes of any galaxy: what a fit has to beat.
 flat_loss <- function(x, wave_rest, lsf) {
   covered <- coverage(x$z, x$instrument$wave, wave_rest, lsf)
-  per_spectrum <- vapply(seq_along(x$z), function(i) {
-    m <- seq_len(ncol(x$flux))
-    inside <- m >= covered[i, "from"] & m <= covered[i, "to"]
-    sum(x$ivar[i, inside] * (x$flux[i, inside] - 1)^2) / (2 * length(m))
+  pixels <- seq_len(ncol(x$flux)) # one column at a time: what is made on the way is small beside the spectra
+  per_pixel <- vapply(pixels, function(m) {
+    inside <- m >= covered[, "from"] & m <= covered[, "to"]
+    sum(x$ivar[inside, m] * (x$flux[inside, m] - 1)^2)
   }, 0)
-  mean(per_spectrum)
+  sum(per_pixel) / (2 * length(pixels) * length(x))
 }
+
+# Share of the pixels that have weight
+valid_fraction <- function(x) sum(.Call(ffi_spectra_quality, x$flux, x$ivar, default_threads())$valid) / length(x$ivar)
 
 # ---- looking at a fit ----
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The same network in PyTorch, written from the equations: the peer of the comparison, and a check that it is the same network.
 
-    peer.py worker train|encode|reconstruct THREADS BATCH [sr] [compiled] [bf16]
+    peer.py worker train|encode|reconstruct THREADS BATCH [sr] [small] [compiled] [bf16]
                                                  as bench.c: a number of steps on stdin, their seconds on stdout; compiled by
                                                  torch.compile, in autocast to bf16
     peer.py verify FOLDER                        against FOLDER/tiny.safetensors (float64); prints the largest differences
@@ -126,7 +126,8 @@ def worker(mode, threads, batch, options):
     sr = "sr" in options
     torch.set_num_threads(threads)
     torch.manual_seed(1)
-    model = Autoencoder(*sdss_grids(11762 if sr else 5881), lsf=5 if sr else 0)
+    model = Autoencoder(*sdss_grids(11762 if sr else 5881), lsf=5 if sr else 0,
+                        filters=(16, 32, 64) if "small" in options else (128, 256, 512))
     flux, ivar = 0.5 + torch.rand(4 * batch, 3921), 10 * torch.rand(4 * batch, 3921)
     z = 0.45 * torch.rand(4 * batch)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -219,7 +220,7 @@ def verify(folder):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["worker"] and len(sys.argv) > 4 and {*sys.argv[5:]} <= {"sr", "compiled", "bf16"}:
+    if sys.argv[1:2] == ["worker"] and len(sys.argv) > 4 and {*sys.argv[5:]} <= {"sr", "small", "compiled", "bf16"}:
         worker(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     elif sys.argv[1:2] == ["verify"] and len(sys.argv) == 3:
         verify(sys.argv[2])

@@ -7,7 +7,8 @@ Variants, each a process of its own that stays up and waits while the others wor
 shipped, PyTorch tuned (AVX-512 dispatch on where there is such, malloc kept from returning pages), the same compiled (torch.compile), and,
 where the processor multiplies bf16, compiled in autocast to bf16, which the ratios leave out. Training steps with Adam, encoding,
 and reconstruction (encoding, decoding, observed frame); batches of 16, 64 and 256 (encoding also 8 and 1); one and two threads; the paper's restframe grid (LR), and
-one twice as fine with an LSF of 5 pixels (SR); --quick: batch 64, two threads and LR only. Medians over the rounds. Then the stages of a
+one twice as fine with an LSF of 5 pixels (SR); and a small network (filters 16, 32, 64); --quick: batch 64 and two threads, LR, and
+training with batches of 16 and of the small network, and encoding of single spectra. Medians over the rounds. Then the stages of a
 training step, and the share of the processor's matrix-product peak that they reach. Prints spectra per second, ratios to the faster PyTorch
 and peak memory; writes bench/results/DATE-CPU.json and .md. Only the standard library is needed here; --python names an interpreter that has
 torch.
@@ -26,6 +27,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
 MODES = {"train": "training step", "encode": "encode", "reconstruct": "reconstruct"}
+NETWORKS = {"": "", "sr": ", SR", "small": ", small network"}
 # Multiply-adds of a convolution for one spectrum, computed directly: length * kernel * in * out. Backward is twice that.
 DIRECT = {"block2": 785 * 11 * 128 * 256, "block3": 72 * 21 * 256 * 512}
 
@@ -113,16 +115,17 @@ def versions(python):
 
 
 def configurations(quick):
-    """(mode, threads, batch, sr)"""
+    """(mode, threads, batch, network)"""
     if quick:
-        return [(mode, 2, 64, False) for mode in MODES]
-    return ([(mode, threads, batch, False) for mode in MODES for threads in (2, 1) for batch in (64, 16, 256)] +
-            [("encode", 2, batch, False) for batch in (8, 1)] + [(mode, 2, 64, True) for mode in MODES])
+        return [(mode, 2, 64, "") for mode in MODES] + [("train", 2, 16, ""), ("encode", 2, 1, ""), ("train", 2, 64, "small")]
+    return ([(mode, threads, batch, "") for mode in MODES for threads in (2, 1) for batch in (64, 16, 256)] +
+            [("encode", 2, batch, "") for batch in (8, 1)] + [(mode, 2, 64, "sr") for mode in MODES] +
+            [(mode, 2, 64, "small") for mode in MODES])
 
 
 def measure(variants, configuration, rounds):
-    mode, threads, batch, sr = configuration
-    workers = {name: Worker([*command, mode, str(threads), str(batch), *(["sr"] if sr else []), *options],
+    mode, threads, batch, network = configuration
+    workers = {name: Worker([*command, mode, str(threads), str(batch), *network.split(), *options],
                             {"OMP_NUM_THREADS": str(threads), **environment})
                for name, (command, environment, options) in variants.items()}
     steps = {name: max(1, (256 if name == "ours" else 64) // batch * (1 if mode == "train" else 2)) for name in workers}
@@ -186,15 +189,16 @@ def main():
     results = []
     print("\n".join(lines), flush=True)
     for configuration in configurations(o.quick):
-        mode, threads, batch, sr = configuration
+        mode, threads, batch, network = configuration
         result = measure(variants, configuration, o.rounds)
-        results.append({"mode": mode, "threads": threads, "batch": batch, "sr": sr, "results": result})
+        results.append({"mode": mode, "threads": threads, "batch": batch, "network": network, "results": result})
         cells = [f"{result[name]['spectra_per_second']:.1f} ({result[name]['peak_mb']:.0f})" for name in variants]
-        lines.append(f"| {MODES[mode]}{', SR' if sr else ''} | {threads} | {batch} | " + " | ".join(cells) + f" | {ratio(result):.2f} |")
+        lines.append(f"| {MODES[mode]}{NETWORKS[network]} | {threads} | {batch} | " + " | ".join(cells) + f" | {ratio(result):.2f} |")
         print(lines[-1], flush=True)
 
     stages = measure_stages(variants, o.rounds)
-    more = ["", f"Stages of a training step, batch 64, 2 threads. Matrix products of OpenBLAS reach {peak:.0f} GFLOP/s; a convolution's share of "
+    more = ["", f"Products of our own, GFLOP/s of one thread, 64 spectra and 1024 x 5881 weights: {output_of([program, 'products'])}.",
+            "", f"Stages of a training step, batch 64, 2 threads. Matrix products of OpenBLAS reach {peak:.0f} GFLOP/s; a convolution's share of "
             "that counts the operations of its direct form, of which ours does a sixth to a twelfth.", "",
             "| ms (share of the peak) | " + " | ".join(stages) + " |", "|---" * (len(stages) + 1) + "|"]
     for stage in stages["ours"]:

@@ -61,7 +61,8 @@ static size_t round_up(size_t x, size_t multiple) { return (x + multiple - 1) / 
 static size_t planes_of(size_t tile) { return 3 * (tile / 2 - 1) + 2; }
 
 /* The cheapest tile and its step, or a codelet of NULL where plain products are cheaper. Costs are in multiply-adds for a
- * spectrum; a value of a plane takes as long as 30 of them, and a batch of 64 shares the taps' planes. */
+ * spectrum; a value of a plane takes as long as 30 of them, and a batch of 64 shares the taps' planes. Where a spectrum is many tiles,
+ * they are read again for each piece: as long as 2 more. */
 static void choose(const struct cpu_codelet **codelet, size_t *step, const struct cpu_kernels *kernels, size_t length,
                    size_t kernel, size_t in, size_t out, int always) {
   const double value = 30, batch = 64;
@@ -73,8 +74,8 @@ static void choose(const struct cpu_codelet **codelet, size_t *step, const struc
     if (c->tile <= kernel) continue;
     const size_t s = whole ? length : c->tile - kernel + 1;
     const double tiles = ceil((double)length / (double)s), planes = (double)planes_of(c->tile);
-    const double cost =
-        planes * (tiles * (wide_in * wide_out + value * (wide_in + wide_out)) + value * wide_in * wide_out / batch);
+    const double taps = wide_in * wide_out * (value / batch + (tiles > 1 ? 2 : 0));
+    const double cost = planes * (tiles * (wide_in * wide_out + value * (wide_in + wide_out)) + taps);
     if (cost < best) best = cost, *codelet = c, *step = s;
   }
 }

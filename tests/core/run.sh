@@ -185,7 +185,11 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   if compile release "$release"; then
-    for name in stages gradients reference threads fourier product; do among $name && run release $name "$release" "$blas_libs $libs"; done
+    for name in stages gradients reference threads fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
+    # whatever OpenBLAS takes the processor for
+    for core in ${blas:+Prescott Haswell SkylakeX}; do
+      for name in product gradients; do run release $name "$release" "$blas_libs $libs" "env OPENBLAS_CORETYPE=$core"; done
+    done
   fi
   races='-O1 -g -fsanitize=thread'
   if probe "$races" "$races" <<'C'
