@@ -12,7 +12,7 @@
 #endif
 
 /* Looks before going to sleep, some 20 to 50 microseconds: a stage is followed by the next one soon, and to be woken takes as long. */
-enum { LOOKS = 2000 };
+enum { LOOKS = 1000 };
 
 struct job {
   spd_piece *work;

@@ -36,6 +36,7 @@ enum {
   PAD = 16,                /* floats: a cache line */
   SPECTRA = 2,             /* of a piece, where a spectrum is many tiles */
   FLOATS_OF_PART = 200000, /* products of one block of columns; they should stay in the second-level cache */
+  FLOATS_OF_GROUP = 1500000, /* planes of a group of spectra; they should stay in the last-level cache */
   COLUMNS = CPU_CHANNELS,  /* channels that are worked on together; a multiple of every panel */
   ROWS = 128,              /* at most, of a piece where a spectrum is one tile */
   SLICE = 64,              /* channels of a slice of taps */
@@ -512,7 +513,9 @@ spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const st
   struct work w = start(backend, f, c, n);
   struct direction d = {.transposed = 1, .depth = f->out, .channels = f->in, .emit = emit_input_gradient};
   d.packed_stride = packed_stride(&w, &d);
-  const size_t pieces = 2 * (w.threads > 2 ? w.threads : 2); /* of a group: enough rows to pay for touching all sums */
+  /* of a group: enough rows to pay for touching all sums, and for waiting for each other where spectra are small */
+  const size_t spectrum = f->planes * f->tiles * (wide(&w, f->in) + wide(&w, f->out)), enough = FLOATS_OF_GROUP / (SPECTRA * spectrum);
+  const size_t least = 2 * (w.threads > 2 ? w.threads : 2), pieces = enough > least ? enough : least;
   const size_t group = tiles ? smaller(n, SPECTRA * pieces) : n;
   w.in = shape(group * f->tiles, wide(&w, f->in));
   w.out = shape(group * f->tiles, wide(&w, f->out));
