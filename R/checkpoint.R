@@ -24,10 +24,9 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
 
 # What must be the same for the bits to be: named texts.
 training_identity <- function(fit, x, is_training, options) {
-  numbers <- function(v) .Call(ffi_digest, writeBin(as.double(v), raw()))
-  c(vapply(options, function(option) paste(format(option, digits = 17), collapse = " "), ""),
-    network = to_json(fit$architecture), grids = numbers(c(fit$instrument$wave, fit$wave_rest)), start = .Call(ffi_digest, fit$weights),
-    spectra = paste(length(x), numbers(x$z)), membership = numbers(is_training))
+  c(vapply(options, function(option) paste(if (is.numeric(option)) sprintf("%.17g", option) else as.character(option), collapse = " "), ""),
+    network = to_json(fit$architecture), grids = digest_of(c(fit$instrument$wave, fit$wave_rest)), start = digest_of(fit$weights),
+    spectra = paste(length(x), data_digest(x)), membership = digest_of(is_training))
 }
 
 # Writes checkpoints of a run when they are due, and puts a run where one was.
@@ -37,7 +36,7 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
   # One that cannot be written is no reason to lose the training; the one before is still there.
   keep <- function() {
     tryCatch(write_checkpoint(path, identity, list(state = .Call(ffi_train_state, session), history = run$history, weights = run$weights,
-                                                   lowest = run$lowest, seconds = now() - run$started)),
+                                                   lowest = run$lowest, kept = run$kept, seconds = now() - run$started)),
              spender_error_io = function(e) warn("checkpoint", "The checkpoint could not be written: ", conditionMessage(e), "."))
     kept_at <<- now()
   }
@@ -51,6 +50,7 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
       run$history <- kept$history
       run$weights <- kept$weights
       run$lowest <- kept$lowest
+      run$kept <- kept$kept
       run$started <- now() - kept$seconds
     }
   )
@@ -60,22 +60,20 @@ write_checkpoint <- function(path, identity, kept) {
   block <- function(bytes) list(dtype = "F32", shape = length(bytes) / 4, data = bytes)
   history <- as.double(unlist(kept$history))
   tensors <- list(weights = block(kept$state$weights), m = block(kept$state$m), v = block(kept$state$v), best = block(kept$weights),
-                  numbers = list(dtype = "F64", shape = 7, data = c(kept$state$numbers, kept$lowest, kept$seconds)),
+                  numbers = list(dtype = "F64", shape = 8, data = c(kept$state$numbers, kept$lowest, kept$seconds, kept$kept)),
                   history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)), data = history))
-  metadata <- c(format = checkpoint_format, version = "1", identity, digest = checkpoint_digest(tensors))
+  metadata <- c(format = checkpoint_format, version = "2", identity, digest = checkpoint_digest(tensors))
   .Call(ffi_safetensors_write, path, tensors, metadata, TRUE)
 }
 
-checkpoint_digest <- function(tensors) {
-  .Call(ffi_digest, do.call(c, lapply(unname(tensors), function(t) if (is.raw(t$data)) t$data else writeBin(t$data, raw()))))
-}
+checkpoint_digest <- function(tensors) digest_of(lapply(unname(tensors), `[[`, "data"))
 
 read_checkpoint <- function(path, identity) {
   damaged <- function(...) abort("checkpoint", basename(path), " is not a checkpoint, or damaged: ", ..., ". Remove it to begin anew.")
   file <- tryCatch(.Call(ffi_safetensors_read, path, NULL), spender_error_format = function(e) damaged(conditionMessage(e)))
   metadata <- as.list(file$metadata)
   if (!identical(metadata[["format"]], checkpoint_format)) damaged("it does not say that it is one")
-  if (!identical(metadata[["version"]], "1")) damaged("it is of version ", metadata[["version"]], " of the format, not 1")
+  if (!identical(metadata[["version"]], "2")) damaged("it is of version ", metadata[["version"]], " of the format, not 2")
   wanted <- c("weights", "m", "v", "best", "numbers", "history")
   if (!all(wanted %in% names(file$tensors))) damaged("it lacks ", enumerate(setdiff(wanted, names(file$tensors))))
   data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)
@@ -87,5 +85,5 @@ read_checkpoint <- function(path, identity) {
   }
   history <- as.data.frame(matrix(data$history, ncol = length(empty_history()), dimnames = list(NULL, names(empty_history()))))
   list(state = list(numbers = data$numbers[1:5], weights = data$weights, m = data$m, v = data$v), history = history, weights = data$best,
-       lowest = data$numbers[6], seconds = data$numbers[7])
+       lowest = data$numbers[6], seconds = data$numbers[7], kept = data$numbers[8])
 }

@@ -12,7 +12,7 @@
 #' @param ... Arguments of [spender()].
 #' @param progress Say which member is being trained?
 #' @return A list of class `spender_ensemble` of [spender()] fits. `[` picks members, [predict()][predict.spender_ensemble()] gives their mean
-#'   and spread, [summary()] a table of losses.
+#'   and spread, [reconstruct()] the mean, [summary()] a table of losses, [plot()] draws their histories.
 #' @export
 #' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
@@ -46,15 +46,37 @@ new_ensemble <- function(fits) structure(fits, class = "spender_ensemble")
 #' @inherit spender_ensemble examples
 predict.spender_ensemble <- function(object, x, type = c("observed", "rest", "loss"), ...) {
   type <- match.arg(type)
+  refuse_path("predict() of an ensemble", type, ...)
+  if (missing(x)) x <- list(...)$newdata
   n <- length(object)
   mean <- squares <- 0
   for (i in seq_len(n)) { # Welford's update: one member's prediction in memory at a time
-    p <- predict(object[[i]], x, type, ...)
+    p <- predict_member(object[[i]], x, type, warned = i > 1, ...)
     step <- p - mean
     mean <- mean + step / i
     squares <- squares + step * (p - mean)
   }
   list(mean = mean, sd = if (n > 1) sqrt(squares / (n - 1)) else squares * NA)
+}
+
+# What concerns the spectra is said once.
+predict_member <- function(fit, x, type, warned, ..., newdata) {
+  said <- function(w) if (warned) invokeRestart("muffleWarning")
+  withCallingHandlers(predict(fit, x, type, ...), spender_warning_no_norm = said, spender_warning_coverage = said)
+}
+
+#' @export
+plot.spender_ensemble <- function(x, ...) {
+  need_ggplot()
+  histories <- do.call(rbind, lapply(seq_along(x), function(i) {
+    h <- x[[i]]$history
+    data.frame(member = rep(factor(i), nrow(h)), epoch = h$epoch, loss = h$validation_loss)
+  }))
+  histories <- histories[is.finite(histories$loss), ]
+  if (!NROW(histories)) abort("invalid", "There is no history of validation losses to plot.")
+  ggplot2::ggplot(histories, ggplot2::aes(.data$epoch, .data$loss, colour = .data$member)) +
+    (if (max(table(histories$member)) > 1) ggplot2::geom_line(linewidth = 0.6) else ggplot2::geom_point(size = 1.8)) +
+    ggplot2::scale_colour_viridis_d(end = 0.9) + ggplot2::scale_y_log10() + ggplot2::labs(y = "validation loss") + theme_spender()
 }
 
 #' @export
@@ -63,12 +85,14 @@ predict.spender_ensemble <- function(object, x, type = c("observed", "rest", "lo
 #' @export
 summary.spender_ensemble <- function(object, ...) {
   last <- function(fit, column) if (nrow(fit$history)) fit$history[[column]][nrow(fit$history)] else NA_real_
+  kept <- function(fit, column) if (nrow(fit$history)) fit$history[[column]][kept_epoch(fit)] else NA_real_
   data.frame(
     member = seq_along(object),
     seed = vapply(object, function(fit) fit$training$seed, 0),
     epochs = vapply(object, function(fit) fit$training$epochs, 0),
-    train_loss = vapply(object, last, 0, "train_loss"),
-    validation_loss = vapply(object, last, 0, "validation_loss"),
+    kept_epoch = vapply(object, function(fit) as.double(kept_epoch(fit)), 0),
+    train_loss = vapply(object, kept, 0, "train_loss"),
+    validation_loss = vapply(object, kept, 0, "validation_loss"),
     seconds = vapply(object, last, 0, "seconds")
   )
 }
@@ -151,21 +175,30 @@ predict.spender_pca <- function(object, x, type = c("observed", "rest", "latent"
   x <- in_memory(x)
   check_spectra(x)
   check_same_grid(object, x)
+  check_dots("predict", ...)
   data <- to_restframe(x, object$wave_rest)
   scores <- weighted_fit(sweep(data$flux, 2, object$mean), data$weight, object$components)
+  unknown <- unknown_rows(object, x)
+  warn_unknown(unknown)
+  without <- function(rows) {
+    rows[unknown > 0, ] <- NA
+    rows
+  }
   dimnames(scores) <- list(x$id, paste0("s", seq_len(ncol(scores))))
-  if (type == "latent") return(scores)
+  if (type == "latent") return(without(scores))
   rest <- sweep(scores %*% object$components, 2, object$mean, "+")
-  if (type == "rest") return(rest)
+  if (type == "rest") return(without(rest))
   wave <- x$instrument$wave
   observed <- t(vapply(seq_along(x$z), function(i) {
     stats::approx(object$wave_rest, rest[i, ], wave / (1 + x$z[i]))$y
   }, wave))
   rownames(observed) <- x$id
-  if (type == "observed") return(observed)
+  if (type == "observed") return(without(observed))
   squares <- x$ivar * (x$flux - observed)^2
   squares[is.na(observed)] <- 0
-  rowSums(squares) / (2 * length(wave))
+  loss <- rowSums(squares) / (2 * length(wave))
+  loss[unknown > 0] <- NA
+  loss
 }
 
 #' @export

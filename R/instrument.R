@@ -81,3 +81,23 @@ print.spender_instrument <- function(x, ...) {
   cat("<instrument> ", format(x), "\n", sep = "")
   invisible(x)
 }
+
+#' Wavelengths in vacuum
+#'
+#' Spectra here are on grids in vacuum; many spectrographs' are in air. The index of refraction is that of Ciddor (1996), for wavelengths in
+#' air as N. Piskunov fitted it (VALD): with \eqn{s = 10^4 / \lambda_{air}},
+#' \deqn{n = 1 + 8.336624212083 \times 10^{-5} + \frac{0.02408926869968}{130.1065924522 - s^2} + \frac{0.0001599740894897}{38.92568793293 - s^2}.}
+#'
+#' @param wave Wavelengths in air, Å.
+#' @return \eqn{n\,\lambda_{air}}, Å; below 2000 Å, where wavelengths are given in vacuum by convention, `wave` as it is.
+#' @section Errors: `spender_error_invalid` where `wave` is not positive numbers.
+#' @references Ciddor, P. E. 1996, Applied Optics 35, 1566.
+#' @export
+#' @examples
+#' wave_to_vacuum(c(Hbeta = 4861.333, Halpha = 6562.819))
+wave_to_vacuum <- function(wave) {
+  if (!is.numeric(wave) || any(!is.na(wave) & wave <= 0)) abort("invalid", "`wave` must be positive wavelengths, not ", describe(wave), ".")
+  s2 <- (1e4 / wave)^2
+  index <- 1 + 8.336624212083e-5 + 0.02408926869968 / (130.1065924522 - s2) + 0.0001599740894897 / (38.92568793293 - s2)
+  ifelse(wave < 2000, wave, wave * index)
+}

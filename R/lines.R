@@ -21,7 +21,8 @@
 #' @return A data frame, one row per spectrum and line, in order: `row` and `id` of the spectrum, `line`, `wave` (Å), `flux` and `flux_err`;
 #'   `ew` and `ew_err`, the equivalent width in Å, positive in emission; `sigma` and `sigma_err`, `velocity` and `velocity_err` (km/s);
 #'   `continuum` at the line; `chi2`, of the group's fit per degree of freedom, and `pixels`, their number. Errors are from the
-#'   inverse variance. A line of which fewer than three valid pixels are within 10 Å, or whose group has too few, has `NA`.
+#'   inverse variance. A line of which fewer than three valid pixels are within 10 Å, or whose group has too few, has `NA`, and so have normalised fluxes of a spectrum
+#'   without a norm (with a warning).
 #' @section Errors: `spender_error_missing_package` without minpack.lm, `spender_error_invalid` naming the argument.
 #' @seealso [classify_galaxies()], [fit_doublet()]
 #' @export
@@ -49,8 +50,26 @@ measure_lines <- function(x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_49
       data.frame(row = i, id = x$id[i], line = group$name, wave = group$wave, fit$lines)
     }))
   })
+  if (!length(rows)) return(no_lines())
   out <- do.call(rbind, rows)
   rownames(out) <- NULL
+  without_unit(out, x, c("flux", "flux_err", "continuum"))
+}
+
+# A measurement of no spectra
+no_lines <- function() {
+  none <- double()
+  data.frame(row = integer(), id = character(), line = character(), wave = none, flux = none, flux_err = none, ew = none, ew_err = none,
+             sigma = none, sigma_err = none, velocity = none, velocity_err = none, continuum = none, chi2 = none, pixels = integer())
+}
+
+# Normalised fluxes of spectra without a norm are not known.
+without_unit <- function(out, x, columns) {
+  if (length(x$without)) {
+    warn("no_norm", length(x$without), ngettext(length(x$without), " spectrum has", " spectra have"), " no norm: normalised fluxes of rows ",
+         enumerate(x$without), " are NA.")
+    out[(if (is.null(out$row)) seq_len(nrow(out)) else out$row) %in% x$without, columns] <- NA
+  }
   out
 }
 
@@ -145,9 +164,13 @@ fit_doublet <- function(x, lines = c("OII_3727", "OII_3730"), wave = NULL, z = 0
     data.frame(id = x$id[i], ratio = ratio, ratio_err = abs(ratio) * error(relative), flux = sum(flux), flux_err = error(c(1, 1)),
                sigma = fit$lines$sigma[1], sigma_err = fit$lines$sigma_err[1], dip = doublet_dip(lines$wave, flux, fit$lines$sigma[1]))
   })
+  if (!length(rows)) {
+    none <- double()
+    return(data.frame(id = character(), ratio = none, ratio_err = none, flux = none, flux_err = none, sigma = none, sigma_err = none, dip = none))
+  }
   out <- do.call(rbind, rows)
   rownames(out) <- NULL
-  out
+  without_unit(out, x, c("flux", "flux_err"))
 }
 
 #' Classify galaxies by their emission lines
@@ -211,7 +234,8 @@ line_data <- function(x, wave, z, ivar, physical) {
   x <- in_memory(x)
   if (inherits(x, "spectra")) {
     norm <- if (physical) ifelse(is.na(x$norm), 1, x$norm) else 1
-    return(list(flux = x$flux * norm, ivar = x$ivar / norm^2, wave = x$instrument$wave, z = x$z, id = x$id))
+    return(list(flux = x$flux * norm, ivar = x$ivar / norm^2, wave = x$instrument$wave, z = x$z, id = x$id,
+                without = if (!physical) which(is.na(x$norm))))
   }
   if (!is.numeric(x) || !is.matrix(x)) abort("invalid", "`x` must be spectra() or a matrix of model spectra, not ", describe(x), ".")
   if (!is.numeric(wave) || length(wave) != ncol(x) || any(!is.finite(wave)) || any(diff(wave) <= 0)) {

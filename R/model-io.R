@@ -73,6 +73,7 @@ write_model <- function(fit, path, overwrite = FALSE) {
     training = to_json(fit$training),
     history = to_json(as.list(fit$history))
   )
+  metadata[["digest"]] <- model_digest(metadata, fit$weights, fit$instrument$wave, fit$wave_rest)
   .Call(ffi_safetensors_write, path, c(grids, parameters), metadata, overwrite)
   invisible(path)
 }
@@ -109,6 +110,13 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
   check_tensors(tensors, table, path)
 
   if (is.null(wave_obs) && !is.null(metadata[["instrument"]])) instrument_name <- metadata[["instrument"]]
+  weights <- .Call(ffi_network_import, architecture, read_tensors(tensors[table$name], path))
+  if (!is.null(metadata[["digest"]])) { # files of others have none
+    grids <- lapply(c("wave_obs", "wave_rest"), function(grid) choose_grid(NULL, grid, architecture[[c(wave_obs = "n_observed", wave_rest = "n_rest")[[grid]]]], tensors, path))
+    if (!identical(metadata[["digest"]], model_digest(metadata, weights, grids[[1]], grids[[2]]))) {
+      abort("format", path, ": is damaged: what it holds is not what was written (its digest does not fit)")
+    }
+  }
   wave_obs <- choose_grid(wave_obs, "wave_obs", architecture$n_observed, tensors, path)
   wave_rest <- choose_grid(wave_rest, "wave_rest", architecture$n_rest, tensors, path)
   training <- metadata_json(metadata, "training", path)
@@ -117,7 +125,7 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
   structure(
     list(
       architecture = architecture,
-      weights = .Call(ffi_network_import, architecture, read_tensors(tensors[table$name], path)),
+      weights = weights,
       instrument = new_instrument(wave_obs, instrument_name),
       wave_rest = wave_rest,
       history = read_history(metadata, path),
@@ -126,6 +134,12 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
     ),
     class = "spender"
   )
+}
+
+# Of all that a model file holds
+model_digest <- function(metadata, weights, wave_obs, wave_rest) {
+  keys <- c("format", "version", "instrument", "architecture", "training", "history")
+  digest_of(list(unlist(unname(as.list(metadata)[keys])), weights, as.double(wave_obs), as.double(wave_rest)))
 }
 
 check_model_path <- function(path) {

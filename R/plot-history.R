@@ -16,8 +16,11 @@
 plot_history <- function(x, flat = NULL, log = TRUE, ...) {
   need_ggplot()
   check_flag(log, "log")
+  check_dots("plot_history", ...)
+  kept <- NULL
   if (inherits(x, "spender")) {
     if (is.null(flat)) flat <- x$training$flat_loss
+    if (kept_epoch(x) < nrow(x$history)) kept <- x$history$epoch[kept_epoch(x)]
     x <- x$history
   }
   if (!is.data.frame(x) || !all(c("epoch", "train_loss", "validation_loss") %in% names(x)))
@@ -26,7 +29,9 @@ plot_history <- function(x, flat = NULL, log = TRUE, ...) {
   losses <- data.frame(epoch = rep(x$epoch, 2), loss = c(x$train_loss, x$validation_loss),
                        set = rep(c("training", "validation"), each = nrow(x)))
   losses <- losses[is.finite(losses$loss), ]
-  last <- do.call(rbind, lapply(split(losses, losses$set), function(l) l[which.max(l$epoch), ]))
+  last <- do.call(rbind, lapply(split(losses, losses$set), function(l) {
+    if (is.null(kept)) l[which.max(l$epoch), ] else l[l$epoch == kept, ]
+  }))
   colours <- c(training = palette_spender[["data"]], validation = palette_spender[["model"]])
   p <- ggplot2::ggplot(losses, ggplot2::aes(.data$epoch, .data$loss, colour = .data$set))
   flat <- flat[is.finite(flat)]
@@ -34,13 +39,14 @@ plot_history <- function(x, flat = NULL, log = TRUE, ...) {
     p <- p + ggplot2::geom_hline(yintercept = flat[1], linetype = "dashed", colour = "grey55", linewidth = 0.4) +
       ggplot2::annotate("text", x = max(losses$epoch), y = flat[1], label = "flat spectrum", hjust = 1, vjust = -0.6, size = 3, colour = "grey40")
   }
+  if (!is.null(kept)) p <- p + ggplot2::geom_vline(xintercept = kept, colour = "grey80", linewidth = 0.4)
   # A point where a line needs two.
   p <- if (nrow(x) > 1) p + ggplot2::geom_line(linewidth = 0.7) else p + ggplot2::geom_point(size = 2)
   p <- p +
     ggplot2::geom_point(data = last, size = 1.8, show.legend = FALSE) +
     ggplot2::scale_colour_manual(name = NULL, breaks = names(colours), values = colours) +
     ggplot2::labs(x = "epoch", y = "loss",
-                  subtitle = paste0("last epoch: ", paste0(last$set, " ", vapply(last$loss, function(l) format(l, digits = 4), ""), collapse = ", "))) +
+                  subtitle = paste0(if (is.null(kept)) "last epoch: " else paste0("epoch ", kept, ", whose weights were kept: "), paste0(last$set, " ", vapply(last$loss, function(l) format(l, digits = 4), ""), collapse = ", "))) +
     ggplot2::scale_x_continuous(breaks = function(limits) unique(round(pretty(limits)))) +
     theme_spender() +
     ggplot2::theme(legend.position = "top", legend.justification = "left", legend.margin = ggplot2::margin(0, 0, 0, 0),

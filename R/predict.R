@@ -10,12 +10,16 @@
 #'   rounding.
 #' @param batch_size Spectra that are computed at a time; `NULL` for 64 on a CPU, 1024 on a GPU.
 #' @param path A FITS file to write the result to, in parts, instead of returning it: a table `RESULTS` with a row for each spectrum. A
-#'   program that was killed goes on where it was when it is called again. [read_predictions()] reads it.
-#' @param ... Not used.
+#'   program that was killed goes on where it was when it is called again; the file knows the fit, the spectra, their ids and the type that
+#'   it is of, and other ones are an error that says which. [read_predictions()] reads it.
+#' @param overwrite Replace a file `path` that is there?
+#' @param ... `newdata`, which other packages' models call `x`; anything else is an error.
 #'
 #' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"`.
-#'   Spectra without a norm give rows of `NA`, and a warning.
-#' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid.
+#'   Spectra of which the fit can say nothing give rows of `NA`, and a warning: those without a norm (`spender_warning_no_norm`), and those
+#'   without a valid pixel that the restframe grid covers (`spender_warning_coverage`).
+#' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_exists` for a file of other
+#'   results.
 #' @export
 #' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
@@ -24,17 +28,36 @@
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss"), device = "auto", precision = "fp32",
-                            threads = NULL, batch_size = NULL, path = NULL, ...) {
+                            threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, ...) {
   type <- match.arg(type)
-  if (!is.null(path)) return(invisible(predict_to_file(object, x, type, path, device, precision, threads, batch_size)))
-  if (inherits(x, "survey")) return(predict_survey(object, x, type, device, precision, threads, batch_size))
-  check_spectra(x)
+  check_dots("predict", ..., known = if (missing(x)) "newdata")
+  if (missing(x)) x <- list(...)$newdata
+  check_source(x)
   check_same_grid(object, x)
+  check_flag(overwrite, "overwrite")
+  if (!is.null(path)) return(invisible(predict_to_file(object, x, type, path, overwrite, device, precision, threads, batch_size)))
+  if (overwrite) abort("invalid", "`overwrite` is about the file `path`, and none is given.")
   device <- choose_device(device, precision, threads)
-  usable <- !is.na(x$norm)
-  without_norm(x)
+  if (!inherits(x, "survey")) {
+    unknown <- unknown_rows(object, x)
+    warn_unknown(unknown)
+    return(predict_rows(object, x, unknown, type, device, batch_size))
+  }
+  parts <- unknown <- list()
+  in_parts(x, function(part, rows) {
+    here <- unknown_rows(object, part)
+    unknown[[length(unknown) + 1]] <<- here
+    parts[[length(parts) + 1]] <<- predict_rows(object, part, here, type, device, batch_size)
+  })
+  warn_unknown(unlist(unknown))
+  do.call(if (type == "loss") c else rbind, parts)
+}
+
+# Of spectra in memory; rows of which the fit can say nothing are NA.
+predict_rows <- function(fit, x, unknown, type, device, batch_size) {
+  usable <- unknown == 0
   part <- if (all(usable)) x else x[usable]
-  out <- run_network(object, type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z)
+  out <- run_network(fit, type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z)
   if (!all(usable)) {
     all_rows <- matrix(NA_real_, length(x), ncol(out))
     all_rows[usable, ] <- out
@@ -44,50 +67,99 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
   if (type == "loss") out[, 1] else out
 }
 
-# The same of a survey, some thousand spectra at a time.
-predict_survey <- function(fit, x, type, ...) {
-  check_same_grid(fit, x)
-  parts <- list()
-  without_norm(x)
-  in_parts(x, function(part, rows) {
-    parts[[length(parts) + 1]] <<- predict_quietly(fit, part, type, ...)
-  })
-  if (type == "loss") do.call(c, parts) else do.call(rbind, parts)
+# Why a fit can say nothing of a row: 1, it has no norm; 2, the restframe grid covers none of its valid pixels. Else 0.
+unknown_rows <- function(fit, x) {
+  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, if (is.null(fit$architecture)) 0 else fit$architecture$lsf)
+  left <- which(!is.na(x$norm) & covered[, "to"] >= covered[, "from"])
+  unknown <- ifelse(is.na(x$norm), 1, 2)
+  pixels <- seq_len(ncol(x$ivar))
+  for (m in c(pixels[pixels %% 64 == 32], pixels[pixels %% 64 != 32])) { # a few columns tell, of most
+    if (!length(left)) break
+    valid <- (x$ivar[left, m] > 0 & m >= covered[left, "from"] & m <= covered[left, "to"]) %in% TRUE
+    unknown[left[valid]] <- 0
+    left <- left[!valid]
+  }
+  unknown
 }
 
-# Of a part, where the whole has been warned about.
-predict_quietly <- function(fit, x, type, ...) {
-  withCallingHandlers(stats::predict(fit, x, type, ...), spender_warning_no_norm = function(w) invokeRestart("muffleWarning"))
+warn_unknown <- function(unknown) {
+  sentence <- function(rows, why) {
+    paste0(length(rows), ngettext(length(rows), " spectrum ", " spectra "), why, ": rows ", enumerate(rows), " of the result are NA.")
+  }
+  without <- which(unknown == 1)
+  uncovered <- which(unknown == 2)
+  if (length(without)) warn("no_norm", sentence(without, ngettext(length(without), "has no norm", "have no norm")))
+  if (length(uncovered)) {
+    warn("coverage", sentence(uncovered, ngettext(length(uncovered), "has no valid pixel that the restframe grid covers",
+                                                  "have no valid pixel that the restframe grid covers")))
+  }
 }
 
 # A table of results, part after part. What is there of the same fit, type and spectra is not computed again.
-predict_to_file <- function(fit, x, type, path, ...) {
+predict_to_file <- function(fit, x, type, path, overwrite, device, precision, threads, batch_size) {
   if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
-  check_source(x)
-  check_same_grid(fit, x)
+  device <- choose_device(device, precision, threads)
   path <- path.expand(path)
   name <- result_columns[[type]]
   wave <- if (type == "rest") fit$wave_rest else fit$instrument$wave
-  of <- .Call(ffi_digest, c(fit$weights, writeBin(c(x$z, x$norm), raw()), charToRaw(type)))
-  id_width <- if (inherits(x, "survey")) text_widths(x)$ID + 8 else max(1, nchar(to_ascii(x$id), "bytes")) # 8: for what makes ids unique
+  ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
+  id_width <- max(1, nchar(to_ascii(ids), "bytes"))
+  of <- result_identity(fit, x, type, ids)
   done <- 0
+  if (overwrite) unlink(path)
   if (file.exists(path)) {
     info <- .Call(ffi_survey_info, path)
-    if (!identical(info$instrument, of)) abort("exists", path, " exists already, and is not of this fit, type and spectra.")
+    other <- differing_parts(info$prepared, of)
+    if (length(other)) {
+      abort("exists", path, " exists already and is of something else: not the same ", enumerate(other), ". `overwrite = TRUE` replaces it.")
+    }
     done <- info$n
   }
-  without_norm(x)
+  unknown <- integer()
   for (rows in parts_of(length(x), 2048)) {
     rows <- rows[rows > done]
     if (!length(rows) && (done > 0 || length(x))) next
     part <- in_memory(x[rows])
-    values <- predict_quietly(fit, part, type, ...)
-    columns <- list(ID = part$id, Z = part$z, NORM = part$norm, VALUES = if (is.matrix(values)) values else cbind(values))
+    here <- unknown_rows(fit, part)
+    values <- predict_rows(fit, part, here, type, device, batch_size)
+    unknown[rows] <- here
+    columns <- list(ID = ids[rows], Z = part$z, NORM = part$norm, VALUES = if (is.matrix(values)) values else cbind(values))
     names(columns)[4] <- name
-    append_rows(columns, path, "RESULTS", wave, of, list(ID = id_width))
+    append_rows(columns, path, "RESULTS", wave, fit$instrument$name, list(ID = id_width), prepared = of)
   }
+  warn_unknown(unknown)
   finish_survey(path)
   path
+}
+
+# What results are of, as a file keeps it: the type, and short digests of the fit, the spectra and their ids.
+result_identity <- function(fit, x, type, ids) {
+  short <- function(...) substr(digest_of(list(...)), 1, 12)
+  paste0(type, " fit:", short(fit$weights, unlist(fit$architecture[c("n_latent", "filters", "lsf")]), fit$wave_rest, fit$instrument$wave),
+         " spectra:", short(data_digest(x)), " ids:", short(ids))
+}
+
+# Names of the parts that differ in two texts such as result_identity() and preparation_text() make; NULL for the same
+differing_parts <- function(there, wanted) {
+  if (identical(there, wanted)) return(NULL)
+  split_parts <- function(text) {
+    words <- strsplit(text, " ", fixed = TRUE)[[1]]
+    named <- grepl(":", words, fixed = TRUE)
+    setNames(c(words[!named], sub("^[^:]*:", "", words[named])), c(rep("type", sum(!named)), sub(":.*", "", words[named])))
+  }
+  there <- split_parts(there)
+  wanted <- split_parts(wanted)
+  all <- union(names(wanted), names(there))
+  other <- all[vapply(all, function(name) !identical(unname(there[name]), unname(wanted[name])), NA)]
+  if (length(other)) other else "spectra"
+}
+
+digest_of <- function(x) .Call(ffi_digest, x, default_threads())
+
+# Of flux, ivar, redshifts and norms. A survey's rows have checksums in its file, which are read instead.
+data_digest <- function(x) {
+  if (!inherits(x, "survey")) return(digest_of(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm))))
+  digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
 }
 
 result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS")
@@ -116,14 +188,6 @@ read_predictions <- function(path) {
   rownames(values) <- from_ascii(.Call(ffi_survey_columns, path, info$n, "ID", rows)$ID)
   values[is.nan(values)] <- NA
   if (name == "LOSS") values[, 1] else values
-}
-
-without_norm <- function(x) {
-  without <- which(is.na(x$norm))
-  if (length(without)) {
-    warn("no_norm", length(without), ngettext(length(without), " spectrum has", " spectra have"), " no norm: rows ", enumerate(without),
-         " of the result are NA.")
-  }
 }
 
 # flux and ivar, or latent: whatever the type needs
@@ -156,6 +220,7 @@ without_lsf <- function(architecture, weights) {
 #' @inherit predict.spender examples
 encode <- function(fit, x, ...) {
   check_fit(fit)
+  refuse_path("encode", "latent", ...)
   latents <- predict(fit, x, "latent", ...)
   colnames(latents) <- paste0("s", seq_len(ncol(latents)))
   latents
@@ -203,7 +268,7 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
 
 #' The model's version of observed spectra
 #'
-#' @param fit A fit from [spender()] or [read_model()].
+#' @param fit A fit from [spender()] or [read_model()], or an ensemble, whose mean is returned.
 #' @param x [spectra()] on the fit's instrument.
 #' @param normalized Give the network's normalised flux instead of the physical one (normalised flux times the spectrum's norm)?
 #' @param ... Passed on to [predict.spender()].
@@ -211,9 +276,11 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
 #' @export
 #' @inherit predict.spender examples
 reconstruct <- function(fit, x, normalized = FALSE, ...) {
-  check_fit(fit)
+  if (!inherits(fit, "spender_ensemble")) check_fit(fit)
   check_flag(normalized, "normalized")
+  refuse_path("reconstruct", "observed", ...)
   model <- predict(fit, x, "observed", ...)
+  if (inherits(fit, "spender_ensemble")) model <- model$mean
   if (normalized) model else model * x$norm
 }
 
@@ -228,6 +295,7 @@ reconstruct <- function(fit, x, normalized = FALSE, ...) {
 #' @export
 residuals.spender <- function(object, x, type = c("pearson", "response"), ...) {
   type <- match.arg(type)
+  refuse_path("residuals", "observed", ...)
   x <- in_memory(x)
   difference <- x$flux - predict(object, x, "observed", ...)
   if (type == "response") return(difference)

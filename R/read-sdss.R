@@ -65,13 +65,15 @@ read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(53
   problems <- rbind(norm_problems(raw$found, id, files, window), repeated)
   problems <- rbind(problems[order(problems$row), ], unread)
   row.names(problems) <- NULL
+  if (all(is.na(raw$zwarning) | abs(raw$zwarning) < 2^31)) raw$zwarning <- as.integer(raw$zwarning)
   meta <- data.frame(file = files, raw[c("plate", "mjd", "fiber", "class", "subclass", "z_err", "zwarning", "sn_median",
                                          "plate_quality", "instrument")])
+  for (key in c("field", "catalogid", "sdss_id")) if (!all(is.na(raw[[key]]))) meta[[key]] <- raw[[key]] # of SDSS-V
   if (!all(good)) {
     warn("files", sum(!good), " of ", count(length(good), "file"), " could not be read; problems() says why. The first: ",
          unread$reason[1], ".")
   }
-  new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems)
+  new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems, object = named)
 }
 
 expand_folders <- function(files) {
@@ -80,7 +82,7 @@ expand_folders <- function(files) {
   files <- path.expand(files)
   expanded <- lapply(files, function(file) {
     if (!dir.exists(file)) return(file)
-    found <- list.files(file, "\\.fits$", full.names = TRUE, recursive = TRUE, ignore.case = TRUE)
+    found <- list.files(file, "\\.fits(\\.gz)?$", full.names = TRUE, recursive = TRUE, ignore.case = TRUE)
     if (!length(found)) abort("files", "There are no FITS files in the folder ", file, ".")
     found
   })
@@ -101,9 +103,11 @@ check_log_grid <- function(instrument) {
 
 # As in the names of the files; from there too where HDU 2 does not say.
 object_names <- function(raw, files) {
-  base <- sub("\\.fits$", "", basename(files), ignore.case = TRUE)
+  base <- sub("\\.fits(\\.gz)?$", "", basename(files), ignore.case = TRUE)
   complete <- !is.na(raw$plate) & !is.na(raw$mjd) & !is.na(raw$fiber)
   names <- sub("^spec-", "", base)
   names[complete] <- sprintf("%04d-%05d-%04d", raw$plate, raw$mjd, raw$fiber)[complete]
+  in_field <- !complete & !is.na(raw$field) & !is.na(raw$mjd) & !is.na(raw$catalogid)
+  names[in_field] <- sprintf("%06d-%05d-%s", raw$field, raw$mjd, raw$catalogid)[in_field]
   names
 }

@@ -6,9 +6,12 @@
 #' @param flux Flux density \eqn{f_\lambda}{f_lambda} in any unit: a matrix with one row per spectrum and one column per pixel of `wave`, or
 #'   a vector: one spectrum. No rows are fine.
 #' @param ivar Inverse variance of `flux`, of the same shape. 0 says that a pixel is masked.
+#' @param sigma Instead of `ivar`: standard deviations of `flux`. What is not finite and above 0 is a masked pixel.
 #' @param z Redshifts, one per row; finite and above -1.
 #' @param wave The observed grid: an [instrument()], its name, or wavelengths in Å (vacuum).
-#' @param id One unique name per row; by default the row names of `flux`, or else `"1"`, `"2"`, ...
+#' @param id One unique name per row, as text or as whole numbers below 2^53; by default the row names of `flux`, or else `"1"`, `"2"`, ...
+#'   Where rows of `ivar` or `meta`, or elements of `z`, have the names of the rows of `flux` in another order, they are brought into
+#'   theirs; other names of `ivar` and `z` are an error.
 #' @param meta A data frame of catalogue columns, one row per spectrum.
 #' @param normalize `FALSE` if `flux` and `ivar` are normalised already.
 #' @param mask_sky Mask pixels within 5 Å of the night-sky lines of [sky_lines()]? Or a vector of line wavelengths (Å, vacuum)
@@ -33,15 +36,17 @@
 #' @return An object of class `spectra`, a list of
 #' - `flux`, `ivar`: n × M matrices, normalised, always finite;
 #' - `z`, `norm`: n numbers; `norm` is `NA` where there is none;
-#' - `instrument`: the grid; `id`: n unique strings; `meta`: a data frame of n rows;
+#' - `instrument`: the grid; `id`: n unique strings; `object`: the ids that rows of one object share (`c(x, x)`), of which training and
+#'   validation never get some each; `meta`: a data frame of n rows;
 #' - `problems`: see [problems()]; `truth`: the argument.
 #'
-#' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` joins spectra on one
+#' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` or `rbind(x, y)` joins spectra on one
 #' grid, `length(x)` counts them, `as.data.frame(x)` is their catalogue, and `plot(x)` draws them.
 #' @section Errors:
 #' `spender_error_dimension` when two arguments do not fit together, `spender_error_redshift` for a redshift that is missing, not
 #' finite or at most -1, `spender_error_id` for ids that are missing or not unique, `spender_error_invalid` for an argument of
-#' the wrong type. Warning `spender_warning_ivar`: negative inverse variances were set to 0.
+#' the wrong type. Warnings: `spender_warning_ivar`, negative inverse variances were set to 0; `spender_warning_unit`, nothing is left of
+#' any spectrum, and a unit looks like the reason.
 #' @examples
 #' grid <- instrument(seq(4000, 8000, by = 2), name = "toy")
 #' flux <- rbind(1 + sin(grid$wave / 300)^2, rep(3, length(grid$wave)))
@@ -54,15 +59,22 @@
 #' @seealso [read_sdss()], [select_galaxies()], [join_catalogue()]
 #' @export
 spectra <- function(flux, ivar, z, wave, id = NULL, meta = NULL, normalize = TRUE, mask_sky = TRUE,
-                    window = c(5300, 5850), truth = NULL, threads = NULL) {
+                    window = c(5300, 5850), truth = NULL, threads = NULL, sigma = NULL) {
   instrument <- instrument(wave)
   flux <- check_pixels(flux, "flux", instrument)
+  if (missing(ivar) == is.null(sigma)) abort("invalid", "Give either `ivar` or `sigma`, the standard deviations that it is made of.")
+  if (missing(ivar)) ivar <- ivar_of(check_pixels(sigma, "sigma", instrument))
   ivar <- check_pixels(ivar, "ivar", instrument)
   n <- nrow(flux)
   if (nrow(ivar) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `ivar` has ", nrow(ivar), ".")
-  z <- check_redshift(z, n)
+  names <- if (is.null(rownames(flux)) && is.character(id)) id else rownames(flux)
+  rows_of <- if (is.null(rownames(flux))) "`id`" else "`flux`'s rows"
+  order <- order_by_name(rownames(ivar), names, "`ivar`'s rows", rows_of)
+  if (!is.null(order)) ivar <- ivar[order, , drop = FALSE]
+  order <- order_by_name(names(z), names, "`z`", rows_of)
+  z <- check_redshift(if (is.null(order)) z else z[order], n)
   id <- check_id(id, rownames(flux), n)
-  meta <- check_meta(meta, n)
+  meta <- check_meta(meta, n, names)
   check_truth(truth, n)
 
   recipe <- preparation(instrument, mask_sky, window, normalize, threads)
@@ -71,13 +83,41 @@ spectra <- function(flux, ivar, z, wave, id = NULL, meta = NULL, normalize = TRU
   if (length(negative)) {
     warn("ivar", "`ivar` was negative and is set to 0 in row", if (length(negative) > 1) "s", " ", enumerate(negative), ".")
   }
+  check_units(ivar, prepared$found, instrument, window)
   new_spectra(prepared$flux, prepared$ivar, z, prepared$norm, instrument, id, meta,
               norm_problems(prepared$found, id, NA_character_, window), truth)
 }
 
-new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, truth = NULL) {
+# A pixel whose standard deviation is not known is masked.
+ivar_of <- function(sigma) {
+  ivar <- 1 / sigma^2
+  ivar[!is.finite(ivar) | sigma <= 0] <- 0
+  ivar
+}
+
+# Where nothing is left of all spectra, a unit may be why.
+check_units <- function(ivar, found, instrument, window) {
+  if (!length(found) || !all(found > 0)) return(invisible())
+  positive <- ivar[is.finite(ivar) & ivar > 0]
+  if (length(positive) && max(positive) <= 1e-6) {
+    warn("unit", "No pixel of any spectrum is valid: all inverse variances are 1e-6 or less, which counts as masked. This looks like a unit: ",
+         "fluxes should be around one, so divide `flux` by ", sprintf("%.0e", 1 / sqrt(stats::median(positive))),
+         " or so, and multiply `ivar` by its square.")
+  } else if (max(window) < 1500 && max(instrument$wave) >= 1500) {
+    warn("unit", "No spectrum has valid pixels in the window of the norm. `window`, ", sprintf("%.4g", window[1]), " to ", sprintf("%.4g", window[2]),
+         ", looks like nanometres; it is expected in ", angstrom(), ", in the restframe.")
+  } else if (max(instrument$wave) < 1500) {
+    warn("unit", "No spectrum has valid pixels in the window of the norm. The grid's wavelengths, ", sprintf("%.4g", min(instrument$wave)), " to ",
+         sprintf("%.4g", max(instrument$wave)), ", look like ", if (max(instrument$wave) < 30) "micrometres" else "nanometres",
+         "; they are expected in ", angstrom(), ", in vacuum.")
+  }
+}
+
+# object: what the spectra are called where rows of one object have ids of their own
+new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, truth = NULL, object = id) {
   norm[is.na(norm)] <- NA
-  x <- list(flux = flux, ivar = ivar, z = z, norm = norm, instrument = instrument, id = id, meta = meta,
+  dimnames(flux) <- dimnames(ivar) <- NULL
+  x <- list(flux = flux, ivar = ivar, z = z, norm = norm, instrument = instrument, id = id, object = object, meta = meta,
             problems = problems, truth = NULL)
   x["truth"] <- list(truth)
   structure(x, class = "spectra")
@@ -125,22 +165,14 @@ check_redshift <- function(z, n) {
   z
 }
 
-check_id <- function(id, names, n) {
-  if (is.null(id)) id <- if (is.null(names) || anyNA(names) || anyDuplicated(names)) seq_len(n) else names
-  if (!is.atomic(id) && !is.factor(id)) abort("invalid", "`id` must be a character vector, not ", describe(id), ".")
-  if (length(id) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `id` has length ", length(id), ".")
-  id <- if (is.numeric(id)) format(id, scientific = FALSE, trim = TRUE, digits = 15) else as.character(id)
-  if (anyNA(id)) abort("id", "`id` must not be missing; it is in row", if (sum(is.na(id)) > 1) "s", " ", enumerate(which(is.na(id))), ".")
-  twice <- unique(id[duplicated(id)])
-  if (length(twice)) abort("id", "`id` must be unique; these are not: ", enumerate(twice), ".")
-  id
-}
-
-check_meta <- function(meta, n) {
+# Row names that are the spectra's, in another order, are followed; others are taken for the numbers that data frames keep of rows.
+check_meta <- function(meta, n, names = NULL) {
   if (is.null(meta)) return(data.frame(row.names = seq_len(n)))
   if (!is.data.frame(meta)) abort("invalid", "`meta` must be a data frame, not ", describe(meta), ".")
   if (nrow(meta) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `meta` has ", nrow(meta), ".")
   meta <- as.data.frame(meta)
+  own <- row.names(meta)
+  if (!is.null(names) && !identical(own, names) && !anyDuplicated(names) && setequal(own, names)) meta <- meta[match(names, own), , drop = FALSE]
   row.names(meta) <- NULL
   meta
 }
@@ -215,6 +247,33 @@ dim.spectra <- function(x) dim(x$flux)
   take_rows(x, find_rows(x, i))
 }
 
+#' @export
+`$<-.spectra` <- function(x, name, value) {
+  if (identical(name, "meta")) {
+    n <- length(x$z)
+    if (is.null(value)) value <- data.frame(row.names = seq_len(n))
+    if (!is.data.frame(value) || nrow(value) != n) {
+      abort("invalid", "`x$meta` must be a data frame with a row for each of the ", count(n, "spectrum", "spectra"), "; it is ", describe_shape(value), ".")
+    }
+  }
+  y <- unclass(x)
+  y[[name]] <- value
+  structure(y, class = class(x))
+}
+
+#' @export
+as.list.spectra <- function(x, ...) setNames(lapply(seq_along(x$z), function(i) x[i]), x$id)
+
+# condition: in terms of the catalogue, as as.data.frame() has it
+#' @export
+subset.spectra <- function(x, subset, ...) {
+  check_dots("subset", ...)
+  if (missing(subset)) return(x)
+  keep <- eval(substitute(subset), as.data.frame(x), parent.frame())
+  if (!is.logical(keep)) abort("invalid", "`subset` must be a condition, TRUE or FALSE for each spectrum, not ", describe(keep), ".")
+  x[which(rep_len(keep, length(x)))]
+}
+
 find_rows <- function(x, i) {
   n <- length(x)
   if (is.character(i)) {
@@ -228,6 +287,10 @@ find_rows <- function(x, i) {
   if (is.logical(i) && length(i) != n) {
     abort("dimension", "A logical index needs one value per spectrum (", n, "); this one has length ", length(i), ".")
   }
+  if (is.logical(i) && anyNA(i)) {
+    abort("invalid", "The index is NA for ", count(sum(is.na(i)), "spectrum", "spectra"), " (", enumerate(which(is.na(i))),
+          "), of which it is not known whether to take them: which() leaves them out, as in x[which(condition)].")
+  }
   row <- seq_len(n)[i]
   if (anyNA(row)) abort("invalid", "The index is missing or beyond the ", count(n, "spectrum", "spectra"), " there are.")
   row
@@ -235,8 +298,7 @@ find_rows <- function(x, i) {
 
 take_rows <- function(x, row) {
   check_whole(x)
-  meta <- x$meta[row, , drop = FALSE]
-  row.names(meta) <- NULL
+  meta <- structure(lapply(x$meta, take_from, row), row.names = .set_row_names(length(row)), class = "data.frame")
   id <- x$id[row]
   if (anyDuplicated(id)) id <- make.unique(id)
   unread <- x$problems[is.na(x$problems$row), ]
@@ -248,7 +310,7 @@ take_rows <- function(x, row) {
   problems <- rbind(moved, unread)
   row.names(problems) <- NULL
   new_spectra(x$flux[row, , drop = FALSE], x$ivar[row, , drop = FALSE], x$z[row], x$norm[row], x$instrument, id, meta,
-              problems, take_truth(x$truth, row))
+              problems, take_truth(x$truth, row), object_of(x)[row])
 }
 
 has_rows <- function(element) length(dim(element)) == 2
@@ -281,6 +343,7 @@ c.spectra <- function(...) {
   field <- function(name) lapply(parts, function(part) part[[name]])
   sizes <- lengths(field("z"))
   id <- make.unique(unlist(field("id")))
+  lapply(parts, check_whole)
   problems <- do.call(rbind, Map(function(p, offset) {
     p$row <- p$row + offset
     p
@@ -288,88 +351,12 @@ c.spectra <- function(...) {
   known <- !is.na(problems$row)
   problems$id[known] <- id[problems$row[known]]
   new_spectra(do.call(rbind, field("flux")), do.call(rbind, field("ivar")), unlist(field("z")), unlist(field("norm")),
-              first$instrument, id, bind_columns(field("meta"), sizes), problems, bind_truth(field("truth")))
+              first$instrument, id, bind_columns(field("meta"), sizes), problems, bind_truth(field("truth")),
+              unlist(lapply(parts, object_of)))
 }
 
-# Rows one under the other; a column that a part lacks is NA there.
-bind_columns <- function(parts, sizes) {
-  columns <- unique(unlist(lapply(parts, names)))
-  bound <- lapply(columns, function(name) {
-    pieces <- Map(function(part, n) if (is.null(part[[name]])) rep(NA, n) else part[[name]], parts, sizes)
-    if (any(vapply(pieces, is.factor, NA))) pieces <- lapply(pieces, as.character)
-    do.call(c, pieces)
-  })
-  names(bound) <- columns
-  as.data.frame(structure(bound, row.names = seq_len(sum(sizes)), class = "data.frame"))
-}
-
-# The truth of joined spectra is what is known of all of them; what they should share and do not is left out.
-bind_truth <- function(parts) {
-  if (any(vapply(parts, is.null, NA))) return(NULL)
-  names <- Reduce(intersect, lapply(parts, names))
-  bound <- lapply(names, function(name) {
-    pieces <- lapply(parts, `[[`, name)
-    same_width <- length(unique(vapply(pieces, NCOL, 0L))) == 1
-    if (all(vapply(pieces, has_rows, NA))) if (same_width) do.call(rbind, pieces) else NULL
-    else if (length(unique(pieces)) == 1) pieces[[1]]
-  })
-  names(bound) <- names
-  bound[!vapply(bound, is.null, NA)]
-}
-
-#' Join catalogue columns to spectra
-#'
-#' Adds the columns of a data frame to the catalogue that spectra carry (`x$meta`), matched by id or by any catalogue columns.
-#'
-#' @param x [spectra()].
-#' @param data A data frame with the column(s) `by`, each combination of values at most once, in any order. Rows that match no
-#'   spectrum are not used.
-#' @param by The column to match: `"id"`, or names of catalogue columns, as `c("plate", "mjd", "fiber")`. Where names differ,
-#'   `c(id = "spec_id")` matches the ids to the column `spec_id`.
-#' @return `x` with the other columns of `data` in its catalogue, `NA` for spectra that `data` does not have.
-#' @section Errors:
-#' `spender_error_catalogue` when a column is missing, already there, or a key occurs twice in `data`. Warning
-#' `spender_warning_unmatched`: how many spectra `data` does not have.
-#' @examples
-#' grid <- instrument(seq(4000, 8000, by = 2))
-#' x <- spectra(matrix(1, 2, 2001), matrix(4, 2, 2001), c(0.1, 0.2), grid, id = c("a", "b"))
-#' x <- join_catalogue(x, data.frame(id = c("b", "a"), mass = c(10.5, 9.8)))
-#' x$meta
 #' @export
-join_catalogue <- function(x, data, by = "id") {
-  if (!inherits(x, "spectra")) abort("invalid", "`x` must be spectra, not ", describe(x), ".")
-  if (!is.data.frame(data)) abort("invalid", "`data` must be a data frame, not ", describe(data), ".")
-  if (!is.character(by) || !length(by) || anyNA(by)) abort("invalid", "`by` must name columns, not be ", describe(by), ".")
-  mine <- if (is.null(names(by))) by else ifelse(nzchar(names(by)), names(by), by)
-  theirs <- unname(by)
-  absent <- setdiff(mine, c("id", names(x$meta)))
-  if (length(absent)) abort("catalogue", "The spectra have no catalogue column ", enumerate(paste0("`", absent, "`")), ".")
-  absent <- setdiff(theirs, names(data))
-  if (length(absent)) abort("catalogue", "`data` has no column ", enumerate(paste0("`", absent, "`")), ".")
-  new <- setdiff(names(data), theirs)
-  present <- intersect(new, names(x$meta))
-  if (length(present)) abort("catalogue", "The spectra already have ", enumerate(paste0("`", present, "`")), ".")
-
-  keys <- join_keys(lapply(mine, function(name) if (name == "id") x$id else x$meta[[name]]))
-  their_keys <- join_keys(lapply(theirs, function(name) data[[name]]))
-  twice <- unique(their_keys[duplicated(their_keys)])
-  if (length(twice)) abort("catalogue", "`data` has more than one row for ", enumerate(twice), ".")
-  row <- match(keys, their_keys)
-  if (anyNA(row)) {
-    warn("unmatched", sum(is.na(row)), " of ", count(length(x), "spectrum", "spectra"),
-         " are not in `data`; their new columns are NA.")
-  }
-  x$meta[new] <- lapply(new, function(name) data[[name]][row])
-  x
-}
-
-# Numbers as text without exponents, so that 100000L and 1e5 are the same key.
-join_keys <- function(columns) {
-  text <- lapply(columns, function(column) {
-    if (is.numeric(column)) trimws(format(column, scientific = FALSE, trim = TRUE, digits = 15)) else as.character(column)
-  })
-  do.call(paste, c(text, sep = " "))
-}
+rbind.spectra <- function(..., deparse.level = 1) c.spectra(...)
 
 # ---- looking at them --------------------------------------------------------------------------------------------------------
 
@@ -458,7 +445,7 @@ telling_lines <- function() {
 #' is recognised by labelled at the spectrum's redshift.
 #'
 #' @param x [spectra()].
-#' @param rows Which to draw, by number or id; the first four if there are more.
+#' @param rows Which to draw, by number or id; the first four if there are more. More than six go on further pages.
 #' @param lines Label spectral lines?
 #' @param xlim Range of observed wavelengths, Å.
 #' @param col Colour of the flux.
@@ -476,6 +463,10 @@ plot.spectra <- function(x, rows = NULL, lines = TRUE, xlim = NULL, col = "grey1
     message("No spectra to plot.")
     return(invisible(x))
   }
+  if (length(rows) > panels_of_page) { # further pages
+    for (page in split(rows, (seq_along(rows) - 1) %/% panels_of_page)) plot(x, page, lines, xlim, col, ...)
+    return(invisible(x))
+  }
   old <- graphics::par(mfrow = c(length(rows), 1), mar = c(1.8, 3.8, 2.6, 1.2), oma = c(1.8, 0, 0, 0), mgp = c(2.4, 0.6, 0),
                        tcl = -0.3, las = 1)
   on.exit(graphics::par(old))
@@ -485,6 +476,8 @@ plot.spectra <- function(x, rows = NULL, lines = TRUE, xlim = NULL, col = "grey1
   graphics::mtext(paste0("observed wavelength (", angstrom(), ", vacuum)"), side = 1, line = 0.4, outer = TRUE, cex = 0.8)
   invisible(x)
 }
+
+panels_of_page <- 6
 
 plot_one <- function(x, row, lines, xlim, col, ...) {
   wave <- x$instrument$wave

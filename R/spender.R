@@ -48,7 +48,8 @@
 #'   is interrupted, and at the end; a new one replaces the old one in one step, so there is always a whole one.
 #' @param checkpoint_minutes Minutes between two checkpoints; 0 writes one several times a second.
 #' @param resume Go on from `checkpoint`, if that file is there: with the same data and arguments (number of threads and the callback
-#'   aside) the fit has the bits of one that was never interrupted.
+#'   aside) the fit has the bits of one that was never interrupted. The file knows what training it is of, and other data or arguments are
+#'   an error that names them.
 #' @param progress Show a progress bar and say what was chosen?
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
@@ -86,8 +87,11 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   check_network(network)
   kernel <- if (length(lsf) > 1) check_kernel(lsf)
   lsf <- if (is.null(kernel)) lsf else length(kernel)
-  check_number(lsf, "lsf", 0, 1023, whole = TRUE)
+  check_number(lsf, "lsf", 0, whole = TRUE)
   if (lsf > 0 && lsf %% 2 == 0) abort("invalid", "`lsf` must be 0 or odd, not ", lsf, ".")
+  if (lsf > length(x$instrument$wave)) {
+    abort("invalid", "`lsf` must not be longer than a spectrum: it is ", lsf, " pixels, and the grid has ", length(x$instrument$wave), ".")
+  }
   lsf_sign <- match.arg(lsf_sign)
   if (lsf_sign == "nonnegative" && any(kernel < 0)) abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
@@ -164,6 +168,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
   }
   device <- choose_device(device, precision, threads)
+  if (inherits(x, "survey")) check_unchanged(x)
   x <- usable_for_fit(fit, x)
   is_training <- split_rows(x, validation, split_seed)
   n_training <- sum(is_training)
@@ -191,7 +196,9 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   }
   if (resume && file.exists(checkpoint)) {
     keeper$restore()
-    if (progress) cli::cli_inform(c(i = "Going on from epoch {run$epoch}, as {basename(checkpoint)} has it."))
+    message("Going on after epoch ", run$epoch, " of ", epochs, ", from ", basename(checkpoint), ".")
+  } else if (resume) {
+    message("There is no ", basename(checkpoint), " to resume from: the training begins.")
   }
   bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
                                              format = "{cli::pb_bar} epoch {run$epoch}/{epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
@@ -218,7 +225,8 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     epochs = nrow(fit$history), batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
     cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
     seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
-    n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z)
+    n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
+    kept = nrow(run$earlier) + run$kept
   )
   x <- a_part_of(x)
   fit$training$flat_loss <- flat_loss(x, fit$wave_rest, fit$architecture$lsf)
@@ -230,7 +238,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
 # (those that the fit would have now), `lowest` validation loss, `loss` and `step`.
 new_run <- function(fit, epochs, best) {
   list2env(list(epochs = epochs, best = best, earlier = fit$history, epoch = 0, history = empty_history(), weights = fit$weights,
-                lowest = Inf, loss = NA_real_, step = 0, started = proc.time()[["elapsed"]]), parent = emptyenv())
+                lowest = Inf, loss = NA_real_, step = 0, kept = 0, started = proc.time()[["elapsed"]]), parent = emptyenv())
 }
 
 training_loop <- function(session, run, keeper, tick, callback) {
@@ -261,6 +269,7 @@ end_epoch <- function(session, run, state) {
                                                learning_rate = state$learning_rate, seconds = proc.time()[["elapsed"]] - run$started))
   if (!run$best || is.na(held_out) || held_out < run$lowest) {
     run$weights <- weights
+    run$kept <- run$epoch
     run$lowest <- min(run$lowest, held_out, na.rm = TRUE)
   }
 }
@@ -294,8 +303,8 @@ check_whole <- function(x, name = "x") {
             width, " pixels; it is ", describe_shape(x[[field]]), ". Choose spectra by `x[rows]`, which keeps all fields together.")
     }
   }
-  for (field in c("z", "norm", "id")) {
-    if (length(x[[field]]) != n || !(if (field == "id") is.character else is.numeric)(x[[field]])) {
+  for (field in c("z", "norm", "id", if (!is.null(x$object)) "object")) {
+    if (length(x[[field]]) != n || !(if (field %in% c("id", "object")) is.character else is.numeric)(x[[field]])) {
       abort("invalid", "`", name, "$", field, "` must have an element for each of the ", n, " redshifts; it is ", describe_shape(x[[field]]),
             ". Choose spectra by `x[rows]`, which keeps all fields together.")
     }
@@ -321,6 +330,13 @@ a_part_of <- function(x, most = 4096) {
 }
 
 ids_of <- function(x, rows) if (inherits(x, "survey")) survey_catalogue(x, "ID", x$rows[rows])$ID else x$id[rows]
+
+# What the spectra of rows are called, the same for all rows of an object
+objects_of <- function(x, rows) {
+  if (!inherits(x, "survey")) return(object_of(x)[rows])
+  known <- survey_catalogue(x, c("ID", if (x$has_objects %in% TRUE) "OBJECT"), x$rows[rows])
+  if (is.null(known$OBJECT)) known$ID else ifelse(is.na(known$OBJECT), known$ID, known$OBJECT)
+}
 
 check_network <- function(network) {
   if (!inherits(network, "spender_network")) {
@@ -398,10 +414,10 @@ split_by_id <- function(id, validation, seed) {
 }
 
 split_rows <- function(x, validation, seed, part = 1e5) {
-  if (!inherits(x, "survey")) return(split_by_id(x$id, validation, seed))
+  if (!inherits(x, "survey")) return(split_by_id(object_of(x), validation, seed))
   is_training <- logical(length(x))
   for (rows in parts_of(length(x), part)) {
-    is_training[rows] <- .Call(ffi_split, ids_of(x, rows), as.double(validation), as.double(seed))
+    is_training[rows] <- .Call(ffi_split, objects_of(x, rows), as.double(validation), as.double(seed))
   }
   if (!any(is_training)) is_training[] <- TRUE
   is_training
@@ -427,7 +443,7 @@ valid_fraction <- function(x) sum(.Call(ffi_spectra_quality, x$flux, x$ivar, def
 print.spender <- function(x, ...) {
   a <- x$architecture
   cat("spender fit: ", a$n_latent, ngettext(a$n_latent, " latent, ", " latents, "),
-      format(count_parameters(a), big.mark = ","), " parameters\n", sep = "")
+      format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters\n", sep = "")
   cat("  observed   ", x$instrument$name, ", ", describe_grid(x$instrument$wave), "\n", sep = "")
   cat("  restframe  ", describe_grid(x$wave_rest), "\n", sep = "")
   cat("  LSF        ", if (a$lsf > 0) paste(a$lsf, "pixels") else "none", "\n", sep = "")
@@ -437,11 +453,19 @@ print.spender <- function(x, ...) {
         paste(format(t$z_range, digits = 3, trim = TRUE), collapse = " to "), "), ", t$device, "\n", sep = "")
   }
   if (nrow(x$history)) {
-    last <- x$history[nrow(x$history), ]
-    cat("  loss       ", format(last$train_loss, digits = 4), " training, ", format(last$validation_loss, digits = 4),
-        " validation", if (length(t$flat_loss)) paste0(" (flat spectrum ", format(t$flat_loss, digits = 4), ")"), "\n", sep = "")
+    kept <- x$history[kept_epoch(x), ]
+    cat("  loss       ", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
+        if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"),
+        if (length(t$flat_loss)) paste0(" (flat spectrum ", format(t$flat_loss, digits = 4), ")"), "\n", sep = "")
   }
   invisible(x)
+}
+
+# Row of the history that the weights are of: the last, or the best one where that was wanted.
+kept_epoch <- function(fit) {
+  n <- nrow(fit$history)
+  kept <- fit$training$kept
+  if (length(kept) == 1 && is.finite(kept) && kept >= 1 && kept <= n) kept else n
 }
 
 #' Summary of a fit
@@ -449,7 +473,7 @@ print.spender <- function(x, ...) {
 #' @param object A fit from [spender()].
 #' @param ... Not used.
 #' @return A list of class `summary.spender`: `fit`, `parameters` (a data frame with the name, shape and number of elements of
-#'   every tensor), `best_epoch` and `seconds`.
+#'   every tensor), `best_epoch`, `kept_epoch` (of which the weights are) and `seconds`.
 #' @export
 summary.spender <- function(object, ...) {
   table <- .Call(ffi_network_table, object$architecture)
@@ -458,6 +482,7 @@ summary.spender <- function(object, ...) {
     fit = object,
     parameters = data.frame(name = table$name, shape = vapply(table$pytorch_shape, paste, "", collapse = " x "), count = table$count),
     best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
+    kept_epoch = if (nrow(h)) h$epoch[kept_epoch(object)] else NA,
     seconds = if (nrow(h)) h$seconds[nrow(h)] else NA
   ), class = "summary.spender")
 }

@@ -19,7 +19,8 @@
 #'   [spectra()] (with ids that repeat made unique: their split into training and validation then differs), `as.data.frame(x)` is its
 #'   catalogue, [problems()] lists what was rejected.
 #' @section Errors: `spender_error_io` where a file cannot be opened, `spender_error_format` where it is not a survey, cut, or damaged;
-#'   `spender_error_grid` for files on different grids.
+#'   `spender_error_grid` for files on different grids; `spender_error_changed` where a file was changed or replaced since it was opened (it may
+#'   have grown).
 #' @seealso [write_survey()], [simulate_survey()]
 #' @export
 #' @examples
@@ -46,9 +47,9 @@ open_survey <- function(paths) {
   rows <- as.double(seq_len(sum(n)))
   known <- .Call(ffi_survey_columns, paths, n, c("Z", "NORM"), rows)
   columns <- unique(unlist(lapply(info, function(f) f$columns[f$types != "E" & (f$types == "A" | f$repeats == 1)])))
-  structure(list(files = data.frame(path = paths, n = n), rows = rows, z = known$Z, norm = known$NORM,
-                 instrument = new_instrument(first$wave, first$instrument),
-                 columns = setdiff(columns, c("ID", "Z", "NORM", "PADDING", "ROWSUM"))), class = "survey")
+  structure(list(files = data.frame(path = paths, n = n, file_state(paths), sample = vapply(seq_along(paths), function(i) row_sample(paths[i], n[i]), "")), rows = rows, z = known$Z, norm = known$NORM,
+                 instrument = new_instrument(first$wave, first$instrument), has_objects = "OBJECT" %in% columns,
+                 columns = setdiff(columns, own_columns)), class = "survey")
 }
 
 #' @rdname open_survey
@@ -56,6 +57,7 @@ open_survey <- function(paths) {
 as_spectra <- function(x) {
   if (inherits(x, "spectra")) return(x)
   check_survey(x)
+  check_unchanged(x)
   flux <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "FLUX", x$rows)
   ivar <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "IVAR", x$rows)
   bad <- !is.finite(flux) | !is.finite(ivar) | ivar < 0
@@ -63,7 +65,33 @@ as_spectra <- function(x) {
   catalogue <- survey_catalogue(x, c("ID", x$columns))
   id <- make.unique(catalogue$ID)
   without <- which(is.na(x$norm))
-  new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns], survey_problems(id[without], without))
+  new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns], survey_problems(id[without], without),
+              object = objects_of(x, seq_along(id)))
+}
+
+# Columns that are no part of the catalogue. OBJECT: what rows of one object are called, where their ids are not that.
+own_columns <- c("ID", "OBJECT", "Z", "NORM", "FLUX", "IVAR", "ROWSUM", "PADDING")
+
+# What tells that a file is another, or was changed
+file_state <- function(paths) {
+  info <- file.info(paths, extra_cols = FALSE)
+  data.frame(size = info$size, time = as.double(info$mtime))
+}
+
+# A digest of the checksums of some rows, spread over the first n
+row_sample <- function(path, n) {
+  rows <- unique(round(seq(1, n, length.out = min(n, 64))))
+  digest_of(.Call(ffi_survey_columns, path, n, c("ROWSUM", "Z", "NORM"), as.double(if (n > 0) rows))[1:3])
+}
+
+# A file may have grown since it was opened, but its rows must be those that were there. Looked at again only where its size or time changed.
+check_unchanged <- function(x) {
+  if (is.null(x$files$time)) return(invisible()) # opened by an earlier version
+  now <- file_state(x$files$path)
+  for (f in which(!(now$size %in% NA) & (now$size != x$files$size | now$time != x$files$time))) {
+    same <- now$size[f] >= x$files$size[f] && identical(row_sample(x$files$path[f], x$files$n[f]), x$files$sample[f])
+    if (!same) abort(c("changed", "format"), basename(x$files$path[f]), " was changed or replaced since the survey was opened: open_survey() it again.")
+  }
 }
 
 check_survey <- function(x) {
@@ -71,6 +99,7 @@ check_survey <- function(x) {
 }
 
 survey_catalogue <- function(x, columns, rows = x$rows) {
+  check_unchanged(x)
   catalogue <- .Call(ffi_survey_columns, x$files$path, x$files$n, columns, rows)
   as.data.frame(lapply(catalogue, function(column) if (is.character(column)) from_ascii(column) else column), optional = TRUE)
 }
@@ -86,7 +115,7 @@ dim.survey <- function(x) c(length(x$rows), length(x$instrument$wave))
 `[.survey` <- function(x, i, ...) {
   if (missing(i)) return(x)
   if (is.character(i)) {
-    row <- match(i, survey_catalogue(x, "ID")$ID)
+    row <- match(i, survey_ids(x))
     if (anyNA(row)) abort("id", "No spectrum has the id ", enumerate(paste0('"', unique(i[is.na(row)]), '"')), ".")
     i <- row
   }
@@ -99,7 +128,7 @@ dim.survey <- function(x) c(length(x$rows), length(x$instrument$wave))
 #' @export
 as.data.frame.survey <- function(x, row.names = NULL, optional = FALSE, ...) {
   catalogue <- survey_catalogue(x, c("ID", x$columns))
-  cbind(data.frame(id = catalogue$ID, z = x$z, norm = x$norm), catalogue[setdiff(x$columns, c("id", "z", "norm"))])
+  cbind(data.frame(id = make.unique(catalogue$ID), z = x$z, norm = x$norm), catalogue[setdiff(x$columns, c("id", "z", "norm"))])
 }
 
 #' @export
@@ -190,7 +219,12 @@ in_memory <- function(x, most = 50000) {
 
 # Calls f(spectra, rows) on parts of a survey, in order.
 in_parts <- function(x, f, size = 2048) {
-  for (rows in parts_of(length(x), size)) f(as_spectra(x[rows]), rows)
+  ids <- survey_ids(x)
+  for (rows in parts_of(length(x), size)) {
+    part <- as_spectra(x[rows])
+    part$id <- ids[rows] # unique over all parts
+    f(part, rows)
+  }
 }
 
 # 1 ... n, some at a time; one part without rows for none.
@@ -212,7 +246,7 @@ parts_of <- function(n, size) {
 #' @param progress Show a progress bar?
 #' @return The survey, opened, invisibly: see [open_survey()] for the format. Files that could not be read are in [problems()], with
 #'   reasons; a spectrum without norm has its row.
-#' @section Errors: `spender_error_exists` for a file that is there and cannot be continued; `spender_error_io` where writing fails (the
+#' @section Errors: `spender_error_exists` for a file that is there and cannot be continued, or was made with another mask, window or grid; `spender_error_io` where writing fails (the
 #'   file then holds the rows before); those of [read_sdss()].
 #' @seealso [open_survey()]
 #' @export
@@ -234,6 +268,10 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
     append_spectra(x, path)
   } else {
     widths <- text_widths(x)
+    if (anyDuplicated(survey_catalogue(x, "ID")$ID)) { # ids are made unique, and objects kept beside them
+      widths$OBJECT <- max(widths$OBJECT, widths$ID)
+      widths$ID <- widths$ID + 8
+    }
     in_parts(x, function(part, rows) append_spectra(part, path, widths))
   }
   finish_survey(path)
@@ -242,16 +280,22 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
 
 rejects_path <- function(path) paste0(path, ".rejected")
 
-append_spectra <- function(x, path, widths = list()) {
-  meta <- x$meta[!vapply(x$meta, function(column) is.list(column) || !is.null(dim(column)), NA)]
-  own <- toupper(names(meta)) %in% c("ID", "Z", "NORM", "FLUX", "IVAR", "ROWSUM", "PADDING")
+append_spectra <- function(x, path, widths = list(), prepared = "") {
+  meta <- x$meta
+  nested <- vapply(meta, function(column) is.list(column) && !inherits(column, "POSIXlt") || !is.null(dim(column)), NA)
+  if (any(nested)) {
+    abort("invalid", "A survey file holds numbers and texts, one a spectrum, and the catalogue column ", enumerate(paste0("`", names(meta)[nested], "`")),
+          " is a list or a matrix: leave it out, x$meta$", names(meta)[nested][1], " <- NULL.")
+  }
+  own <- toupper(names(meta)) %in% own_columns
   if (any(own)) abort("invalid", "A catalogue column cannot be called ", names(meta)[own][1], " in a survey file, which has its own.")
   odd <- !grepl("^[ -~]{1,60}$", names(meta)) | duplicated(names(meta))
   if (any(odd)) {
     abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"", names(meta)[odd][1], "\".")
   }
-  append_rows(c(list(ID = x$id, Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
-              x$instrument$wave, x$instrument$name, widths)
+  objects <- if (!is.null(widths$OBJECT) || !identical(object_of(x), x$id)) list(OBJECT = object_of(x))
+  append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
+              x$instrument$wave, x$instrument$name, widths, prepared)
 }
 
 # Of the text columns of a survey, in bytes: the widest of its files.
@@ -266,7 +310,7 @@ text_widths <- function(x) {
 
 # Appends to a file, which the first rows make. columns: named, matrices for vectors of floats; widths: of text columns, where later
 # texts may be longer.
-append_rows <- function(columns, path, table, wave, instrument, widths = list()) {
+append_rows <- function(columns, path, table, wave, instrument, widths = list(), prepared = "") {
   columns <- lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   if (!file.exists(path)) {
     types <- vapply(columns, function(column) {
@@ -275,7 +319,7 @@ append_rows <- function(columns, path, table, wave, instrument, widths = list())
     repeats <- mapply(function(column, name, type) {
       if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
     }, columns, names(columns), types)
-    .Call(ffi_survey_create, path, table, wave, instrument, names(columns), unname(types), as.double(repeats))
+    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(types), as.double(repeats))
   }
   info <- .Call(ffi_survey_info, path)
   ours <- setdiff(info$columns, c("PADDING", "ROWSUM"))
@@ -293,7 +337,12 @@ append_rows <- function(columns, path, table, wave, instrument, widths = list())
   .Call(ffi_survey_append, path, unname(columns))
 }
 
-plain_column <- function(column) if (is.numeric(column) || is.logical(column)) column else as.character(column)
+# Dates and 64-bit integers become texts.
+plain_column <- function(column) {
+  if (inherits(column, "POSIXt")) return(format(column, "%Y-%m-%dT%H:%M:%OS6", tz = "UTC"))
+  if (is.object(column)) return(plain_text(column))
+  if (is.numeric(column) || is.logical(column)) column else as.character(column)
+}
 
 finish_survey <- function(path, rejected = data.frame(file = character(), reason = character())) {
   .Call(ffi_survey_finish, path, to_ascii(rejected$file), to_ascii(rejected$reason))
@@ -303,10 +352,16 @@ finish_survey <- function(path, rejected = data.frame(file = character(), reason
 # before the spectra of its part are appended, so that a kill between the two only reads a part again.
 ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = 1024) {
   files <- expand_folders(files)
+  prepared <- preparation_text(preparation(instrument(instrument), mask_sky, window, TRUE, threads))
   rejected <- data.frame(file = character(), reason = character())
   if (file.exists(path)) {
     survey <- open_survey(path)
     if (!"file" %in% survey$columns) abort("exists", path, " exists already and was not made from files; `overwrite = TRUE` replaces it.")
+    there <- .Call(ffi_survey_info, path)$prepared
+    other <- if (nzchar(there)) differing_parts(there, prepared) # files of earlier versions do not say
+    if (length(other)) {
+      abort("exists", path, " exists already and was made otherwise: not the same ", enumerate(other), ". Give the arguments it was made with, or `overwrite = TRUE`.")
+    }
     rejected <- unique(rbind(rejected, rejected_of(path)))
     done <- survey_catalogue(survey, "file")$file
   } else {
@@ -331,7 +386,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
       rejected <- rbind(rejected, unread)
       write_rejects(rejected, sidecar)
     }
-    if (length(x)) append_spectra(x, path, widths)
+    if (length(x)) append_spectra(x, path, widths, prepared)
     if (progress) cli::cli_progress_update(set = max(rows), id = bar)
   }
   if (!file.exists(path)) {
@@ -345,6 +400,13 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
          rejected$reason[1], ".")
   }
   open_survey(path)
+}
+
+# How spectra were prepared, as a survey file keeps it
+preparation_text <- function(recipe) {
+  short <- function(x) substr(digest_of(x), 1, 12)
+  paste0("wave:", short(recipe$wave), " mask_sky:", if (length(recipe$sky)) short(c(recipe$sky, recipe$half_width)) else "none",
+         " window:", sprintf("%.6g", recipe$window[1]), "-", sprintf("%.6g", recipe$window[2]))
 }
 
 write_rejects <- function(rejected, path) {

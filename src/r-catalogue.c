@@ -10,24 +10,42 @@ static void finalize(SEXP pointer) {
   R_ClearExternalPtr(pointer);
 }
 
-static spd_status read_column(SEXP column, struct spd_catalogue *catalogue, int number, size_t width, struct spd_error *error) {
+static SEXP new_column(const struct spd_catalogue_column *c, R_xlen_t n) {
+  return Rf_allocVector(c->kind == SPD_CATALOGUE_NUMBER ? REALSXP : c->kind == SPD_CATALOGUE_LOGICAL ? LGLSXP : STRSXP, n);
+}
+
+static spd_status read_column(SEXP column, struct spd_catalogue *catalogue, const struct spd_catalogue_column *c,
+                              struct spd_error *error) {
   const uint64_t n_rows = spd_catalogue_rows(catalogue);
   const void *top = vmaxget();
-  char *texts = width ? R_alloc(PART, (int)(width + 1)) : NULL;
+  char *part = c->kind == SPD_CATALOGUE_NUMBER ? NULL : R_alloc(PART, (int)(c->width + 1));
   spd_status status = SPD_STATUS_OK;
   for (uint64_t first = 0; first < n_rows && status == SPD_STATUS_OK; first += PART) {
     const size_t n = n_rows - first < PART ? (size_t)(n_rows - first) : PART;
-    status = width ? spd_catalogue_texts(texts, width, catalogue, number, first, n, error)
-                   : spd_catalogue_numbers(REAL(column) + first, catalogue, number, first, n, error);
-    for (size_t i = 0; width && status == SPD_STATUS_OK && i < n; i++)
-      SET_STRING_ELT(column, (R_xlen_t)(first + i), Rf_mkChar(texts + i * (width + 1)));
+    if (c->kind == SPD_CATALOGUE_NUMBER)
+      status = spd_catalogue_numbers(REAL(column) + first, catalogue, c, first, n, error);
+    else if (c->kind == SPD_CATALOGUE_LOGICAL)
+      status = spd_catalogue_logicals((signed char *)part, catalogue, c, first, n, error);
+    else
+      status = spd_catalogue_texts(part, catalogue, c, first, n, error);
+    for (size_t i = 0; c->kind == SPD_CATALOGUE_NUMBER && i < n; i++)
+      if (ISNAN(REAL(column)[first + i])) REAL(column)[first + i] = NA_REAL;
+    for (size_t i = 0; part && status == SPD_STATUS_OK && i < n; i++) {
+      const R_xlen_t row = (R_xlen_t)(first + i);
+      const char *text = part + i * (c->width + 1);
+      if (c->kind == SPD_CATALOGUE_LOGICAL)
+        LOGICAL(column)[row] = part[i] < 0 ? NA_LOGICAL : part[i];
+      else
+        SET_STRING_ELT(column, row, c->kind == SPD_CATALOGUE_INTEGER64 && !text[0] ? NA_STRING : Rf_mkChar(text));
+    }
     R_CheckUserInterrupt();
   }
   vmaxset(top);
   return status;
 }
 
-/* The columns of `names` that the table in HDU `hdu` (from 1) has, NULL for the others. */
+/* The columns of `names` that the table in HDU `hdu` (from 1) has, NULL for the others. 64-bit integers are texts with an attribute
+ * `integer64`. */
 SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names) {
   const R_xlen_t n = Rf_xlength(names);
   struct spd_catalogue *catalogue;
@@ -40,14 +58,13 @@ SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names) {
       spd_catalogue_open(&catalogue, R_ExpandFileName(Rf_translateChar(STRING_ELT(path, 0))), Rf_asInteger(hdu), &error);
   R_SetExternalPtrAddr(pointer, status == SPD_STATUS_OK ? catalogue : NULL);
   for (R_xlen_t k = 0; k < n && status == SPD_STATUS_OK; k++) {
-    int number;
-    size_t width;
-    status = spd_catalogue_find(&number, &width, catalogue, CHAR(STRING_ELT(names, k)), &error);
-    if (status != SPD_STATUS_OK || number == 0) continue;
-    const R_xlen_t n_rows = (R_xlen_t)spd_catalogue_rows(catalogue);
-    SEXP column = width ? Rf_allocVector(STRSXP, n_rows) : Rf_allocVector(REALSXP, n_rows);
+    struct spd_catalogue_column c;
+    status = spd_catalogue_find(&c, catalogue, CHAR(STRING_ELT(names, k)), &error);
+    if (status != SPD_STATUS_OK || c.number == 0) continue;
+    SEXP column = new_column(&c, (R_xlen_t)spd_catalogue_rows(catalogue));
     SET_VECTOR_ELT(result, k, column);
-    status = read_column(column, catalogue, number, width, &error);
+    if (c.kind == SPD_CATALOGUE_INTEGER64) Rf_setAttrib(column, Rf_install("integer64"), Rf_ScalarLogical(TRUE));
+    status = read_column(column, catalogue, &c, &error);
   }
   finalize(pointer);
   UNPROTECT(2);

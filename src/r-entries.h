@@ -10,8 +10,9 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);
-SEXP ffi_digest(SEXP bytes);
+SEXP ffi_digest(SEXP x, SEXP threads);
 SEXP ffi_float32(SEXP x);
+SEXP ffi_integer64_text(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);
 SEXP ffi_network_export(SEXP architecture, SEXP weights);
 SEXP ffi_network_fill(SEXP architecture, SEXP seed);
@@ -30,7 +31,8 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads);
 SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
 SEXP ffi_survey_append(SEXP path, SEXP columns);
 SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows);
-SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats);
+SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types,
+                       SEXP repeats);
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons);
 SEXP ffi_survey_info(SEXP path);
 SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows);

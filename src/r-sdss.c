@@ -154,29 +154,32 @@ static void read_one(struct outcome *outcome, struct workspace *space, size_t i,
 
 static SEXP text_or_na(const char *text) { return text[0] ? Rf_mkChar(text) : NA_STRING; }
 
-enum { Z, Z_ERR, SN_MEDIAN, NORM, N_REAL };
-enum { FOUND, ZWARNING, PLATE, MJD, FIBER, N_INTEGER };
-enum { PROBLEM, CLASS, SUBCLASS, PLATE_QUALITY, INSTRUMENT, N_TEXT };
+enum { Z, Z_ERR, SN_MEDIAN, NORM, ZWARNING, N_REAL };
+enum { FOUND, PLATE, MJD, FIBER, FIELD, N_INTEGER };
+enum { PROBLEM, CLASS, SUBCLASS, PLATE_QUALITY, INSTRUMENT, CATALOGID, SDSS_ID, N_TEXT };
 static const char *const read_names[] = {
-    "flux",  "ivar", "z",     "z_err",   "sn_median", "norm",     "found",         "zwarning",
-    "plate", "mjd",  "fiber", "problem", "class",     "subclass", "plate_quality", "instrument",
+    "flux",    "ivar",  "z",        "z_err",         "sn_median",  "norm",      "zwarning", "found",   "plate", "mjd", "fiber", "field",
+    "problem", "class", "subclass", "plate_quality", "instrument", "catalogid", "sdss_id",
 };
 
 /* Where a file is bad, `problem` is the sentence and all else is NA; its rows of flux and ivar are zeros. */
 static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
   int ok = outcome->status == SPD_STATUS_OK;
   const struct spd_sdss_object *object = &outcome->object;
-  double reals[N_REAL] = {[Z] = object->z, [Z_ERR] = object->z_err, [SN_MEDIAN] = object->sn_median, [NORM] = outcome->norm};
+  double reals[N_REAL] = {[Z] = object->z, [Z_ERR] = object->z_err, [SN_MEDIAN] = object->sn_median, [NORM] = outcome->norm,
+                          [ZWARNING] = object->zwarning};
   int integers[N_INTEGER] = {[FOUND] = outcome->found,
-                             [ZWARNING] = object->zwarning,
                              [PLATE] = object->plate,
                              [MJD] = object->mjd,
-                             [FIBER] = object->fiber};
+                             [FIBER] = object->fiber,
+                             [FIELD] = object->field};
   const char *texts[N_TEXT] = {[PROBLEM] = "",
                                [CLASS] = object->class_name,
                                [SUBCLASS] = object->subclass,
                                [PLATE_QUALITY] = object->plate_quality,
-                               [INSTRUMENT] = object->instrument};
+                               [INSTRUMENT] = object->instrument,
+                               [CATALOGID] = object->catalogid,
+                               [SDSS_ID] = object->sdss_id};
   if (!ok) texts[PROBLEM] = outcome->error.message;
   int i = 2;
   for (int j = 0; j < N_REAL; j++, i++) REAL(VECTOR_ELT(result, i))[row] = ok && !ISNAN(reals[j]) ? reals[j] : NA_REAL;

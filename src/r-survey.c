@@ -78,17 +78,18 @@ static SEXP texts_to_r(char **texts, size_t n) {
   return out;
 }
 
-/* Of one file: n, wave, instrument, finished, columns (names), types, repeats. */
+/* Of one file: n, wave, instrument, prepared, finished, columns (names), types, repeats. */
 SEXP ffi_survey_info(SEXP path) {
-  static const char *const names[] = {"n", "wave", "instrument", "finished", "columns", "types", "repeats"};
+  static const char *const names[] = {"n", "wave", "instrument", "finished", "columns", "types", "repeats", "prepared"};
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, path, R_NilValue)), result = PROTECT(r_list_new(7, names));
+  SEXP pointer = PROTECT(guarded_open(&surveys, path, R_NilValue)), result = PROTECT(r_list_new(8, names));
   const struct spd_survey *s = surveys->files;
   SET_VECTOR_ELT(result, 0, Rf_ScalarReal((double)s->n_rows));
   SET_VECTOR_ELT(result, 1, Rf_allocVector(REALSXP, (R_xlen_t)s->n_observed));
   memcpy(REAL(VECTOR_ELT(result, 1)), s->wave, s->n_observed * sizeof(double));
   SET_VECTOR_ELT(result, 2, Rf_mkString(s->instrument));
   SET_VECTOR_ELT(result, 3, Rf_ScalarLogical(s->finished));
+  SET_VECTOR_ELT(result, 7, Rf_mkString(s->prepared));
   for (int i = 4; i < 6; i++) SET_VECTOR_ELT(result, i, Rf_allocVector(STRSXP, (R_xlen_t)s->n_columns));
   SET_VECTOR_ELT(result, 6, Rf_allocVector(REALSXP, (R_xlen_t)s->n_columns));
   for (size_t c = 0; c < s->n_columns; c++) {
@@ -283,7 +284,7 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
 /* ---- rows from R ---- */
 
 /* columns: names, types and widths (vectors of one length), as of spd_survey_column. */
-SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP names, SEXP types, SEXP repeats) {
+SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types, SEXP repeats) {
   const size_t n = (size_t)Rf_xlength(names);
   struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
   memset(columns, 0, n * sizeof *columns);
@@ -295,7 +296,8 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP n
   struct spd_survey survey;
   struct spd_error error = {""};
   spd_status status = spd_survey_create(&survey, path_of(path), CHAR(STRING_ELT(table, 0)), REAL(wave),
-                                        (size_t)Rf_xlength(wave), CHAR(STRING_ELT(instrument, 0)), columns, n, &error);
+                                        (size_t)Rf_xlength(wave), CHAR(STRING_ELT(instrument, 0)), CHAR(STRING_ELT(prepared, 0)), columns, n,
+                                        &error);
   if (status == SPD_STATUS_OK) spd_survey_close(&survey);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;

@@ -1,9 +1,7 @@
 /* Training, for R: a session is opened, advanced a fraction of a second at a time, read and closed, all from the R loop. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
-#include "core/rng.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-network.h"
@@ -196,13 +194,6 @@ SEXP ffi_all_finite(SEXP bytes) {
   int finite = 1;
   for (R_xlen_t i = 0; i < n; i++) finite &= isfinite(values[i]) != 0;
   return Rf_ScalarLogical(finite);
-}
-
-/* A hash of raw bytes, as text. */
-SEXP ffi_digest(SEXP bytes) {
-  char text[17];
-  snprintf(text, sizeof text, "%016llx", (unsigned long long)spd_hash((const char *)RAW(bytes), (size_t)Rf_xlength(bytes), 1));
-  return Rf_mkString(text);
 }
 
 SEXP ffi_train_close(SEXP pointer) {

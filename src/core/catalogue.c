@@ -22,28 +22,36 @@ uint64_t spd_catalogue_rows(const struct spd_catalogue *catalogue) {
   return 0;
 }
 static spd_status none(struct spd_error *error) { return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no catalogue is open"); }
-spd_status spd_catalogue_find(int *number, size_t *width, struct spd_catalogue *catalogue, const char *name,
+spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_catalogue *catalogue, const char *name,
                               struct spd_error *error) {
-  (void)number, (void)width, (void)catalogue, (void)name;
+  (void)column, (void)catalogue, (void)name;
   return none(error);
 }
-spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *catalogue, int number, uint64_t first, size_t n,
-                                 struct spd_error *error) {
-  (void)values, (void)catalogue, (void)number, (void)first, (void)n;
+spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column,
+                                 uint64_t first, size_t n, struct spd_error *error) {
+  (void)values, (void)catalogue, (void)column, (void)first, (void)n;
   return none(error);
 }
-spd_status spd_catalogue_texts(char *texts, size_t width, struct spd_catalogue *catalogue, int number, uint64_t first, size_t n,
-                               struct spd_error *error) {
-  (void)texts, (void)width, (void)catalogue, (void)number, (void)first, (void)n;
+spd_status spd_catalogue_logicals(signed char *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column,
+                                  uint64_t first, size_t n, struct spd_error *error) {
+  (void)values, (void)catalogue, (void)column, (void)first, (void)n;
+  return none(error);
+}
+spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column, uint64_t first,
+                               size_t n, struct spd_error *error) {
+  (void)texts, (void)catalogue, (void)column, (void)first, (void)n;
   return none(error);
 }
 
 #else
 
-#include <fitsio.h>
+#include <stdio.h>
+
+#include "core/fits.h"
 
 struct spd_catalogue {
   fitsfile *file;
+  struct spd_fits_table table;
   char name[256];
   uint64_t n_rows;
 };
@@ -78,12 +86,20 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   }
   long row_bytes = 0;
   fits_movabs_hdu(c->file, hdu, &type, &status);
-  if (!status && type != BINARY_TBL) status = NOT_BTABLE;
+  if (!status && type != BINARY_TBL && type != ASCII_TBL) status = NOT_TABLE;
   fits_get_num_rowsll(c->file, &n_rows, &status);
   fits_read_key(c->file, TLONG, "NAXIS1", &row_bytes, NULL, &status);
   fits_get_hduaddrll(c->file, &start, &data, &end, &status);
   struct stat info;
-  if (stat(path, &info) == 0 && end > info.st_size) end = info.st_size; /* what the header says is not what there is */
+  unsigned char magic[2] = {0, 0}, last = 0;
+  FILE *raw = fopen(path, "rb");
+  if (raw && fread(magic, 1, sizeof magic, raw) != sizeof magic) magic[0] = 0;
+  if (raw) fclose(raw);
+  const int gzipped = magic[0] == 0x1f && magic[1] == 0x8b;
+  /* what the header says is not what there is */
+  if (!gzipped && stat(path, &info) == 0 && end > info.st_size) end = info.st_size;
+  if (gzipped && !status && n_rows > 0 && row_bytes > 0) fits_read_tblbytes(c->file, n_rows, row_bytes, 1, &last, &status);
+  if (!status) status = spd_fits_names(&c->table, c->file);
   spd_status result = SPD_STATUS_OK;
   if (status)
     result = fail_fits(c, "its table", status, error);
@@ -100,44 +116,87 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
 
 uint64_t spd_catalogue_rows(const struct spd_catalogue *c) { return c->n_rows; }
 
-spd_status spd_catalogue_find(int *number, size_t *width, struct spd_catalogue *c, const char *name, struct spd_error *error) {
-  int status = 0, type = 0;
-  long repeat = 0, bytes = 0;
-  char pattern[FLEN_VALUE];
-  *number = 0;
-  *width = 0;
-  strncpy(pattern, name, sizeof pattern - 1);
-  pattern[sizeof pattern - 1] = '\0';
-  fits_get_colnum(c->file, CASEINSEN, pattern, number, &status);
-  if (status == COL_NOT_FOUND || status == COL_NOT_UNIQUE) {
-    fits_clear_errmsg();
-    *number = 0;
-    return SPD_STATUS_OK;
-  }
-  fits_get_coltype(c->file, *number, &type, &repeat, &bytes, &status);
+spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_catalogue *c, const char *name, struct spd_error *error) {
+  struct spd_fits_column found;
+  const int status = spd_fits_find(&found, &c->table, name);
+  memset(column, 0, sizeof *column);
   if (status) return fail_fits(c, name, status, error);
-  if (type == TSTRING)
-    *width = repeat > 0 ? (size_t)repeat : 1;
-  else if (repeat != 1 || type < 0 || type == TCOMPLEX || type == TDBLCOMPLEX)
-    *number = 0;
+  if (!found.number) return SPD_STATUS_OK;
+  column->number = found.number;
+  if (found.type < 0 || !spd_fits_is_single(&found))
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has a column '%.60s' that is not one value a row", c->name, name);
+  if (found.type == TSTRING)
+    column->kind = SPD_CATALOGUE_TEXT, column->width = (size_t)found.width;
+  else if (found.type == TLOGICAL || found.type == TBIT)
+    column->kind = SPD_CATALOGUE_LOGICAL;
+  else if (found.type == TLONGLONG || found.type == TULONGLONG)
+    column->kind = SPD_CATALOGUE_INTEGER64, column->width = 20;
+  else if (spd_fits_is_number(&found))
+    column->kind = SPD_CATALOGUE_NUMBER;
+  else
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has a column '%.60s' that holds neither numbers nor texts", c->name, name);
   return SPD_STATUS_OK;
 }
 
-spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *c, int number, uint64_t first, size_t n,
-                                 struct spd_error *error) {
-  int status = 0, any_null; /* CFITSIO writes it wherever it looks for nulls */
+spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *c, const struct spd_catalogue_column *column, uint64_t first,
+                                 size_t n, struct spd_error *error) {
+  int status = 0, any_null, type = 0; /* CFITSIO writes any_null wherever it looks for nulls */
+  long repeat, width;
   double null = NAN;
-  fits_read_col(c->file, TDOUBLE, number, (LONGLONG)first + 1, 1, (LONGLONG)n, &null, values, &any_null, &status);
+  fits_get_coltype(c->file, column->number, &type, &repeat, &width, &status);
+  /* among reals CFITSIO takes infinities for nulls; those that are NaN say so themselves */
+  fits_read_col(c->file, TDOUBLE, column->number, (LONGLONG)first + 1, 1, (LONGLONG)n, type == TFLOAT || type == TDOUBLE ? NULL : &null,
+                values, &any_null, &status);
   return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
 }
 
-spd_status spd_catalogue_texts(char *texts, size_t width, struct spd_catalogue *c, int number, uint64_t first, size_t n,
+spd_status spd_catalogue_logicals(signed char *values, struct spd_catalogue *c, const struct spd_catalogue_column *column,
+                                  uint64_t first, size_t n, struct spd_error *error) {
+  int status = 0, any_null, type = 0;
+  long repeat, width;
+  char *nulls = calloc(n + 1, 1);
+  if (!nulls) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a column of a catalogue");
+  fits_get_eqcoltype(c->file, column->number, &type, &repeat, &width, &status);
+  for (size_t i = 0; type == TBIT && i < n && !status; i++) /* none of which is null */
+    fits_read_col_bit(c->file, column->number, (LONGLONG)(first + i) + 1, 1, 1, (char *)values + i, &status);
+  if (type != TBIT)
+    fits_read_colnull(c->file, TLOGICAL, column->number, (LONGLONG)first + 1, 1, (LONGLONG)n, values, nulls, &any_null, &status);
+  for (size_t i = 0; i < n && !status; i++) values[i] = nulls[i] ? -1 : values[i] != 0;
+  free(nulls);
+  return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
+}
+
+/* Whether the column is unsigned is asked again, once for each part. */
+static int read_integers(char *texts, struct spd_catalogue *c, const struct spd_catalogue_column *column, uint64_t first, size_t n) {
+  int status = 0, any_null, type = 0;
+  long repeat, width;
+  ULONGLONG *values = calloc(n + 1, sizeof *values);
+  char *nulls = calloc(n + 1, 1);
+  if (!values || !nulls) status = MEMORY_ALLOCATION;
+  fits_get_eqcoltype(c->file, column->number, &type, &repeat, &width, &status);
+  if (!status) fits_read_colnull(c->file, type, column->number, (LONGLONG)first + 1, 1, (LONGLONG)n, values, nulls, &any_null, &status);
+  for (size_t i = 0; i < n && !status; i++) {
+    char *text = texts + i * (column->width + 1);
+    if (nulls[i]) text[0] = '\0';
+    else if (type == TULONGLONG) snprintf(text, column->width + 1, "%llu", (unsigned long long)values[i]);
+    else snprintf(text, column->width + 1, "%lld", (long long)values[i]);
+  }
+  free(values);
+  free(nulls);
+  return status;
+}
+
+spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *c, const struct spd_catalogue_column *column, uint64_t first, size_t n,
                                struct spd_error *error) {
   int status = 0, any_null;
+  if (column->kind == SPD_CATALOGUE_INTEGER64) {
+    status = read_integers(texts, c, column, first, n);
+    return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
+  }
   for (size_t i = 0; i < n && !status; i++) { /* one at a time: CFITSIO wants a pointer for each */
-    char *text = texts + i * (width + 1), *list[1] = {text};
+    char *text = texts + i * (column->width + 1), *list[1] = {text};
     text[0] = '\0';
-    fits_read_col(c->file, TSTRING, number, (LONGLONG)first + (LONGLONG)i + 1, 1, 1, NULL, list, &any_null, &status);
+    fits_read_col(c->file, TSTRING, column->number, (LONGLONG)first + (LONGLONG)i + 1, 1, 1, NULL, list, &any_null, &status);
     for (char *p = text; *p; p++)
       if (*p < ' ' || *p > '~') *p = '?';
     for (size_t k = strlen(text); k > 0 && text[k - 1] == ' ';) text[--k] = '\0';

@@ -23,7 +23,6 @@ spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object 
 
 #include <ctype.h>
 #include <errno.h>
-#include <fitsio.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,10 +30,14 @@ spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object 
 #include <string.h>
 #include <sys/stat.h>
 
-enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 1000, MAX_COLUMNS = 999 /* of any FITS table */ };
+#include "core/fits.h"
+
+enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 1000, LARGEST = 1 << 28 /* bytes of a gzipped file, unpacked */ };
 
 struct reader {
   fitsfile *file;
+  unsigned char *unpacked; /* of a gzipped file; else NULL */
+  size_t size;
   const char *name;
   struct spd_error *error;
 };
@@ -86,7 +89,7 @@ static int read_layout(struct layout *layout, const char *block, int hdu) {
          card_integer(&layout->heap_bytes, block + 5 * CARD, "PCOUNT  ") &&
          card_integer(&layout->groups, block + 6 * CARD, "GCOUNT  ") && layout->groups == 1 &&
          card_integer(&layout->n_columns, block + 7 * CARD, "TFIELDS ") && layout->n_columns >= 0 &&
-         layout->n_columns <= MAX_COLUMNS && layout->row_bytes >= 0 && layout->row_bytes < most && layout->n_rows >= 0 &&
+         layout->n_columns <= SPD_FITS_COLUMNS && layout->row_bytes >= 0 && layout->row_bytes < most && layout->n_rows >= 0 &&
          layout->n_rows < most && layout->heap_bytes >= 0 && layout->heap_bytes < most;
 }
 
@@ -125,7 +128,7 @@ static spd_status check_layout(const struct reader *reader, FILE *file, long lon
 }
 
 /* Before CFITSIO, which would wait on a pipe, guess at other formats and look for "name.gz". */
-static spd_status check_file(const struct reader *reader, const char *path) {
+static spd_status check_file(struct reader *reader, const char *path) {
   struct stat info;
   if (stat(path, &info) != 0) return fail(reader, SPD_STATUS_IO, "cannot be opened: %s", strerror(errno));
   if (S_ISDIR(info.st_mode)) return fail(reader, SPD_STATUS_IO, "is a folder, not a file");
@@ -139,9 +142,17 @@ static spd_status check_file(const struct reader *reader, const char *path) {
   char magic[9] = "";
   spd_status status;
   size_t n = fread(magic, 1, sizeof magic, file);
-  if (n >= 2 && memcmp(magic, "\x1f\x8b", 2) == 0)
-    status = fail(reader, SPD_STATUS_FORMAT, "is gzipped: unpack it first (gunzip)");
-  else if (n < sizeof magic || memcmp(magic, "SIMPLE  =", sizeof magic) != 0)
+  if (n >= 2 && memcmp(magic, "\x1f\x8b", 2) == 0) {
+    fclose(file);
+    reader->unpacked = spd_fits_gunzip(&reader->size, path, LARGEST);
+    if (!reader->unpacked || reader->size == 0)
+      return fail(reader, SPD_STATUS_FORMAT, "is gzipped and cannot be unpacked: it is cut or damaged, or this build has no zlib");
+    info.st_size = (off_t)reader->size;
+    file = fmemopen(reader->unpacked, reader->size, "rb");
+    if (!file) return fail(reader, SPD_STATUS_NO_MEMORY, "cannot be unpacked: %s", strerror(errno));
+    n = fread(magic, 1, sizeof magic, file);
+  }
+  if (n < sizeof magic || memcmp(magic, "SIMPLE  =", sizeof magic) != 0)
     status = fail(reader, SPD_STATUS_FORMAT, "is not a FITS file");
   else {
     rewind(file);
@@ -153,39 +164,26 @@ static spd_status check_file(const struct reader *reader, const char *path) {
 
 enum kind { KIND_REAL, KIND_INTEGER, KIND_TEXT };
 
-/* A table that the reader stands on, with the names of its columns: fits_get_colnum() would compare all of them, with
- * wildcards, for each column that is asked for. */
+/* A table that the reader stands on. */
 struct table {
   const struct reader *reader;
   int hdu; /* as astronomers count, from 0 */
   long n_rows;
-  int n_columns;
-  char names[MAX_COLUMNS][FLEN_VALUE];
+  struct spd_fits_table fits;
 };
 
-static int same_name(const char *a, const char *b) {
-  for (; *a && *b; a++, b++)
-    if (toupper((unsigned char)*a) != toupper((unsigned char)*b)) return 0;
-  return *a == *b;
-}
-
-/* *column is 0 where an optional column is absent. Of two columns of one name, the first. */
-static spd_status find_column(int *column, const struct table *table, const char *name, enum kind kind, int required) {
-  int status = 0, type = 0;
-  long repeat = 0, width = 0;
-  *column = 0;
-  for (int i = table->n_columns; i >= 1; i--)
-    if (same_name(table->names[i - 1], name)) *column = i;
-  if (*column == 0)
-    return required ? fail(table->reader, SPD_STATUS_FORMAT, "has no column '%s' in HDU %d", name, table->hdu) : SPD_STATUS_OK;
-
-  fits_get_coltype(table->reader->file, *column, &type, &repeat, &width, &status);
+/* column->number is 0 where an optional column is absent. */
+static spd_status find_column(struct spd_fits_column *column, const struct table *table, const char *name, enum kind kind,
+                              int required) {
+  const int status = spd_fits_find(column, &table->fits, name);
   if (status) return fail_fits(table->reader, "its columns", status);
-  int fits = kind == KIND_REAL      ? type == TFLOAT || type == TDOUBLE
-             : kind == KIND_INTEGER ? type == TBYTE || type == TSHORT || type == TLONG || type == TLONGLONG
-                                    : type == TSTRING;
-  if (!fits || (kind == KIND_TEXT ? width < 0 || width >= SPD_SDSS_TEXT : repeat != 1)) {
-    static const char *const kinds[] = {"one real number", "one integer", "a short text"};
+  if (column->number == 0)
+    return required ? fail(table->reader, SPD_STATUS_FORMAT, "has no column '%s' in HDU %d", name, table->hdu) : SPD_STATUS_OK;
+  const int fits = kind == KIND_REAL      ? spd_fits_is_number(column)
+                   : kind == KIND_INTEGER ? spd_fits_is_integer(column)
+                                          : column->type == TSTRING && column->width < SPD_SDSS_TEXT;
+  if (!fits || !spd_fits_is_single(column)) {
+    static const char *const kinds[] = {"one number", "one integer", "a short text"};
     return fail(table->reader, SPD_STATUS_FORMAT, "has a column '%s' in HDU %d that is not %s a row", name, table->hdu,
                 kinds[kind]);
   }
@@ -193,22 +191,36 @@ static spd_status find_column(int *column, const struct table *table, const char
 }
 
 static spd_status open_table(struct table *table, const struct reader *reader, int hdu) {
-  int status = 0, type = 0, n_named = 0;
+  int status = 0, type = 0;
   table->reader = reader;
   table->hdu = hdu;
   fits_movabs_hdu(reader->file, hdu + 1, &type, &status);
   if (!status && type != BINARY_TBL) status = NOT_BTABLE;
   fits_get_num_rows(reader->file, &table->n_rows, &status);
-  fits_get_num_cols(reader->file, &table->n_columns, &status);
-  if (!status && table->n_columns > MAX_COLUMNS) status = BAD_TFIELDS;
-
-  char *names[MAX_COLUMNS];
-  for (int i = 0; i < table->n_columns && i < MAX_COLUMNS; i++) {
-    names[i] = table->names[i];
-    names[i][0] = '\0';
-  }
-  fits_read_keys_str(reader->file, "TTYPE", 1, table->n_columns, names, &n_named, &status);
+  if (!status) status = spd_fits_names(&table->fits, reader->file);
   return status ? fail_fits(reader, "its tables", status) : SPD_STATUS_OK;
+}
+
+/* Rows of a mask of whatever integers, 0 or 1: every bit counts, of a sign or beyond 32 too; what is not known is masked. */
+static void read_mask(int32_t *mask, const struct reader *reader, const struct spd_fits_column *column, long first, long count,
+                      int *status) {
+  enum { PART = 2048 };
+  ULONGLONG values[PART];
+  char nulls[PART];
+  int any_null;
+  for (long i = 0; i < count && !*status; i += PART) {
+    const long here = count - i < PART ? count - i : PART;
+    fits_read_colnull(reader->file, column->type == TULONGLONG ? TULONGLONG : TLONGLONG, column->number, first + i + 1, 1, here, values,
+                      nulls, &any_null, status);
+    for (long k = 0; k < here && !*status; k++) mask[first + i + k] = values[k] != 0 || nulls[k];
+  }
+}
+
+/* Scaled integers have a value that says that there is none (TNULL); reals have NaN. */
+static void read_reals(float *to, const struct reader *reader, const struct spd_fits_column *column, long first, long count, int *status) {
+  int any_null; /* CFITSIO writes it wherever it looks for nulls */
+  float null = NAN;
+  fits_read_col(reader->file, TFLOAT, column->number, first + 1, 1, count, &null, to, &any_null, status);
 }
 
 static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reader *reader) {
@@ -219,7 +231,8 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
     return fail(reader, SPD_STATUS_FORMAT, "has %ld pixel%s in HDU 1 where a spectrum has 2 to %d", n, n == 1 ? "" : "s",
                 SPD_SDSS_MAX_PIXELS);
 
-  int flux, ivar, loglam, and_mask, status = 0;
+  struct spd_fits_column flux, ivar, loglam, and_mask;
+  int status = 0;
   SPD_TRY(find_column(&flux, &table, "flux", KIND_REAL, 1));
   SPD_TRY(find_column(&loglam, &table, "loglam", KIND_REAL, 1));
   SPD_TRY(find_column(&ivar, &table, "ivar", KIND_REAL, 1));
@@ -229,12 +242,11 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
   fits_get_rowsize(reader->file, &chunk, &status);
   if (chunk < 1) chunk = 1;
   for (long i = 0; i < n && !status; i += chunk) {
-    int any_null; /* CFITSIO writes it wherever it looks for nulls */
     long count = n - i < chunk ? n - i : chunk;
-    fits_read_col(reader->file, TFLOAT, flux, i + 1, 1, count, NULL, pixels->flux + i, &any_null, &status);
-    fits_read_col(reader->file, TFLOAT, loglam, i + 1, 1, count, NULL, pixels->loglam + i, &any_null, &status);
-    fits_read_col(reader->file, TFLOAT, ivar, i + 1, 1, count, NULL, pixels->ivar + i, &any_null, &status);
-    fits_read_col(reader->file, TINT, and_mask, i + 1, 1, count, NULL, pixels->and_mask + i, &any_null, &status);
+    read_reals(pixels->flux + i, reader, &flux, i, count, &status);
+    read_reals(pixels->loglam + i, reader, &loglam, i, count, &status);
+    read_reals(pixels->ivar + i, reader, &ivar, i, count, &status);
+    read_mask(pixels->and_mask, reader, &and_mask, i, count, &status);
   }
   if (status) return fail_fits(reader, "its pixels", status);
   pixels->n = (size_t)n;
@@ -242,27 +254,52 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
 }
 
 static spd_status read_real(double *value, const struct table *table, const char *name, int required) {
-  int column, any_null, status = 0;
+  struct spd_fits_column column;
+  int any_null, status = 0;
+  double null = NAN;
   *value = NAN;
   SPD_TRY(find_column(&column, table, name, KIND_REAL, required));
-  if (column) fits_read_col(table->reader->file, TDOUBLE, column, 1, 1, 1, NULL, value, &any_null, &status);
+  if (column.number) fits_read_col(table->reader->file, TDOUBLE, column.number, 1, 1, 1, &null, value, &any_null, &status);
   return status ? fail_fits(table->reader, name, status) : SPD_STATUS_OK;
 }
 
-static spd_status read_integer(int *value, const struct table *table, const char *name) {
-  int column, any_null, status = 0;
-  *value = SPD_SDSS_UNKNOWN;
+/* NaN where the file has none */
+static spd_status read_whole(double *value, const struct table *table, const char *name) {
+  struct spd_fits_column column;
+  *value = NAN;
   SPD_TRY(find_column(&column, table, name, KIND_INTEGER, 0));
-  if (column) fits_read_col(table->reader->file, TINT, column, 1, 1, 1, NULL, value, &any_null, &status);
-  return status ? fail_fits(table->reader, name, status) : SPD_STATUS_OK;
+  return column.number ? read_real(value, table, name, 0) : SPD_STATUS_OK;
+}
+
+/* Numbers of plates and the like: what is negative, as SDSS-V's -999, or does not fit, is none. */
+static spd_status read_integer(int *value, const struct table *table, const char *name) {
+  double whole;
+  SPD_TRY(read_whole(&whole, table, name));
+  *value = whole >= 0 && whole <= INT_MAX ? (int)whole : SPD_SDSS_UNKNOWN;
+  return SPD_STATUS_OK;
+}
+
+/* A 64-bit integer as text; empty where the file has none, or a negative one */
+static spd_status read_long(char *value, const struct table *table, const char *name) {
+  struct spd_fits_column column;
+  int any_null, status = 0;
+  LONGLONG whole = -1, null = -1;
+  value[0] = '\0';
+  SPD_TRY(find_column(&column, table, name, KIND_INTEGER, 0));
+  if (!column.number) return SPD_STATUS_OK;
+  fits_read_col(table->reader->file, TLONGLONG, column.number, 1, 1, 1, &null, &whole, &any_null, &status);
+  if (status) return fail_fits(table->reader, name, status);
+  if (whole > 0) snprintf(value, SPD_SDSS_TEXT, "%lld", (long long)whole);
+  return SPD_STATUS_OK;
 }
 
 static spd_status read_text(char *value, const struct table *table, const char *name) {
-  int column, any_null, status = 0;
+  struct spd_fits_column column;
+  int any_null, status = 0;
   char *values[1] = {value};
   value[0] = '\0';
   SPD_TRY(find_column(&column, table, name, KIND_TEXT, 0));
-  if (column) fits_read_col(table->reader->file, TSTRING, column, 1, 1, 1, NULL, values, &any_null, &status);
+  if (column.number) fits_read_col(table->reader->file, TSTRING, column.number, 1, 1, 1, NULL, values, &any_null, &status);
   if (status) return fail_fits(table->reader, name, status);
   size_t n = strlen(value);
   while (n && value[n - 1] == ' ') value[--n] = '\0';
@@ -287,13 +324,17 @@ static spd_status read_object(struct spd_sdss_object *object, const struct reade
     return fail(reader, SPD_STATUS_FORMAT, "has no redshift: Z in HDU 2 is not finite and above -1");
   SPD_TRY(read_real(&object->z_err, &table, "Z_ERR", 0));
   SPD_TRY(read_sn(&object->sn_median, &table));
-  SPD_TRY(read_integer(&object->zwarning, &table, "ZWARNING"));
+  SPD_TRY(read_whole(&object->zwarning, &table, "ZWARNING"));
   SPD_TRY(read_integer(&object->plate, &table, "PLATE"));
   SPD_TRY(read_integer(&object->mjd, &table, "MJD"));
   SPD_TRY(read_integer(&object->fiber, &table, "FIBERID"));
   SPD_TRY(read_text(object->class_name, &table, "CLASS"));
   SPD_TRY(read_text(object->subclass, &table, "SUBCLASS"));
   SPD_TRY(read_text(object->plate_quality, &table, "PLATEQUALITY"));
+  if (object->plate_quality[0] == '\0') SPD_TRY(read_text(object->plate_quality, &table, "FIELDQUALITY"));
+  SPD_TRY(read_integer(&object->field, &table, "FIELD"));
+  SPD_TRY(read_long(object->catalogid, &table, "CATALOGID"));
+  SPD_TRY(read_long(object->sdss_id, &table, "SDSS_ID"));
   SPD_TRY(read_text(object->instrument, &table, "INSTRUMENT"));
   return SPD_STATUS_OK;
 }
@@ -318,14 +359,19 @@ static spd_status read_tables(struct spd_sdss_pixels *pixels, struct spd_sdss_ob
 
 spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
                          struct spd_error *error) {
-  struct reader reader = {NULL, spd_sdss_file_name(path), error};
+  struct reader reader = {NULL, NULL, 0, spd_sdss_file_name(path), error};
   int status = 0;
-  SPD_TRY(check_file(&reader, path));
-  fits_open_diskfile(&reader.file, path, READONLY, &status);
-  if (status) return fail_fits(&reader, "its first header", status);
-  spd_status result = read_tables(pixels, object, &reader);
-  status = 0;
-  fits_close_file(reader.file, &status);
+  spd_status result = check_file(&reader, path);
+  if (result == SPD_STATUS_OK) {
+    if (reader.unpacked)
+      fits_open_memfile(&reader.file, reader.name, READONLY, (void **)&reader.unpacked, &reader.size, 0, NULL, &status);
+    else
+      fits_open_diskfile(&reader.file, path, READONLY, &status);
+    result = status ? fail_fits(&reader, "its first header", status) : read_tables(pixels, object, &reader);
+    status = 0;
+    if (reader.file) fits_close_file(reader.file, &status);
+  }
+  free(reader.unpacked);
   return result;
 }
 

@@ -1,4 +1,4 @@
-/* Reads a native SDSS or BOSS per-object file (spec-PLATE-MJD-FIBER.fits): HDU 1 (COADD), a table of pixels, and HDU 2
+/* Reads a native SDSS, BOSS or SDSS-V per-object file (spec-PLATE-MJD-FIBER.fits, spec-FIELD-MJD-CATALOGID.fits), gzipped or not: HDU 1 (COADD), a table of pixels, and HDU 2
  * (SPECOBJ, SPALL), a table of one row. https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
  */
 #ifndef SPD_CORE_SDSS_H
@@ -22,7 +22,9 @@ enum {
 /* HDU 2 */
 struct spd_sdss_object {
   double z, z_err, sn_median; /* z is finite and above -1 */
-  int zwarning, plate, mjd, fiber;
+  double zwarning; /* flags of up to 53 bits; NaN where the file has none */
+  int plate, mjd, fiber, field; /* field: of SDSS-V, which has no plates */
+  char catalogid[SPD_SDSS_TEXT], sdss_id[SPD_SDSS_TEXT]; /* of SDSS-V: 64-bit integers */
   char class_name[SPD_SDSS_TEXT], subclass[SPD_SDSS_TEXT], plate_quality[SPD_SDSS_TEXT], instrument[SPD_SDSS_TEXT];
 };
 

@@ -294,6 +294,7 @@ static spd_status read_wave(struct spd_survey *s, const struct header *h, uint64
   if (file_size < h->size + size) return damaged(s, "it is cut in WAVELENGTH", error);
   s->n_observed = (size_t)n;
   card_text(s->instrument, h, "INSTRUME");
+  card_text(s->prepared, h, "PREPARED");
   unsigned char *bytes = malloc(size);
   s->wave = malloc(s->n_observed * sizeof *s->wave);
   spd_status status = !bytes || !s->wave ? spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the grid of %.200s", s->name)
@@ -546,7 +547,8 @@ static void clear_checksums(struct header *h) {
 
 /* ---- writing ---- */
 
-static spd_status write_wave(struct spd_survey *s, struct header *h, const char *instrument, struct spd_error *error) {
+static spd_status write_wave(struct spd_survey *s, struct header *h, const char *instrument, const char *prepared,
+                             struct spd_error *error) {
   size_t bytes = (size_t)padded(8 * s->n_observed);
   unsigned char *data = calloc(bytes, 1);
   if (!data) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the grid of %.200s", s->name);
@@ -560,6 +562,7 @@ static spd_status write_wave(struct spd_survey *s, struct header *h, const char 
   add_text(h, "EXTNAME", "WAVELENGTH");
   add_text(h, "BUNIT", "Angstrom");
   add_text(h, "INSTRUME", instrument);
+  add_text(h, "PREPARED", prepared);
   add_checksum_room(h);
   add_card(h, "COMMENT  Spectra prepared for spender: FLUX is divided by NORM, IVAR multiplied by its");
   add_card(h, "COMMENT  square. ROWSUM is the sum of a row's other 32-bit words, carries added.");
@@ -595,7 +598,7 @@ static spd_status set_columns(struct spd_survey *s, const struct spd_survey_colu
   return SPD_STATUS_OK;
 }
 
-static spd_status write_new(struct spd_survey *s, const char *table, const double *wave, const char *instrument,
+static spd_status write_new(struct spd_survey *s, const char *table, const double *wave, const char *instrument, const char *prepared,
                             struct spd_error *error) {
   struct header *h = malloc(sizeof *h);
   s->wave = malloc(s->n_observed * sizeof *s->wave);
@@ -604,7 +607,7 @@ static spd_status write_new(struct spd_survey *s, const char *table, const doubl
     status = spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the header of %.200s", s->name);
   } else {
     memcpy(s->wave, wave, s->n_observed * sizeof *wave);
-    status = write_wave(s, h, instrument, error);
+    status = write_wave(s, h, instrument, prepared, error);
     if (status == SPD_STATUS_OK) {
       table_header(h, table, s->columns, s->n_columns, (long long)s->row_bytes, 0);
       status = write_all(s, h->bytes, h->size, s->header_at, error);
@@ -616,7 +619,7 @@ static spd_status write_new(struct spd_survey *s, const char *table, const doubl
 }
 
 spd_status spd_survey_create(struct spd_survey *s, const char *path, const char *table, const double *wave, size_t n_observed,
-                             const char *instrument, const struct spd_survey_column *columns, size_t n_columns,
+                             const char *instrument, const char *prepared, const struct spd_survey_column *columns, size_t n_columns,
                              struct spd_error *error) {
   if (2 * n_columns + 2 > SPD_SURVEY_MAX_COLUMNS)
     return spd_fail(error, SPD_STATUS_INVALID, "a survey has at most %d columns", SPD_SURVEY_MAX_COLUMNS / 2 - 1);
@@ -632,7 +635,7 @@ spd_status spd_survey_create(struct spd_survey *s, const char *path, const char 
     keep_name(s, path);
     s->n_observed = n_observed;
     status = set_columns(s, columns, n_columns, error);
-    if (status == SPD_STATUS_OK) status = write_new(s, table, wave, instrument, error);
+    if (status == SPD_STATUS_OK) status = write_new(s, table, wave, instrument, prepared, error);
     if (status == SPD_STATUS_OK && !spd_file_publish(temporary, path, 0)) status = fail_io(s, "creating it", error);
     spd_survey_close(s);
     if (status != SPD_STATUS_OK) unlink(temporary);

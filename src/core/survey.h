@@ -28,6 +28,7 @@ struct spd_survey {
   int file; /* descriptor */
   char name[256];
   char instrument[SPD_SURVEY_NAME];
+  char prepared[SPD_SURVEY_NAME]; /* how the spectra were made, or of what results are; empty where the file does not say */
   size_t n_observed; /* M */
   double *wave;      /* (M) Å */
   size_t n_columns, row_bytes;
@@ -45,7 +46,7 @@ spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct s
 /* A new file, which must not exist, without rows. columns: names and types, those of floats last; wave: (M). `table` is
  * SPECTRA, or RESULTS, which needs no FLUX and IVAR. */
 spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave,
-                             size_t n_observed, const char *instrument, const struct spd_survey_column *columns,
+                             size_t n_observed, const char *instrument, const char *prepared, const struct spd_survey_column *columns,
                              size_t n_columns, struct spd_error *error);
 /* One that spd_survey_create() made, to append to: what a killed program left beyond the last whole row is cut off. */
 spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);

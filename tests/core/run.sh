@@ -61,6 +61,11 @@ if probe "$fits_cflags" "$fits_libs" <<'C'
 int main(void) { float v; return fits_get_version(&v) <= 0; }
 C
 then common="$common $fits_cflags -DSPD_HAVE_CFITSIO" libs="$fits_libs $libs"
+  if probe '' -lz <<'C'
+#include <zlib.h>
+int main(void) { return zlibVersion()[0] == 0; }
+C
+  then common="$common -DSPD_HAVE_ZLIB" libs="$libs -lz"; fi
 fi
 blas='' blas_libs=''
 if probe '' "${CBLAS_LIBS:--lopenblas}" <<'C'
@@ -212,7 +217,7 @@ C
   fi
   if command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 && command -v qemu-aarch64 > /dev/null 2>&1; then
     cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
-    common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||")
+    common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||; s|-DSPD_HAVE_ZLIB||")
     if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
       for name in stages gradients fourier product threads; do
         among $name && run arm64 $name "-O2" "-static -lm -pthread" qemu-aarch64

@@ -106,7 +106,7 @@ static void test_refusals(void) {
   MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
   uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux].offset;
   spd_survey_close(&s);
-  CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", NULL, 0, error), SPD_STATUS_IO, "creating");
+  CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", "", NULL, 0, error), SPD_STATUS_IO, "creating");
   CHECK_STATUS(spd_survey_open(&s, "/nonexistent/file", error), SPD_STATUS_IO, "opening");
   CHECK_STATUS(spd_survey_open(&s, ".", error), SPD_STATUS_IO, "regular");
   CHECK(truncate(path, (off_t)(rows_at + 3 * row_bytes + 10)) == 0, "cannot cut");

@@ -37,6 +37,24 @@ fits_header <- function(...) {
   charToRaw(paste0(c(cards, strrep(" ", (-80 * length(cards)) %% 2880)), collapse = ""))
 }
 
+# A decimal number, not negative, as the 8 bytes of a 64-bit integer
+int64 <- function(text) {
+  digits <- as.integer(strsplit(text, "")[[1]])
+  out <- raw(8)
+  for (byte in 8:1) {
+    left <- 0L
+    quotient <- integer()
+    for (digit in digits) {
+      left <- left * 10L + digit
+      quotient <- c(quotient, left %/% 256L)
+      left <- left %% 256L
+    }
+    out[byte] <- as.raw(left)
+    digits <- quotient
+  }
+  out
+}
+
 # columns: name = list(type, values) with type one of FITS's letters, rows as in values
 fits_table <- function(columns, ...) {
   n <- if (length(columns)) length(columns[[1]]$values) else 0
@@ -45,6 +63,11 @@ fits_table <- function(columns, ...) {
       E = writeBin(as.double(column$values), raw(), size = 4, endian = "big"),
       D = writeBin(as.double(column$values), raw(), size = 8, endian = "big"),
       J = writeBin(as.integer(column$values), raw(), size = 4, endian = "big"),
+      I = writeBin(as.integer(column$values), raw(), size = 2, endian = "big"),
+      B = as.raw(column$values),
+      K = unlist(lapply(column$values, int64)),
+      L = as.raw(ifelse(is.na(column$values), 0, ifelse(column$values, 84, 70))),
+      `1X` = as.raw(ifelse(column$values, 128, 0)),
       charToRaw(paste0(formatC(column$values, width = -as.integer(sub("A", "", column$type))), collapse = ""))
     )
     matrix(bytes, ncol = n)

@@ -114,7 +114,7 @@ test_that("each kind of bad file is a row in problems() that says why", {
   write_sdss(at("11-no-z.fits"), object = list(Z = NULL))
   write_sdss(at("12-z-nan.fits"), object = list(Z = real(NaN)))
   write_sdss(at("13-z-text.fits"), object = list(Z = list(type = "4A", values = "0.12")))
-  write_sdss(at("14-flux-integer.fits"), coadd = list(flux = list(type = "J", values = rep(1, n))))
+  write_sdss(at("14-flux-text.fits"), coadd = list(flux = list(type = "2A", values = rep("1", n))))
   write_sdss(at("15-two-objects.fits"), object = lapply(
     list(PLATE = "J", MJD = "J", FIBERID = "J", CLASS = "6A", SUBCLASS = "21A", Z = "E", Z_ERR = "E", ZWARNING = "J", SN_MEDIAN_ALL = "E",
          PLATEQUALITY = "8A", INSTRUMENT = "4A"), function(type) list(type = type, values = c("1", "2"))))
@@ -132,6 +132,7 @@ test_that("each kind of bad file is a row in problems() that says why", {
   con <- gzfile(at("27-packed.fits"), "wb")
   writeBin(readBin(at("25-z-minus.fits"), raw(), 1e6), con)
   close(con)
+  writeBin(utils::head(readBin(at("27-packed.fits"), raw(), 1e6), -200), at("27-packed.fits"))
   write_sdss(at("28-image-first.fits"), primary = list(NAXIS = 2))
   writeBin(replace(readBin(at("25-z-minus.fits"), raw(), 1e6), 2880 + 4 * 80 + 20, as.raw(7)), at("29-naxis2.fits"))
   files <- c(list.files(dir, full.names = TRUE), at("30-missing.fits"))

@@ -26,7 +26,7 @@ test_that("flux and ivar are masked and normalised as documented", {
   expect_equal(x$flux, expected_flux / norm, tolerance = 1e-15)
   expect_equal(x$ivar, expected_ivar * norm^2, tolerance = 1e-15)
   expect_equal(x$z, z)
-  expect_named(x, c("flux", "ivar", "z", "norm", "instrument", "id", "meta", "problems", "truth"))
+  expect_named(x, c("flux", "ivar", "z", "norm", "instrument", "id", "object", "meta", "problems", "truth"))
   expect_identical(spectra(flux, ivar, z, wave, threads = 1), spectra(flux, ivar, z, wave, threads = 2))
 })
 
@@ -299,7 +299,7 @@ test_that("an object whose fields were changed by hand is refused with both size
     pixels = function(y) { y$ivar <- y$ivar[, -1]; y }, z = function(y) { y$z <- y$z[1:3]; y },
     norm = function(y) { y$norm <- y$norm[1:3]; y }, id = function(y) { y$id <- y$id[1:3]; y },
     missing = function(y) { y$ivar <- NULL; y }, frame = function(y) { y$ivar <- as.data.frame(y$ivar); y },
-    integers = function(y) { storage.mode(y$flux) <- "integer"; y }, meta = function(y) { y$meta <- y$meta[1:3, , drop = FALSE]; y }
+    integers = function(y) { storage.mode(y$flux) <- "integer"; y }, meta = function(y) { y[["meta"]] <- y$meta[1:3, , drop = FALSE]; y }
   )
   for (edit in edits) {
     y <- edit(x)

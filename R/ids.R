@@ -1,0 +1,48 @@
+# Names of spectra: texts, exact, one for each row. What the same object is called in all of its rows is kept beside them, as `object`, where
+# ids had to be made unique: training and validation never share an object.
+
+# Numbers as text, exactly, whatever the locale; NA stays NA.
+number_text <- function(x) {
+  if (inherits(x, "integer64")) return(.Call(ffi_integer64_text, x))
+  text <- rep(NA_character_, length(x))
+  whole <- !is.na(x) & x == round(x) & abs(x) < 2^53
+  text[whole] <- sprintf("%.0f", x[whole] + 0) # no "-0"
+  rest <- !is.na(x) & !whole
+  text[rest] <- sprintf("%.15g", x[rest])
+  text
+}
+
+# A column as text
+plain_text <- function(x) if (is.numeric(x) || inherits(x, "integer64")) number_text(x) else as.character(x)
+
+check_id <- function(id, names, n) {
+  if (is.null(id)) id <- if (is.null(names) || anyNA(names) || anyDuplicated(names)) seq_len(n) else names
+  if (!is.atomic(id) && !is.factor(id)) abort("invalid", "`id` must be a character vector, not ", describe(id), ".")
+  if (length(id) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `id` has length ", length(id), ".")
+  if (is.double(id) && !is.object(id) && any(abs(id) >= 2^53, na.rm = TRUE)) {
+    abort("id", "`id` has numbers of 2^53 or more, which a double does not hold exactly: give the ids as text.")
+  }
+  id <- unname(plain_text(id))
+  if (anyNA(id)) abort("id", "`id` must not be missing; it is in row", if (sum(is.na(id)) > 1) "s", " ", enumerate(which(is.na(id))), ".")
+  if (any(id == "")) abort("id", "`id` must not be empty; it is in row", if (sum(id == "") > 1) "s", " ", enumerate(which(id == "")), ".")
+  twice <- unique(id[duplicated(id)])
+  if (length(twice)) abort("id", "`id` must be unique; these are not: ", enumerate(twice), ".")
+  id
+}
+
+# Order that brings elements called `own` to the rows called `names`; NULL where either has no names, or they agree already.
+order_by_name <- function(own, names, what, rows_of = "`flux`'s rows") {
+  if (is.null(own) || is.null(names) || length(own) != length(names) || identical(as.character(own), as.character(names))) return(NULL)
+  order <- match(names, own)
+  if (anyNA(order) || anyDuplicated(own) || anyDuplicated(names)) {
+    abort("id", "The names of ", what, " are not those of ", rows_of, ": \"", own[1], "\" where \"", names[1],
+          "\" is. Take the names off, unname(), if their order is right.")
+  }
+  order
+}
+
+# What the spectra are called where one object may have several rows; objects saved by earlier versions have ids only.
+object_of <- function(x) if (is.null(x$object)) x$id else x$object
+
+# Ids of all rows of a survey, unique, in whatever parts they are asked for.
+survey_ids <- function(x) make.unique(survey_catalogue(x, "ID")$ID)
