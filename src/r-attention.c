@@ -49,7 +49,7 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
   const size_t n = (size_t)Rf_xlength(z), n_observed = network.architecture.n_observed, n_rest = network.architecture.n_rest;
-  const size_t capacity = (size_t)r_list_real(options, "batch_size"), length = network.lengths[SPD_BLOCKS];
+  const size_t capacity = r_batch_size(options, n), length = network.lengths[SPD_BLOCKS];
   const size_t map = length * network.n_feature;
   const int wanted = gradient != R_NilValue;
   const struct r_device device = r_device(options);
@@ -57,9 +57,8 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
   r_check_matrix(flux, "flux", n, n_observed);
   r_check_matrix(ivar, "ivar", n, n_observed);
   if (wanted) r_check_matrix(gradient, "gradient", n, n_rest);
-  if ((size_t)Rf_xlength(wave_observed) != n_observed || (size_t)Rf_xlength(wave_rest) != n_rest)
-    Rf_error("internal: the grids do not have the architecture's sizes");
-  const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
+  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", n_observed);
+  const float *rest_grid = r_float_vector(wave_rest, "wave_rest", n_rest);
   SEXP out = PROTECT(r_list_new(2, names));
   SET_VECTOR_ELT(out, 0, new_array(n, length, network.n_feature));
   if (wanted) SET_VECTOR_ELT(out, 1, new_array(n, length, network.n_feature));

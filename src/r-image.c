@@ -15,12 +15,13 @@ SEXP ffi_read_image(SEXP path, SEXP hdu) {
   static const char *const names[] = {"pixels", "first", "step", "log"};
   struct spd_image image;
   struct spd_error error = {""};
-  const char *file = R_ExpandFileName(Rf_translateChar(STRING_ELT(path, 0)));
+  const char *file = R_ExpandFileName(r_text(path, "path"));
+  const int number = (int)r_whole(hdu, "hdu", 1, 100000);
   SEXP result = PROTECT(r_list_new(4, names));
   SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
   R_RegisterCFinalizer(pointer, free_pixels);
 
-  spd_status status = spd_image_read(&image, file, Rf_asInteger(hdu), &error);
+  spd_status status = spd_image_read(&image, file, number, &error);
   if (status == SPD_STATUS_OK) {
     R_SetExternalPtrAddr(pointer, image.pixels);
     SEXP pixels = Rf_allocMatrix(REALSXP, (int)image.height, (int)image.width);

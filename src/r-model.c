@@ -14,29 +14,22 @@
 
 /* ---- R numbers to the core's floats ---- */
 
-float *r_float_vector(SEXP x) {
-  const R_xlen_t n = Rf_xlength(x);
-  if (!Rf_isReal(x)) Rf_error("internal: a vector of doubles is wanted");
+float *r_float_vector(SEXP x, const char *name, size_t n) {
+  r_check_numbers(x, name, n);
   const double *from = REAL(x);
-  float *to = (float *)R_alloc((size_t)n, sizeof *to);
-  for (R_xlen_t i = 0; i < n; i++) to[i] = (float)from[i];
+  float *to = (float *)R_alloc(n, sizeof *to);
+  for (size_t i = 0; i < n; i++) to[i] = (float)from[i];
   return to;
+}
+
+size_t r_batch_size(SEXP options, size_t n) {
+  const size_t wanted = (size_t)r_list_whole(options, "batch_size", 1, 1e6);
+  return wanted < n ? wanted : n > 0 ? n : 1;
 }
 
 void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t width, size_t from, size_t n) {
   for (size_t m = 0; m < width; m++)
     for (size_t i = 0; i < n; i++) to[i * width + m] = (float)matrix[m * n_rows + from + i];
-}
-
-void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns) {
-  if (!Rf_isReal(x) || !Rf_isMatrix(x))
-    Rf_error("internal: '%s' must be a matrix of doubles, %zu by %zu", name, n_rows, n_columns);
-  if ((size_t)Rf_nrows(x) != n_rows || (size_t)Rf_ncols(x) != n_columns)
-    Rf_error("internal: '%s' must be %zu by %zu, not %d by %d", name, n_rows, n_columns, Rf_nrows(x), Rf_ncols(x));
-}
-
-void r_check_numbers(SEXP x, const char *name, size_t n) {
-  if (!Rf_isReal(x) || (size_t)Rf_xlength(x) != n) Rf_error("internal: '%s' must be a vector of %zu doubles", name, n);
 }
 
 /* ---- sessions: a backend and a model that R's garbage collector frees ---- */
@@ -57,8 +50,10 @@ static void finalize(SEXP pointer) {
   free(session);
 }
 
+static SEXP session_tag(void) { return Rf_install("spender_session"); }
+
 SEXP r_session_new(struct r_session **session) {
-  SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
+  SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, session_tag(), R_NilValue));
   R_RegisterCFinalizerEx(pointer, finalize, TRUE);
   *session = calloc(1, sizeof **session);
   if (!*session) Rf_error("could not allocate a session");
@@ -70,7 +65,8 @@ SEXP r_session_new(struct r_session **session) {
 void r_session_free(SEXP pointer) { finalize(pointer); }
 
 struct r_session *r_session_get(SEXP pointer) {
-  struct r_session *session = TYPEOF(pointer) == EXTPTRSXP ? R_ExternalPtrAddr(pointer) : NULL;
+  const int ours = TYPEOF(pointer) == EXTPTRSXP && R_ExternalPtrTag(pointer) == session_tag();
+  struct r_session *session = ours ? R_ExternalPtrAddr(pointer) : NULL;
   if (!session) Rf_error("internal: this session is closed");
   return session;
 }
@@ -85,7 +81,7 @@ static int choice(SEXP options, const char *name, const char *const *choices) {
 
 struct r_device r_device(SEXP options) {
   static const char *const devices[] = {"cpu", "cuda", NULL}, *const precisions[] = {"fp32", "tf32", "bf16", "fp16", NULL};
-  const struct r_device device = {choice(options, "device", devices), (int)r_list_real(options, "threads"),
+  const struct r_device device = {choice(options, "device", devices), (int)r_list_whole(options, "threads", 1, 4096),
                                   (spd_precision)choice(options, "precision", precisions)};
   return device;
 }
@@ -144,28 +140,34 @@ SEXP ffi_cuda_devices(void) {
 }
 
 SEXP ffi_float32(SEXP x) {
+  r_check_numbers(x, "x", R_ANY);
   SEXP out = PROTECT(Rf_allocVector(REALSXP, Rf_xlength(x)));
   for (R_xlen_t i = 0; i < Rf_xlength(x); i++) REAL(out)[i] = (double)(float)REAL(x)[i];
   UNPROTECT(1);
   return out;
 }
 
+#define MOST_SEED 9007199254740992.0 /* 2^53 */
+
 SEXP ffi_network_fill(SEXP architecture, SEXP seed) {
   struct spd_network network;
   r_network(architecture, &network);
+  const double first = r_whole(seed, "seed", 0, MOST_SEED);
   SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(network.size * sizeof(float))));
-  spd_network_fill((float *)(void *)RAW(weights), &network, (uint64_t)Rf_asReal(seed));
+  spd_network_fill((float *)(void *)RAW(weights), &network, (uint64_t)first);
   UNPROTECT(1);
   return weights;
 }
 
 SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed) {
+  r_check_texts(ids, "ids", R_ANY);
   const R_xlen_t n = Rf_xlength(ids);
-  const double validation = Rf_asReal(fraction);
+  const double validation = r_number(fraction, "fraction");
+  const uint64_t first = (uint64_t)r_whole(seed, "seed", 0, MOST_SEED);
   SEXP is_training = PROTECT(Rf_allocVector(LGLSXP, n));
   for (R_xlen_t i = 0; i < n; i++) {
     const char *id = CHAR(STRING_ELT(ids, i));
-    const uint64_t h = spd_hash(id, strlen(id), (uint64_t)Rf_asReal(seed));
+    const uint64_t h = spd_hash(id, strlen(id), first);
     LOGICAL(is_training)[i] = (double)(h >> 11) * 0x1p-53 >= validation;
   }
   UNPROTECT(1);
@@ -176,11 +178,13 @@ SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf) {
   const R_xlen_t n = Rf_xlength(z);
   r_check_numbers(z, "z", (size_t)n);
   const size_t n_observed = (size_t)Rf_xlength(wave_observed), n_rest = (size_t)Rf_xlength(wave_rest);
-  const float *observed = r_float_vector(wave_observed), *rest = r_float_vector(wave_rest);
+  const size_t size = (size_t)r_whole(lsf, "lsf", 0, 1e6);
+  if (n_observed < 2 || n_rest < 2) Rf_error("internal: a grid has at least two pixels");
+  const float *observed = r_float_vector(wave_observed, "wave_observed", n_observed), *rest = r_float_vector(wave_rest, "wave_rest", n_rest);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, 2));
   for (R_xlen_t i = 0; i < n; i++) {
     size_t from, to;
-    spd_coverage_lsf(&from, &to, (double)(float)REAL(z)[i], rest, n_rest, observed, n_observed, (size_t)Rf_asReal(lsf));
+    spd_coverage_lsf(&from, &to, (double)(float)REAL(z)[i], rest, n_rest, observed, n_observed, size);
     REAL(out)[i] = (double)from + 1;
     REAL(out)[n + i] = (double)to;
   }
@@ -200,7 +204,8 @@ struct wanted {
   int loss;
 };
 
-static struct wanted wanted(const char *type) {
+static struct wanted wanted(SEXP what) {
+  const char *type = r_text(what, "type");
   static const struct wanted known[] = {{"latent", SPD_TENSOR_LATENT, 0},
                                         {"rest", SPD_TENSOR_REST, 0},
                                         {"observed", SPD_TENSOR_OBSERVED, 0},
@@ -224,9 +229,9 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   struct spd_network network;
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
-  const struct wanted want = wanted(CHAR(STRING_ELT(type, 0)));
+  const struct wanted want = wanted(type);
   const size_t n = (size_t)Rf_xlength(z), n_observed = network.architecture.n_observed, n_rest = network.architecture.n_rest;
-  const size_t n_latent = network.architecture.n_latent, capacity = (size_t)r_list_real(options, "batch_size");
+  const size_t n_latent = network.architecture.n_latent, capacity = r_batch_size(options, n);
   const int encode = latent == R_NilValue;
   const struct r_device device = r_device(options);
   r_check_numbers(z, "z", n);
@@ -236,9 +241,8 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   } else {
     r_check_matrix(latent, "latent", n, n_latent);
   }
-  if ((size_t)Rf_xlength(wave_observed) != n_observed || (size_t)Rf_xlength(wave_rest) != n_rest)
-    Rf_error("internal: the grids do not have the architecture's sizes");
-  const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
+  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", n_observed);
+  const float *rest_grid = r_float_vector(wave_rest, "wave_rest", n_rest);
   const size_t row_size = want.tensor == SPD_TENSOR_LATENT ? n_latent : want.tensor == SPD_TENSOR_REST ? n_rest : n_observed;
   const size_t width = want.loss ? 1 : row_size;
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, (int)width));

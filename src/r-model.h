@@ -38,12 +38,11 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                            const struct r_device *device, struct spd_error *error);
 
-/* R_alloc'ed copy */
-float *r_float_vector(SEXP x);
+/* R_alloc'ed copy of n doubles */
+float *r_float_vector(SEXP x, const char *name, size_t n);
+/* Spectra that are computed at a time, from an R list, no more than n of which there are. */
+size_t r_batch_size(SEXP options, size_t n);
 /* rows from ... from + n - 1 of a column-major matrix, row by row */
 void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t width, size_t from, size_t n);
-/* Raises an R error unless x is a matrix of doubles of this shape, or a vector of this many. Called before anything is taken. */
-void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns);
-void r_check_numbers(SEXP x, const char *name, size_t n);
 
 #endif

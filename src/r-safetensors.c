@@ -1,5 +1,6 @@
 /* Every buffer of this file is an R vector or from R_alloc, and an open file hangs on an external pointer with a finalizer: an
  * R error on any line leaks nothing. */
+#include <math.h>
 #include <string.h>
 
 #include "core/safetensors.h"
@@ -44,9 +45,7 @@ static int is_wanted(SEXP names, const char *name) {
 }
 
 static const char *path_of(SEXP path) {
-  if (!Rf_isString(path) || Rf_xlength(path) != 1 || STRING_ELT(path, 0) == NA_STRING)
-    Rf_error("internal: path must be one string");
-  const char *expanded = R_ExpandFileName(Rf_translateChar(STRING_ELT(path, 0))); /* a static buffer of R's */
+  const char *expanded = R_ExpandFileName(r_text(path, "path")); /* a static buffer of R's */
   return strcpy(R_alloc(strlen(expanded) + 1, 1), expanded);
 }
 
@@ -55,7 +54,7 @@ static const char *path_of(SEXP path) {
 SEXP ffi_safetensors_read(SEXP path, SEXP names) {
   static const char *const fields[] = {"metadata", "tensors"};
   const char *where = path_of(path);
-  if (names != R_NilValue && !Rf_isString(names)) Rf_error("internal: names must be strings or NULL");
+  if (names != R_NilValue) r_check_texts(names, "names", R_ANY);
   SEXP result = PROTECT(r_list_new(2, fields));
   SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
   R_RegisterCFinalizerEx(pointer, close_file, TRUE);
@@ -98,7 +97,9 @@ static void fill_item(struct spd_safetensors_item *item, const char *name, SEXP 
   item->rank = (size_t)Rf_xlength(shape);
   PROTECT(shape = Rf_coerceVector(shape, REALSXP));
   for (size_t i = 0; i < item->rank; i++) {
-    item->shape[i] = (size_t)REAL(shape)[i];
+    const double side = REAL(shape)[i];
+    if (!(side >= 0 && side * (double)count <= 1e15) || side != floor(side)) Rf_error("internal: tensor '%s' has no shape", name);
+    item->shape[i] = (size_t)side;
     count *= item->shape[i];
   }
   UNPROTECT(1);
@@ -118,11 +119,13 @@ static void fill_item(struct spd_safetensors_item *item, const char *name, SEXP 
 
 /* tensors: named list of list(dtype, shape, data); metadata: named character; overwrite: TRUE or FALSE. Returns NULL. */
 SEXP ffi_safetensors_write(SEXP path, SEXP tensors, SEXP metadata, SEXP overwrite) {
+  r_check_list(tensors, "tensors");
+  r_check_texts(metadata, "metadata", R_ANY);
   SEXP tensor_names = Rf_getAttrib(tensors, R_NamesSymbol), keys = Rf_getAttrib(metadata, R_NamesSymbol);
   const char *where = path_of(path);
   size_t n_items = (size_t)Rf_xlength(tensors), n_pairs = (size_t)Rf_xlength(metadata);
-  if (TYPEOF(tensors) != VECSXP || (n_items && !Rf_isString(tensor_names))) Rf_error("internal: tensors must be a named list");
-  if (!Rf_isString(metadata) || (n_pairs && !Rf_isString(keys))) Rf_error("internal: metadata must be named strings");
+  if (n_pairs) r_check_texts(keys, "names(metadata)", n_pairs);
+  const int replace = (int)r_whole(overwrite, "overwrite", 0, 1);
   struct spd_safetensors_item *items = (void *)R_alloc(n_items + 1, sizeof *items);
   struct spd_safetensors_pair *pairs = (void *)R_alloc(n_pairs + 1, sizeof *pairs);
   for (size_t i = 0; i < n_items; i++)
@@ -132,7 +135,7 @@ SEXP ffi_safetensors_write(SEXP path, SEXP tensors, SEXP metadata, SEXP overwrit
     pairs[i].value = Rf_translateCharUTF8(STRING_ELT(metadata, (R_xlen_t)i));
   }
   struct spd_error error;
-  spd_status status = spd_safetensors_write(where, items, n_items, pairs, n_pairs, Rf_asLogical(overwrite) == TRUE, &error);
+  spd_status status = spd_safetensors_write(where, items, n_items, pairs, n_pairs, replace, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
 }

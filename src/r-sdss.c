@@ -101,6 +101,7 @@ static void measure_block(const void *context, size_t block, int thread) {
 
 /* Per row: median of flux sqrt(ivar) over the valid pixels (NaN without one), and how many are valid. */
 SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
+  if (!Rf_isMatrix(flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
   size_t n = (size_t)Rf_nrows(flux), n_observed = (size_t)Rf_ncols(flux);
   r_check_matrix(flux, "flux", n, n_observed);
   r_check_matrix(ivar, "ivar", n, n_observed);
@@ -212,12 +213,14 @@ static void read_block(const void *context, size_t block, int thread) {
 
 /* tick(done) is called on the main thread between chunks. All memory is R's, so an interrupt there leaks nothing. */
 SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
+  r_check_texts(paths, "paths", R_ANY);
+  if (tick != R_NilValue && !Rf_isFunction(tick)) Rf_error("internal: 'tick' must be a function or NULL");
   size_t n = (size_t)Rf_xlength(paths);
   int threads = r_team_size(r_list_get(recipe, "threads"), n);
   const int n_names = 2 + N_REAL + N_INTEGER + N_TEXT;
   SEXP result = PROTECT(r_list_new(n_names, read_names));
   struct spd_preparation preparation = r_preparation(recipe);
-  struct spd_log_grid grid = {Rf_asReal(log_first), SPD_SDSS_STEP, preparation.n_observed};
+  struct spd_log_grid grid = {r_number(log_first, "log_first"), SPD_SDSS_STEP, preparation.n_observed};
   for (int i = 0; i < n_names; i++)
     SET_VECTOR_ELT(result, i,
                    i < 2                        ? Rf_allocMatrix(REALSXP, (int)n, (int)grid.size)

@@ -1,4 +1,6 @@
 /* .Call entries of simulated spectra. */
+#include <limits.h>
+
 #include "core/rng.h"
 #include "core/simulate.h"
 #include "core/threads.h"
@@ -6,52 +8,58 @@
 #include "r-spectra.h"
 #include "r-util.h"
 
+#define MOST 9007199254740992.0 /* 2^53, of a seed */
+
 /* (n, k): row i is that of number first + i in a sample of any size with this seed. */
 SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
-  R_xlen_t rows = (R_xlen_t)Rf_asReal(n), columns = (R_xlen_t)Rf_asReal(k);
+  const R_xlen_t rows = (R_xlen_t)r_whole(n, "n", 0, INT_MAX), columns = (R_xlen_t)r_whole(k, "k", 0, INT_MAX);
+  const double start = r_whole(first, "first", 0, 1e15), from = r_whole(seed, "seed", -MOST, MOST);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)rows, (int)columns));
   const uint64_t stream = 0x6761; /* apart from those of core/simulate.c */
   for (R_xlen_t i = 0; i < rows; i++) {
-    struct spd_random random =
-        spd_random_start((uint64_t)(int64_t)Rf_asReal(seed), stream, (uint64_t)(Rf_asReal(first) + (double)i));
+    struct spd_random random = spd_random_start((uint64_t)(int64_t)from, stream, (uint64_t)(start + (double)i));
     for (R_xlen_t j = 0; j < columns; j++) REAL(out)[j * rows + i] = spd_random_uniform(&random);
   }
   UNPROTECT(1);
   return out;
 }
 
-static const double *reals(SEXP list, const char *name) { return REAL(r_list_get(list, name)); }
+static size_t length_of(SEXP list, const char *name) { return (size_t)Rf_xlength(r_list_get(list, name)); }
 
 /* shared: a list whose names are the fields of spd_simulation, components and lines with a column each; R/simulate.R makes it.
  */
 static struct spd_simulation simulation_from(SEXP shared) {
-  SEXP components = r_list_get(shared, "components"), extinction = r_list_get(shared, "extinction");
-  size_t n_rest = (size_t)Rf_xlength(extinction), size = (size_t)Rf_xlength(components);
+  const SEXP components = r_list_get(shared, "components");
+  const size_t n_rest = length_of(shared, "extinction"), size = (size_t)Rf_xlength(components);
+  const size_t n_observed = length_of(shared, "wave"), n_lines = length_of(shared, "line_wave"), n_lsf = length_of(shared, "lsf");
+  if (!Rf_isMatrix(components) || n_rest < 2 || n_observed < 2 || n_lsf % 2 == 0) Rf_error("internal: this is no simulation");
+  r_check_matrix(components, "components", n_rest, (size_t)Rf_ncols(components));
+  const double *extinction = r_list_numbers(shared, "extinction", n_rest);
   float *narrow = (float *)R_alloc(size + n_rest, sizeof(float));
   for (size_t i = 0; i < size; i++) narrow[i] = (float)REAL(components)[i];
-  for (size_t i = 0; i < n_rest; i++) narrow[size + i] = (float)REAL(extinction)[i];
+  for (size_t i = 0; i < n_rest; i++) narrow[size + i] = (float)extinction[i];
   return (struct spd_simulation){
       .n_rest = n_rest,
       .log_first = r_list_real(shared, "log_first"),
       .step = r_list_real(shared, "step"),
-      .wave_rest = reals(shared, "wave_rest"),
+      .wave_rest = r_list_numbers(shared, "wave_rest", n_rest),
       .n_components = (size_t)Rf_ncols(components),
       .components = narrow,
       .extinction = narrow + size,
-      .n_lines = (size_t)Rf_xlength(r_list_get(shared, "line_wave")),
-      .line_wave = reals(shared, "line_wave"),
-      .n_observed = (size_t)Rf_xlength(r_list_get(shared, "wave")),
-      .wave = reals(shared, "wave"),
+      .n_lines = n_lines,
+      .line_wave = r_list_numbers(shared, "line_wave", n_lines),
+      .n_observed = n_observed,
+      .wave = r_list_numbers(shared, "wave", n_observed),
       .integrate = r_list_flag(shared, "integrate"),
-      .log_wave = reals(shared, "log_wave"),
-      .n_lsf = (size_t)Rf_xlength(r_list_get(shared, "lsf")),
-      .lsf = reals(shared, "lsf"),
-      .sky = reals(shared, "sky"),
-      .sky_lines = reals(shared, "sky_lines"),
-      .photons = reals(shared, "photons"),
+      .log_wave = r_list_numbers(shared, "log_wave", n_observed + n_lsf - 1 + (size_t)r_list_flag(shared, "integrate")),
+      .n_lsf = n_lsf,
+      .lsf = r_list_numbers(shared, "lsf", n_lsf),
+      .sky = r_list_numbers(shared, "sky", n_observed),
+      .sky_lines = r_list_numbers(shared, "sky_lines", n_observed),
+      .photons = r_list_numbers(shared, "photons", n_observed),
       .noise = r_list_flag(shared, "noise"),
       .defects = r_list_flag(shared, "defects"),
-      .seed = (uint64_t)(int64_t)r_list_real(shared, "seed"),
+      .seed = (uint64_t)(int64_t)r_list_whole(shared, "seed", -MOST, MOST),
   };
 }
 
@@ -111,7 +119,9 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
   struct spd_simulation s = simulation_from(shared);
   struct spd_preparation preparation = r_preparation(recipe);
   size_t n = (size_t)Rf_xlength(r_list_get(objects, "z")), n_observed = s.n_observed;
-  int with_rest = Rf_asLogical(keep_rest), threads = r_team_size(r_list_get(recipe, "threads"), n);
+  if (preparation.n_observed != n_observed) Rf_error("internal: the recipe is for another grid");
+  const double row_0 = r_whole(first_row, "first_row", 0, 1e15);
+  int with_rest = (int)r_whole(keep_rest, "keep_rest", 0, 1), threads = r_team_size(r_list_get(recipe, "threads"), n);
 
   static const char *const names[] = {"flux", "ivar", "truth", "rest", "norm", "found"};
   SEXP result = PROTECT(r_list_new(6, names));
@@ -134,15 +144,15 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
                           .preparation = &preparation,
                           .spaces = spaces,
                           .n = n,
-                          .offset = (uint64_t)Rf_asReal(first_row),
-                          .z = reals(objects, "z"),
-                          .mix = reals(objects, "mix"),
-                          .ebv = reals(objects, "ebv"),
-                          .lines = reals(objects, "lines"),
-                          .line_sigma = reals(objects, "line_sigma"),
-                          .sn = reals(objects, "sn"),
-                          .brightness = reals(objects, "brightness"),
-                          .contrast = reals(objects, "contrast"),
+                          .offset = (uint64_t)row_0,
+                          .z = r_list_numbers(objects, "z", n),
+                          .mix = r_list_numbers(objects, "mix", n * s.n_components),
+                          .ebv = r_list_numbers(objects, "ebv", n),
+                          .lines = r_list_numbers(objects, "lines", n * s.n_lines),
+                          .line_sigma = r_list_numbers(objects, "line_sigma", n),
+                          .sn = r_list_numbers(objects, "sn", n),
+                          .brightness = r_list_numbers(objects, "brightness", n),
+                          .contrast = r_list_numbers(objects, "contrast", n),
                           .flux = REAL(VECTOR_ELT(result, 0)),
                           .ivar = REAL(VECTOR_ELT(result, 1)),
                           .truth = REAL(VECTOR_ELT(result, 2)),

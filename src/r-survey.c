@@ -13,6 +13,7 @@
 spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, struct spd_error *error) {
   const size_t n = (size_t)Rf_xlength(paths);
   memset(surveys, 0, sizeof *surveys);
+  if (n == 0) return spd_fail(error, SPD_STATUS_INVALID, "there is no survey file to open");
   surveys->files = calloc(n, sizeof *surveys->files);
   surveys->first = calloc(n + 1, sizeof *surveys->first);
   if (!surveys->files || !surveys->first) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a list of surveys");
@@ -21,7 +22,7 @@ spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, 
     SPD_TRY(spd_survey_open(file, R_ExpandFileName(Rf_translateChar(STRING_ELT(paths, (R_xlen_t)f))), error));
     surveys->n_files++;
     if (counts != R_NilValue) {
-      const uint64_t count = (uint64_t)REAL(counts)[f];
+      const uint64_t count = REAL(counts)[f] >= 0 ? (uint64_t)REAL(counts)[f] : 0;
       if (file->n_rows < count)
         return spd_fail(error, SPD_STATUS_FORMAT,
                         "%.200s has fewer spectra than when the survey was opened: open_survey() it again", file->name);
@@ -52,6 +53,8 @@ static void finalize(SEXP pointer) {
 }
 
 static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths, SEXP counts) {
+  r_check_texts(paths, "paths", R_ANY);
+  if (counts != R_NilValue) r_check_numbers(counts, "counts", (size_t)Rf_xlength(paths));
   SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
   R_RegisterCFinalizerEx(pointer, finalize, TRUE);
   *surveys = calloc(1, sizeof **surveys);
@@ -67,7 +70,15 @@ static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths, SEXP counts) 
   return pointer;
 }
 
-static const char *path_of(SEXP path) { return R_ExpandFileName(Rf_translateChar(STRING_ELT(path, 0))); }
+static const char *path_of(SEXP path) { return R_ExpandFileName(r_text(path, "path")); }
+
+/* Row numbers, from 1 over all files, are such. With an open survey: an R error closes it later. */
+static void check_rows(SEXP rows, const struct spd_surveys *surveys) {
+  const double n = (double)surveys->first[surveys->n_files];
+  r_check_numbers(rows, "rows", R_ANY);
+  for (R_xlen_t i = 0; i < Rf_xlength(rows); i++)
+    if (!(REAL(rows)[i] >= 1 && REAL(rows)[i] <= n)) Rf_error("internal: there is no row %g of %.0f", REAL(rows)[i], n);
+}
 
 /* ---- what there is ---- */
 
@@ -177,7 +188,9 @@ static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const 
  * that a file lacks is NA there. */
 SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
   struct spd_surveys *surveys;
+  r_check_texts(names, "names", R_ANY);
   SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
+  check_rows(rows, surveys);
   const R_xlen_t n = Rf_xlength(rows), n_names = Rf_xlength(names);
   SEXP result = PROTECT(Rf_allocVector(VECSXP, n_names));
   Rf_setAttrib(result, R_NamesSymbol, names);
@@ -241,7 +254,9 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
 /* A column of floats of rows (numbers from 1 over all files): (n, repeat), as it is in the files, checksums verified. */
 SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
   struct spd_surveys *surveys;
+  const char *column = r_text(name, "name");
   SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
+  check_rows(rows, surveys);
   const size_t n = (size_t)Rf_xlength(rows);
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
@@ -250,10 +265,10 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
     const struct spd_survey *s = &surveys->files[f];
     const struct spd_survey_column *found = NULL;
     for (size_t c = 0; c < s->n_columns; c++)
-      if (strcmp(s->columns[c].name, CHAR(STRING_ELT(name, 0))) == 0 && s->columns[c].type == 'E') found = &s->columns[c];
+      if (strcmp(s->columns[c].name, column) == 0 && s->columns[c].type == 'E') found = &s->columns[c];
     if (!found || (width && found->repeat != width))
       status =
-          spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->name, CHAR(STRING_ELT(name, 0)));
+          spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->name, column);
     if (!found) continue;
     width = found->repeat;
     offsets[f] = found->offset;
@@ -286,6 +301,14 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
 /* columns: names, types and widths (vectors of one length), as of spd_survey_column. */
 SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types, SEXP repeats) {
   const size_t n = (size_t)Rf_xlength(names);
+  const char *kind = r_text(table, "table"), *made_for = r_text(instrument, "instrument"), *made_how = r_text(prepared, "prepared");
+  const char *where = path_of(path);
+  r_check_texts(names, "names", n);
+  r_check_texts(types, "types", n);
+  r_check_numbers(repeats, "repeats", n);
+  r_check_numbers(wave, "wave", R_ANY);
+  for (size_t c = 0; c < n; c++)
+    if (!(REAL(repeats)[c] >= 0 && REAL(repeats)[c] <= 1e6)) Rf_error("internal: a column has up to a million values a row");
   struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
   memset(columns, 0, n * sizeof *columns);
   for (size_t c = 0; c < n; c++) {
@@ -295,9 +318,7 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP p
   }
   struct spd_survey survey;
   struct spd_error error = {""};
-  spd_status status = spd_survey_create(&survey, path_of(path), CHAR(STRING_ELT(table, 0)), REAL(wave),
-                                        (size_t)Rf_xlength(wave), CHAR(STRING_ELT(instrument, 0)), CHAR(STRING_ELT(prepared, 0)), columns, n,
-                                        &error);
+  spd_status status = spd_survey_create(&survey, where, kind, REAL(wave), (size_t)Rf_xlength(wave), made_for, made_how, columns, n, &error);
   if (status == SPD_STATUS_OK) spd_survey_close(&survey);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
@@ -381,10 +402,12 @@ static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, stru
 
 /* columns: n values each, in the order of the file's columns, PADDING and ROWSUM left out. */
 SEXP ffi_survey_append(SEXP path, SEXP columns) {
+  const char *where = path_of(path);
   struct spd_survey survey;
   struct spd_error error = {""};
+  if (TYPEOF(columns) != VECSXP) Rf_error("internal: 'columns' must be a list");
   const size_t n = Rf_xlength(columns) ? (size_t)Rf_xlength(VECTOR_ELT(columns, 0)) : 0;
-  spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
+  spd_status status = spd_survey_reopen(&survey, where, &error);
   if (status == SPD_STATUS_OK) {
     status = append(&survey, columns, n, &error);
     spd_survey_close(&survey);
@@ -395,6 +418,9 @@ SEXP ffi_survey_append(SEXP path, SEXP columns) {
 
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
   const size_t n = (size_t)Rf_xlength(inputs);
+  const char *where = path_of(path);
+  r_check_texts(inputs, "inputs", n);
+  r_check_texts(reasons, "reasons", n);
   const char **in = (const char **)R_alloc(n + 1, sizeof *in), **why = (const char **)R_alloc(n + 1, sizeof *why);
   for (size_t i = 0; i < n; i++) {
     in[i] = CHAR(STRING_ELT(inputs, (R_xlen_t)i));
@@ -402,7 +428,7 @@ SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
   }
   struct spd_survey survey;
   struct spd_error error = {""};
-  spd_status status = spd_survey_reopen(&survey, path_of(path), &error);
+  spd_status status = spd_survey_reopen(&survey, where, &error);
   if (status == SPD_STATUS_OK) {
     status = spd_survey_finish(&survey, in, why, n, &error);
     spd_survey_close(&survey);

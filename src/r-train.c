@@ -8,6 +8,20 @@
 
 /* data: list(flux, ivar), matrices; or list(paths, counts, rows), survey files, how many spectra each has, and numbers from 1
  * over all of them. */
+/* The same types and lengths, checked; what the files hold is for those who open them. */
+static void check_data(SEXP data, size_t n, size_t width) {
+  const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), paths = r_list_get(data, "paths");
+  if (flux != R_NilValue) {
+    r_check_matrix(flux, "flux", n, width);
+    r_check_matrix(ivar, "ivar", n, width);
+    return;
+  }
+  r_check_texts(paths, "paths", R_ANY);
+  if (Rf_xlength(paths) == 0) Rf_error("internal: there are neither spectra nor survey files");
+  r_list_numbers(data, "counts", (size_t)Rf_xlength(paths));
+  r_list_numbers(data, "rows", n);
+}
+
 static spd_status take_data(struct r_session *session, SEXP data, size_t n, size_t width, struct spd_error *error) {
   const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
   if (flux == R_NilValue) {
@@ -68,23 +82,17 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
   const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
-  const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
-  if (flux != R_NilValue) {
-    r_check_matrix(flux, "flux", n, width);
-    r_check_matrix(ivar, "ivar", n, width);
-  }
-  const size_t n_flux = flux != R_NilValue ? (size_t)Rf_nrows(flux) : (size_t)Rf_xlength(rows);
-  const size_t n_ivar = flux != R_NilValue ? (size_t)Rf_nrows(ivar) : n_flux;
-  if (n_flux != n || n_ivar != n || !Rf_isReal(z) || !Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != n ||
-      (size_t)Rf_xlength(wave_observed) != width || (size_t)Rf_xlength(wave_rest) != network.architecture.n_rest)
-    Rf_error("internal: flux, ivar, z, grids and membership do not fit together");
-  const float *observed_grid = r_float_vector(wave_observed), *rest_grid = r_float_vector(wave_rest);
+  r_check_numbers(z, "z", n);
+  check_data(data, n, width);
+  if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != n) Rf_error("internal: 'is_training' must be %zu logicals", n);
+  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", width);
+  const float *rest_grid = r_float_vector(wave_rest, "wave_rest", network.architecture.n_rest);
   const struct r_device device = r_device(options);
-  struct spd_training_options o = {.batch_size = (size_t)r_list_real(options, "batch_size"),
-                                   .seed = (uint64_t)r_list_real(options, "seed"),
+  struct spd_training_options o = {.batch_size = r_batch_size(options, n),
+                                   .seed = (uint64_t)r_list_whole(options, "seed", 0, 9007199254740992.0),
                                    .schedule = {.rate = r_list_real(options, "rate"),
-                                                .total_steps = (uint64_t)r_list_real(options, "total_steps"),
-                                                .steps_per_stage = (uint64_t)r_list_real(options, "steps_per_stage"),
+                                                .total_steps = (uint64_t)r_list_whole(options, "total_steps", 1, 1e15),
+                                                .steps_per_stage = (uint64_t)r_list_whole(options, "steps_per_stage", 1, 1e15),
                                                 .cycle_momentum = r_list_flag(options, "cycle_momentum"),
                                                 .constant = r_list_flag(options, "constant")},
                                    .adam = {.rate = 0,
@@ -111,12 +119,13 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
   static const char *const names[] = {"step", "epoch", "loss", "learning_rate", "epoch_finished"};
   struct r_session *session = r_session_get(pointer);
+  const double limit = r_number(seconds, "seconds");
   SEXP list = PROTECT(r_list_new(5, names));
   for (int i = 0; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_ScalarReal(NA_REAL));
   SET_VECTOR_ELT(list, 4, Rf_allocVector(LGLSXP, 1)); /* ScalarLogical() would give R's shared constant */
   struct spd_progress progress;
   struct spd_error error;
-  spd_status status = spd_training_advance(session->training, Rf_asReal(seconds), &progress, &error);
+  spd_status status = spd_training_advance(session->training, limit, &progress, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   double rate, beta1;
   spd_schedule_at(&rate, &beta1, &session->schedule, progress.step - 1);
@@ -174,8 +183,10 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   struct r_session *session = r_session_get(pointer);
   const struct spd_network *network = spd_model_network(session->model);
   const SEXP numbers = r_list_get(list, "numbers");
-  if (!Rf_isReal(numbers) || Rf_xlength(numbers) != 5) Rf_error("internal: the state of a training is five numbers");
+  r_check_numbers(numbers, "numbers", 5);
   const double *s = REAL(numbers);
+  for (int i = 0; i < 4; i++)
+    if (!(s[i] >= 0 && s[i] <= 1e15)) Rf_error("internal: this is not the state of a training");
   const struct spd_training_state state = {(uint64_t)s[0], (uint64_t)s[1], (uint64_t)s[2], (uint64_t)s[3], s[4]};
   const float *weights = r_weights(r_list_get(list, "weights"), network), *m = r_weights(r_list_get(list, "m"), network),
               *v = r_weights(r_list_get(list, "v"), network);
@@ -189,6 +200,7 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
 
 /* Are all floats in a raw vector finite? */
 SEXP ffi_all_finite(SEXP bytes) {
+  if (TYPEOF(bytes) != RAWSXP) Rf_error("internal: 'bytes' must be raw");
   const float *values = (const float *)(const void *)RAW(bytes);
   const R_xlen_t n = Rf_xlength(bytes) / (R_xlen_t)sizeof *values;
   int finite = 1;
@@ -197,6 +209,7 @@ SEXP ffi_all_finite(SEXP bytes) {
 }
 
 SEXP ffi_train_close(SEXP pointer) {
+  r_session_get(pointer);
   r_session_free(pointer);
   return R_NilValue;
 }

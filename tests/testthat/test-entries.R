@@ -1,0 +1,157 @@
+# No .Call entry trusts what it gets: each argument of each entry, and each member of its lists, is replaced by things that it should not
+# be. The session survives, and what can never be right is an R error.
+
+valid_calls <- function(folder) {
+  x <- small_spectra(6)
+  fit <- small_fit(x, epochs = 1)
+  wave <- fit$instrument$wave
+  device <- list(device = "cpu", threads = 1, precision = "fp32")
+  options <- c(device, batch_size = 4)
+  recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
+  training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE,
+                             lsf_factor = 1, lsf_nonnegative = FALSE))
+  survey <- write_survey(x, file.path(folder, "survey.fits"))
+  path <- survey$files$path
+  counts <- survey$files$n
+  model <- file.path(folder, "model.safetensors")
+  write_model(fit, model)
+  open_training <- function() {
+    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar), x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
+  }
+  session <- open_training()
+  fits <- file.path(folder, "catalogue.fits")
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(list(Z = list(type = "E", values = c(0.1, 0.2))))), fits)
+  image <- file.path(folder, "image.fits")
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1), writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848)), image)
+  write_sdss(file.path(folder, "spec.fits"))
+  tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors, model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
+  list(
+    fit = fit, folder = folder, open_training = open_training,
+    calls = list(
+      ffi_all_finite = list(fit$weights),
+      ffi_attention = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, matrix(0, 6, length(fit$wave_rest)), options),
+      ffi_coverage = list(x$z, wave, fit$wave_rest, 0),
+      ffi_digest = list(list(1, "a", TRUE, raw(3)), 1),
+      ffi_float32 = list(c(1, 2)),
+      ffi_integer64_text = list(c(1, 2)),
+      ffi_network_export = list(fit$architecture, fit$weights),
+      ffi_network_fill = list(fit$architecture, 1),
+      ffi_network_import = list(fit$architecture, tensors),
+      ffi_network_table = list(fit$architecture),
+      ffi_predict = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, NULL, "loss", options),
+      ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
+      ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),
+      ffi_read_image = list(image, 1),
+      ffi_read_sdss = list(file.path(folder, "spec.fits"), preparation(instrument("sdss"), TRUE, c(5300, 5850), TRUE, 1), 3.578, NULL),
+      ffi_safetensors_read = list(model, NULL),
+      ffi_safetensors_write = list(file.path(folder, "new.safetensors"), list(a = list(dtype = "F32", shape = 2, data = c(1, 2))), c(key = "value"), TRUE),
+      ffi_spectra_quality = list(x$flux, x$ivar, 1),
+      ffi_split = list(x$id, 0.2, 1),
+      ffi_survey_append = list(path, list(x$id, x$z, x$norm, x$meta$class, x$meta$subclass, x$meta$sn_median, x$flux, x$ivar)),
+      ffi_survey_columns = list(path, counts, c("ID", "Z"), c(1, 3)),
+      ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", c("ID", "Z", "NORM", "FLUX", "IVAR"), c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
+      ffi_survey_finish = list(path, "file", "reason"),
+      ffi_survey_info = list(path),
+      ffi_survey_matrix = list(path, counts, "FLUX", c(2, 1)),
+      ffi_survey_rejected = list(path),
+      ffi_train_advance = list(session, 0),
+      ffi_train_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(paths = path, counts = counts, rows = as.double(1:6)), x$z,
+                            c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training),
+      ffi_train_restore = list(session, .Call(ffi_train_state, session)),
+      ffi_train_state = list(session),
+      ffi_train_validate = list(session),
+      ffi_train_weights = list(session),
+      ffi_train_close = list(open_training()),
+      ffi_uniforms = list(1, 0, 3, 2)
+    )
+  )
+}
+
+# ffi_simulate's arguments are made deep inside simulate_spectra(): they are caught on their way.
+simulate_call <- function() {
+  caught <- NULL
+  code <- body(simulate_rows)
+  replace_call <- function(e) {
+    if (is.call(e) && identical(e[[1]], as.name(".Call")) && identical(e[[2]], as.name("ffi_simulate"))) {
+      return(bquote({
+        catch(list(..(as.list(e)[-(1:2)])))
+        .(e)
+      }, splice = TRUE))
+    }
+    if (is.call(e)) for (i in seq_along(e)) if (!identical(e[[i]], quote(expr = ))) e[i] <- list(replace_call(e[[i]]))
+    e
+  }
+  copy <- simulate_rows
+  body(copy) <- replace_call(code)
+  environment(copy) <- list2env(list(catch = function(arguments) caught <<- arguments), parent = asNamespace("spender"))
+  copy(4, small_instrument(), seed = 1, threads = 1)
+  caught
+}
+
+wrong_values <- function() {
+  list(NULL, NA, TRUE, 1L, 0, -1, 1e300, Inf, NaN, c(1, 2), numeric(), "a", NA_character_, c("a", "b"), character(), list(), list(1), list(a = 1),
+       raw(), raw(7), matrix(0, 1, 1), matrix(0, 6, 251), 1i)
+}
+never_right <- function() list(quote(a), globalenv(), y ~ x)
+
+# Every list of arguments with one of them, or one member of a list among them, replaced by each value or left out
+each_replacement <- function(arguments, values, f) {
+  for (i in seq_along(arguments)) {
+    for (value in values) {
+      wrong <- arguments
+      wrong[i] <- list(value)
+      f(wrong)
+    }
+    if (!is.list(arguments[[i]]) || is.null(names(arguments[[i]]))) next
+    for (name in names(arguments[[i]])) {
+      wrong <- arguments
+      wrong[[i]][[name]] <- NULL
+      f(wrong)
+      for (value in values) {
+        wrong <- arguments
+        wrong[[i]][name] <- list(value)
+        f(wrong)
+      }
+    }
+    wrong <- arguments
+    names(wrong[[i]]) <- NULL
+    f(wrong)
+  }
+}
+
+test_that("every entry survives every wrong argument", {
+  skip_without_cfitsio()
+  folder <- withr::local_tempdir()
+  withr::local_dir(folder)
+  made <- valid_calls(folder)
+  calls <- c(made$calls, list(ffi_simulate = simulate_call()))
+  entries <- names(getDLLRegisteredRoutines("spender")$.Call)
+  without_arguments <- c("ffi_build_info", "ffi_cuda_devices", "ffi_interrupt_on_sigterm")
+  expect_setequal(c(names(calls), without_arguments), entries)
+  closed <- made$open_training()
+  .Call(ffi_train_close, closed)
+  nothing <- methods::new("externalptr")
+  tried <- 0
+  for (entry in names(calls)) {
+    routine <- get(entry, asNamespace("spender"))
+    call <- function(arguments) {
+      tried <<- tried + 1
+      if (entry == "ffi_survey_create") unlink("created.fits")
+      tryCatch({
+        suppressMessages(do.call(.Call, c(list(routine), arguments), quote = TRUE))
+        "no error"
+      }, error = function(e) "error")
+    }
+    expect_identical(call(calls[[entry]]), "no error", info = entry)
+    if (entry == "ffi_train_close") calls[[entry]] <- list(made$open_training())
+    each_replacement(calls[[entry]], c(wrong_values(), list(closed, nothing)), call)
+    accepted <- 0
+    each_replacement(calls[[entry]], never_right(), function(arguments) {
+      known <- vapply(arguments, function(a) any(vapply(never_right(), identical, NA, a)), NA)
+      if (any(known)) accepted <<- accepted + (call(arguments) == "no error")
+      else call(arguments)
+    })
+    expect_identical(accepted, 0, info = entry)
+  }
+  expect_gt(tried, 5000)
+})
