@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/sdss.h"
 
@@ -50,7 +49,8 @@ spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *catalogue, con
 #include "core/fits.h"
 
 struct spd_catalogue {
-  fitsfile *file;
+  struct spd_fits_file opened;
+  fitsfile *file; /* the same */
   struct spd_fits_table table;
   char name[256];
   uint64_t n_rows;
@@ -64,9 +64,8 @@ static spd_status fail_fits(const struct spd_catalogue *c, const char *what, int
 }
 
 void spd_catalogue_close(struct spd_catalogue *c) {
-  int status = 0;
   if (!c) return;
-  if (c->file) fits_close_file(c->file, &status);
+  spd_fits_close(&c->opened);
   free(c);
 }
 
@@ -77,30 +76,20 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   strncpy(c->name, spd_sdss_file_name(path), sizeof c->name - 1);
   int status = 0, type = 0;
   LONGLONG n_rows = 0, start = 0, data = 0, end = 0;
-  fits_open_diskfile(&c->file, path, READONLY, &status);
-  if (status) {
-    spd_status result = spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened as a FITS file", c->name);
-    fits_clear_errmsg();
+  spd_status result = spd_fits_open(&c->opened, path, c->name, hdu, error);
+  if (result != SPD_STATUS_OK) {
     free(c);
     return result;
   }
+  c->file = c->opened.file;
   long row_bytes = 0;
   fits_movabs_hdu(c->file, hdu, &type, &status);
   if (!status && type != BINARY_TBL && type != ASCII_TBL) status = NOT_TABLE;
   fits_get_num_rowsll(c->file, &n_rows, &status);
   fits_read_key(c->file, TLONG, "NAXIS1", &row_bytes, NULL, &status);
   fits_get_hduaddrll(c->file, &start, &data, &end, &status);
-  struct stat info;
-  unsigned char magic[2] = {0, 0}, last = 0;
-  FILE *raw = fopen(path, "rb");
-  if (raw && fread(magic, 1, sizeof magic, raw) != sizeof magic) magic[0] = 0;
-  if (raw) fclose(raw);
-  const int gzipped = magic[0] == 0x1f && magic[1] == 0x8b;
-  /* what the header says is not what there is */
-  if (!gzipped && stat(path, &info) == 0 && end > info.st_size) end = info.st_size;
-  if (gzipped && !status && n_rows > 0 && row_bytes > 0) fits_read_tblbytes(c->file, n_rows, row_bytes, 1, &last, &status);
+  if (end > c->opened.bytes) end = c->opened.bytes; /* what the header says is not what there is */
   if (!status) status = spd_fits_names(&c->table, c->file);
-  spd_status result = SPD_STATUS_OK;
   if (status)
     result = fail_fits(c, "its table", status, error);
   else if (n_rows < 0 || row_bytes < 0 || (row_bytes > 0 && n_rows > 0 && (end <= data || n_rows > (end - data) / row_bytes)))

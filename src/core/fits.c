@@ -3,11 +3,166 @@
 #ifdef SPD_HAVE_CFITSIO
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #ifdef SPD_HAVE_ZLIB
 #include <zlib.h>
 #endif
+
+enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 2000, LONGEST_NUMBER = 40, MAX_AXES = 9 };
+#define LARGEST ((size_t)1 << 36) /* bytes of a gzipped file, unpacked */
+
+/* ---- headers, before CFITSIO ---- */
+
+int spd_fits_card_is_sound(const char *card) {
+  if (card[8] != '=' || card[9] != ' ') return 1; /* COMMENT, HISTORY, END, blank, HIERARCH ...: no value */
+  for (int i = 0; i < CARD; i++)
+    if (card[i] < ' ' || card[i] > '~') return 0;
+  int i = 10;
+  while (i < CARD && card[i] == ' ') i++;
+  const int from = i;
+  if (i < CARD && card[i] == '\'') {
+    for (i++; i < CARD; i++) {
+      if (card[i] != '\'') continue;
+      if (i + 1 < CARD && card[i + 1] == '\'') i++; /* a quote within the text */
+      else return 1;
+    }
+    return 0;
+  }
+  while (i < CARD && card[i] != ' ' && card[i] != '/') i++;
+  return i - from <= LONGEST_NUMBER;
+}
+
+int spd_fits_card_integer(long long *value, const char *card, const char *key) {
+  char text[CARD + 1], *end;
+  if (strncmp(card, key, 8) != 0 || card[8] != '=') return 0;
+  memcpy(text, card + 9, CARD - 9);
+  text[CARD - 9] = '\0';
+  errno = 0;
+  *value = strtoll(text, &end, 10);
+  const int found = end > text && errno == 0;
+  while (*end == ' ') end++;
+  return found && (*end == '\0' || *end == '/');
+}
+
+/* What the size of an HDU's data follows from */
+struct shape {
+  long long bitpix, n_axes, axes[MAX_AXES], heap, groups;
+};
+
+static int take_card(struct shape *shape, const char *card) {
+  char key[9] = "";
+  if (!spd_fits_card_is_sound(card)) return 0;
+  if (strncmp(card, "BITPIX  =", 9) == 0) return spd_fits_card_integer(&shape->bitpix, card, "BITPIX  ");
+  if (strncmp(card, "NAXIS   =", 9) == 0) return spd_fits_card_integer(&shape->n_axes, card, "NAXIS   ");
+  if (strncmp(card, "PCOUNT  =", 9) == 0) return spd_fits_card_integer(&shape->heap, card, "PCOUNT  ");
+  if (strncmp(card, "GCOUNT  =", 9) == 0) return spd_fits_card_integer(&shape->groups, card, "GCOUNT  ");
+  for (int axis = 1; axis <= MAX_AXES; axis++) {
+    snprintf(key, sizeof key, "NAXIS%d  ", axis);
+    if (strncmp(card, key, 8) == 0 && card[8] == '=') return spd_fits_card_integer(&shape->axes[axis - 1], card, key);
+  }
+  return 1;
+}
+
+/* Bytes of the data; -1 where the header does not say, or says too much */
+static long long data_bytes(const struct shape *shape) {
+  const double most = 1e15;
+  double elements = shape->n_axes > 0 ? 1 : 0;
+  if (shape->n_axes < 0 || shape->n_axes > MAX_AXES || shape->heap < 0 || shape->groups < 1 || shape->bitpix % 8 != 0 ||
+      shape->bitpix == 0 || shape->bitpix < -64 || shape->bitpix > 64)
+    return -1;
+  for (int axis = 0; axis < shape->n_axes; axis++) {
+    if (shape->axes[axis] < 0) return -1;
+    elements *= (double)shape->axes[axis];
+  }
+  const double bytes = (elements + (double)shape->heap) * (double)shape->groups * (double)llabs(shape->bitpix) / 8;
+  return bytes <= most ? (long long)bytes : -1;
+}
+
+/* HDU 0 to `last`, or as many as there are */
+static int headers_are_sound(FILE *file, long long size, int last) {
+  char block[BLOCK];
+  long long at = 0;
+  for (int hdu = 0; hdu <= last && at < size; hdu++) {
+    struct shape shape = {.bitpix = 0, .n_axes = -1, .groups = 1};
+    int ended = 0;
+    for (int n_blocks = 0; !ended; n_blocks++) {
+      if (n_blocks == MAX_HEADER_BLOCKS || fread(block, 1, BLOCK, file) != BLOCK) return 0;
+      for (int i = 0; i < BLOCK && !ended; i += CARD) {
+        ended = memcmp(block + i, "END     ", 8) == 0;
+        if (!ended && !take_card(&shape, block + i)) return 0;
+      }
+      at += BLOCK;
+    }
+    const long long bytes = data_bytes(&shape);
+    if (bytes < 0) return 0;
+    at += (bytes + BLOCK - 1) / BLOCK * BLOCK;
+    if (at < size && fseeko(file, (off_t)at, SEEK_SET) != 0) return 0;
+  }
+  return 1;
+}
+
+/* ---- opening ---- */
+
+static spd_status check(struct spd_fits_file *f, const char *path, const char *name, int hdu, struct spd_error *error) {
+  struct stat info;
+  char magic[9] = "";
+  if (stat(path, &info) != 0) return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened: %s", name, strerror(errno));
+  if (!S_ISREG(info.st_mode) || strlen(path) >= FLEN_FILENAME)
+    return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened: it is no regular file, or its path is too long", name);
+  FILE *file = fopen(path, "rb");
+  if (!file) return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened: %s", name, strerror(errno));
+  size_t n = fread(magic, 1, sizeof magic, file);
+  f->bytes = (long long)info.st_size;
+  if (n >= 2 && memcmp(magic, "\x1f\x8b", 2) == 0) {
+    fclose(file);
+    f->unpacked = spd_fits_gunzip(&f->size, path, LARGEST);
+    if (!f->unpacked || f->size == 0)
+      return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is gzipped and cannot be unpacked: it is cut or damaged, or this build has no zlib", name);
+    f->bytes = (long long)f->size;
+    file = fmemopen(f->unpacked, f->size, "rb");
+    if (!file) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%.200s cannot be unpacked: %s", name, strerror(errno));
+    n = fread(magic, 1, sizeof magic, file);
+  }
+  spd_status status = SPD_STATUS_OK;
+  if (n < sizeof magic || memcmp(magic, "SIMPLE  =", sizeof magic) != 0)
+    status = spd_fail(error, SPD_STATUS_FORMAT, "%.200s is not a FITS file", name);
+  rewind(file);
+  if (status == SPD_STATUS_OK && !headers_are_sound(file, f->bytes, hdu))
+    status = spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: its headers are not those of a FITS file", name);
+  fclose(file);
+  return status;
+}
+
+spd_status spd_fits_open(struct spd_fits_file *f, const char *path, const char *name, int hdu, struct spd_error *error) {
+  int status = 0;
+  memset(f, 0, sizeof *f);
+  spd_status result = check(f, path, name, hdu, error);
+  if (result == SPD_STATUS_OK) {
+    if (f->unpacked)
+      fits_open_memfile(&f->file, name, READONLY, (void **)&f->unpacked, &f->size, 0, NULL, &status);
+    else
+      fits_open_diskfile(&f->file, path, READONLY, &status);
+    if (status) {
+      fits_clear_errmsg();
+      result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s cannot be opened as a FITS file", name);
+    }
+  }
+  if (result != SPD_STATUS_OK) spd_fits_close(f);
+  return result;
+}
+
+void spd_fits_close(struct spd_fits_file *f) {
+  int status = 0;
+  if (f->file) fits_close_file(f->file, &status);
+  fits_clear_errmsg();
+  free(f->unpacked);
+  memset(f, 0, sizeof *f);
+}
+
+/* ---- columns ---- */
 
 int spd_fits_names(struct spd_fits_table *table, fitsfile *file) {
   int status = 0, n_named = 0;

@@ -5,6 +5,28 @@
 #ifdef SPD_HAVE_CFITSIO
 
 #include <fitsio.h>
+#include <stdio.h>
+
+#include "core/status.h"
+
+/* A file as CFITSIO has it: on disk, or in memory where it was gzipped. */
+struct spd_fits_file {
+  fitsfile *file;
+  unsigned char *unpacked;
+  size_t size;     /* of what is unpacked */
+  long long bytes; /* of the file, unpacked */
+};
+
+/* Opens a file, gzipped or not, of which HDU 0 to `hdu` will be looked at: their headers are checked before CFITSIO sees them, which
+ * copies some of what stands there without asking how long it is (4.2 and earlier). The sentence on failure begins with `name`. */
+spd_status spd_fits_open(struct spd_fits_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
+void spd_fits_close(struct spd_fits_file *file);
+
+/* Is a card of a header (80 bytes) one that CFITSIO can be trusted with? No value, or one of printable characters:
+ * a text that ends, or something short. */
+int spd_fits_card_is_sound(const char *card);
+/* "KEY     =      value / comment", an integer; 0 unless the card is just that. */
+int spd_fits_card_integer(long long *value, const char *card, const char *key);
 
 enum { SPD_FITS_COLUMNS = 999 /* of any FITS table */ };
 

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/sdss.h"
 
@@ -24,7 +23,7 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
 
 #else
 
-#include <fitsio.h>
+#include "core/fits.h"
 
 static int read_key(fitsfile *file, const char *key, double *value) {
   int status = 0;
@@ -80,19 +79,10 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
 spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, struct spd_error *error) {
   memset(image, 0, sizeof *image);
   const char *name = spd_sdss_file_name(path);
-  fitsfile *file = NULL;
-  int fits_status = 0;
-  fits_open_diskfile(&file, path, READONLY, &fits_status);
-  if (fits_status != 0) {
-    fits_clear_errmsg();
-    return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened as a FITS file", name);
-  }
-  struct stat info;
-  spd_status status = stat(path, &info) == 0 ? read_open(image, file, name, hdu, (LONGLONG)info.st_size, error)
-                                             : spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened as a FITS file", name);
-  fits_status = 0;
-  fits_close_file(file, &fits_status);
-  fits_clear_errmsg();
+  struct spd_fits_file file;
+  SPD_TRY(spd_fits_open(&file, path, name, hdu, error));
+  spd_status status = read_open(image, file.file, name, hdu, (LONGLONG)file.bytes, error);
+  spd_fits_close(&file);
   if (status != SPD_STATUS_OK) spd_image_free(image);
   return status;
 }

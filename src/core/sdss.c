@@ -58,19 +58,6 @@ static spd_status fail_fits(const struct reader *reader, const char *what, int f
   return fail(reader, SPD_STATUS_FORMAT, "is cut or damaged: reading %s failed (CFITSIO: %s)", what, text);
 }
 
-/* "KEY     =      value / comment", an integer; 0 unless the card is just that. */
-static int card_integer(long long *value, const char *card, const char *key) {
-  char text[CARD + 1], *end;
-  if (strncmp(card, key, 8) != 0 || card[8] != '=') return 0;
-  memcpy(text, card + 9, CARD - 9);
-  text[CARD - 9] = '\0';
-  errno = 0;
-  *value = strtoll(text, &end, 10);
-  int found = end > text && errno == 0;
-  while (*end == ' ') end++;
-  return found && (*end == '\0' || *end == '/');
-}
-
 /* The cards that a header begins with, in the order that the standard sets. */
 struct layout {
   long long bitpix, naxis, row_bytes, n_rows, heap_bytes, groups, n_columns;
@@ -80,22 +67,25 @@ static int read_layout(struct layout *layout, const char *block, int hdu) {
   static const char table[] = "XTENSION= 'BINTABLE'";
   memset(layout, 0, sizeof *layout);
   if (hdu > 0 && memcmp(block, table, sizeof table - 1) != 0) return 0;
-  if (!card_integer(&layout->bitpix, block + CARD, "BITPIX  ") || !card_integer(&layout->naxis, block + 2 * CARD, "NAXIS   "))
+  if (!spd_fits_card_integer(&layout->bitpix, block + CARD, "BITPIX  ") || !spd_fits_card_integer(&layout->naxis, block + 2 * CARD, "NAXIS   "))
     return 0;
   if (hdu == 0) return layout->naxis == 0;
   const long long most = 1LL << 31;
-  return layout->bitpix == 8 && layout->naxis == 2 && card_integer(&layout->row_bytes, block + 3 * CARD, "NAXIS1  ") &&
-         card_integer(&layout->n_rows, block + 4 * CARD, "NAXIS2  ") &&
-         card_integer(&layout->heap_bytes, block + 5 * CARD, "PCOUNT  ") &&
-         card_integer(&layout->groups, block + 6 * CARD, "GCOUNT  ") && layout->groups == 1 &&
-         card_integer(&layout->n_columns, block + 7 * CARD, "TFIELDS ") && layout->n_columns >= 0 &&
+  return layout->bitpix == 8 && layout->naxis == 2 && spd_fits_card_integer(&layout->row_bytes, block + 3 * CARD, "NAXIS1  ") &&
+         spd_fits_card_integer(&layout->n_rows, block + 4 * CARD, "NAXIS2  ") &&
+         spd_fits_card_integer(&layout->heap_bytes, block + 5 * CARD, "PCOUNT  ") &&
+         spd_fits_card_integer(&layout->groups, block + 6 * CARD, "GCOUNT  ") && layout->groups == 1 &&
+         spd_fits_card_integer(&layout->n_columns, block + 7 * CARD, "TFIELDS ") && layout->n_columns >= 0 &&
          layout->n_columns <= SPD_FITS_COLUMNS && layout->row_bytes >= 0 && layout->row_bytes < most && layout->n_rows >= 0 &&
          layout->n_rows < most && layout->heap_bytes >= 0 && layout->heap_bytes < most;
 }
 
+/* 1 where the header ends in this block, -1 where a card of it is none */
 static int ends_header(const char *block) {
-  for (int i = 0; i < BLOCK; i += CARD)
+  for (int i = 0; i < BLOCK; i += CARD) {
     if (memcmp(block + i, "END     ", 8) == 0) return 1;
+    if (!spd_fits_card_is_sound(block + i)) return -1;
+  }
   return 0;
 }
 
@@ -107,16 +97,17 @@ static spd_status check_layout(const struct reader *reader, FILE *file, long lon
   long long at = 0;
   for (int hdu = 0; hdu <= 2; hdu++) {
     struct layout layout;
-    int n_blocks = 0;
+    int n_blocks = 0, ends = 0;
     if (hdu > 0 && at >= size)
       return fail(reader, SPD_STATUS_FORMAT, "ends before HDU %d (%s): it is cut, or not an SDSS spectrum", hdu, contents[hdu]);
     do {
       if (fread(block, 1, BLOCK, file) != BLOCK || n_blocks == MAX_HEADER_BLOCKS)
         return fail(reader, SPD_STATUS_FORMAT, "is cut in the header of HDU %d (%s)", hdu, contents[hdu]);
-      if (n_blocks++ > 0 || read_layout(&layout, block, hdu)) continue;
+      ends = ends_header(block);
+      if (ends >= 0 && (n_blocks++ > 0 || read_layout(&layout, block, hdu))) continue;
       if (hdu == 0) return fail(reader, SPD_STATUS_FORMAT, "has a primary header that is damaged, or not an SDSS spectrum's");
       return fail(reader, SPD_STATUS_FORMAT, "has no sound header of a binary table in HDU %d (%s)", hdu, contents[hdu]);
-    } while (!ends_header(block));
+    } while (!ends);
     long long bytes = layout.row_bytes * layout.n_rows + layout.heap_bytes;
     at += (long long)n_blocks * BLOCK;
     if (bytes > size - at) return fail(reader, SPD_STATUS_FORMAT, "is cut in the data of HDU %d (%s)", hdu, contents[hdu]);
