@@ -131,9 +131,9 @@ print.spender_attention <- function(x, ...) {
   wave <- attr(x, "wave")
   kind <- if (is.null(attr(x, "feature"))) "attention" else "Grad-FAM"
   cat(kind, " of ", dim(x)[1], ngettext(dim(x)[1], " spectrum", " spectra"), ": ", dim(x)[2], " segments (",
-      paste(round(range(wave), 1), collapse = "-"), " \u00c5), ", dim(x)[3], " channels\n", sep = "")
+      paste(round(range(wave), 1), collapse = "-"), " ", angstrom(), "), ", dim(x)[3], " channels\n", sep = "")
   strongest <- wave[apply(apply(abs(unclass(x)), c(1, 2), sum), 1, function(s) if (anyNA(s)) NA else which.max(s))]
-  cat("strongest segment of each: ", enumerate(round(strongest, 1)), " \u00c5\n", sep = "")
+  cat("strongest segment of each: ", enumerate(round(strongest, 1)), " ", angstrom(), "\n", sep = "")
   invisible(x)
 }
 
@@ -255,7 +255,7 @@ segment_wave <- function(architecture, wave) {
 feature_weights <- function(feature, wave) {
   inside <- function(from, to) {
     pixels <- wave >= from & wave <= to
-    if (!any(pixels)) abort("invalid", "`feature`: no restframe pixel between ", round(from, 1), " and ", round(to, 1), " \u00c5 (the grid: ", describe_grid(wave), ").")
+    if (!any(pixels)) abort("invalid", "`feature`: no restframe pixel between ", round(from, 1), " and ", round(to, 1), " ", angstrom(), " (the grid: ", describe_grid(wave), ").")
     pixels
   }
   if (is.character(feature) && length(feature) == 1) {
@@ -274,7 +274,7 @@ feature_weights <- function(feature, wave) {
   }
   if (length(feature) == length(wave)) return(as.double(feature))
   if (length(feature) == 1) {
-    if (feature < wave[1] || feature > wave[length(wave)]) abort("invalid", "`feature`: ", feature, " \u00c5 lies outside the restframe grid (", describe_grid(wave), ").")
+    if (feature < wave[1] || feature > wave[length(wave)]) abort("invalid", "`feature`: ", feature, " ", angstrom(), " lies outside the restframe grid (", describe_grid(wave), ").")
     weights <- numeric(length(wave))
     weights[which.min(abs(wave - feature))] <- 1
     return(weights)

@@ -178,8 +178,8 @@ template_light <- function(templates, u) {
 
 template_spectra <- function(templates, wave) {
   if (wave[1] < templates$wave[1] || wave[length(wave)] > templates$wave[length(templates$wave)]) {
-    abort("grid", "The templates cover ", paste(round(range(templates$wave)), collapse = "-"), " \u00c5; the instrument at these ",
-          "redshifts sees ", paste(round(range(wave)), collapse = "-"), " \u00c5.")
+    abort("grid", "The templates cover ", paste(round(range(templates$wave)), collapse = "-"), " ", angstrom(), "; the instrument at these ",
+          "redshifts sees ", paste(round(range(wave)), collapse = "-"), " ", angstrom(), ".")
   }
   apply(templates$flux, 1, function(flux) stats::approx(templates$wave, flux, wave)$y)
 }

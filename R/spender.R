@@ -358,7 +358,7 @@ check_same_grid <- function(fit, x) {
   }
 }
 
-describe_grid <- function(wave) paste0(length(wave), " pixels, ", round(min(wave), 1), "-", round(max(wave), 1), " \u00c5")
+describe_grid <- function(wave) paste0(length(wave), " pixels, ", round(min(wave), 1), "-", round(max(wave), 1), " ", angstrom())
 
 # Uniform in Angstrom, wide enough for every redshift up to z_max (paper, section 3.2); float32 values, as they are stored.
 restframe_grid <- function(instrument, superresolution, z_max, wave_rest) {

@@ -145,8 +145,9 @@ rejected_of <- function(path) as.data.frame(lapply(.Call(ffi_survey_rejected, pa
 # FITS's texts are ASCII: any other byte, and a percent sign that looks like its code, is written as %XX.
 to_ascii <- function(text) {
   odd <- which(grepl("[^ -~]|%[0-9A-F]{2}", text, useBytes = TRUE))
-  text[odd] <- vapply(enc2utf8(text[odd]), function(t) {
-    bytes <- charToRaw(t)
+  text[odd] <- vapply(text[odd], function(t) {
+    # outside UTF-8 sessions, names of files are bytes of no known encoding: they stay the bytes that they are
+    bytes <- charToRaw(if (Encoding(t) == "unknown" && validUTF8(t)) t else enc2utf8(t))
     values <- as.integer(bytes)
     paste(ifelse(values < 32 | values > 126 | values == 37, sprintf("%%%02X", values), rawToChar(bytes, multiple = TRUE)), collapse = "")
   }, "")
@@ -157,7 +158,7 @@ from_ascii <- function(text) {
   coded <- which(grepl("%[0-9A-F]{2}", text))
   text[coded] <- vapply(text[coded], function(t) {
     decoded <- utils::URLdecode(t)
-    Encoding(decoded) <- "UTF-8"
+    if (l10n_info()[["UTF-8"]]) Encoding(decoded) <- "UTF-8" # elsewhere the bytes, which name a file there
     decoded
   }, "")
   text
@@ -371,7 +372,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   if (file.exists(sidecar)) rejected <- unique(rbind(rejected, read_rejects(sidecar)))
   rejected <- rejected[!duplicated(rejected$file), ]
   if (nrow(rejected)) write_rejects(rejected, sidecar) # those of the table too, which appending cuts off
-  left <- files[!files %in% c(done, rejected$file)]
+  left <- files[!to_ascii(files) %in% to_ascii(c(done, rejected$file))]
   # as long as core/sdss.h lets texts be
   widths <- list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes")), class = 63,
                  subclass = 63, plate_quality = 63, instrument = 63)

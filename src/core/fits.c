@@ -17,10 +17,15 @@ enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 2000, LONGEST_NUMBER = 40, M
 /* ---- headers, before CFITSIO ---- */
 
 int spd_fits_card_is_sound(const char *card) {
-  if (card[8] != '=' || card[9] != ' ') return 1; /* COMMENT, HISTORY, END, blank, HIERARCH ...: no value */
+  static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     "};
+  for (int k = 0; k < 4; k++)
+    if (memcmp(card, comments[k], 8) == 0) return 1;
   for (int i = 0; i < CARD; i++)
     if (card[i] < ' ' || card[i] > '~') return 0;
-  int i = 10;
+  int i = 0; /* the value is behind the first '=', wherever CFITSIO finds one */
+  while (i < CARD && card[i] != '=') i++;
+  if (i == CARD) return 1;
+  i++;
   while (i < CARD && card[i] == ' ') i++;
   const int from = i;
   if (i < CARD && card[i] == '\'') {

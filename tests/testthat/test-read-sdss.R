@@ -93,7 +93,7 @@ test_that("columns may be in upper case, in double precision and in any order", 
 })
 
 test_that("names with brackets, spaces and other letters are just names", {
-  for (name in c("a[1].fits", "b (2)+3.fits", "\u00e9toile.fits")) expect_length(read_sdss(local_file(name = name)), 1)
+  for (name in c("a[1].fits", "b (2)+3.fits", if (l10n_info()[["UTF-8"]]) "\u00e9toile.fits")) expect_length(read_sdss(local_file(name = name)), 1)
 })
 
 test_that("each kind of bad file is a row in problems() that says why", {

@@ -106,6 +106,7 @@ test_that("one spectrum is a vector, no spectra are a matrix without rows", {
 })
 
 test_that("negative ivar is masked and warned about", {
+  withr::local_options(warn = 1) # the snapshot is of a warning
   wave <- toy_grid()$wave
   ivar <- matrix(1, 3, length(wave))
   ivar[2, 5] <- -1
@@ -251,6 +252,7 @@ test_that("catalogue columns join by id and by other columns", {
                               by = c("class", "plate"))$meta$mass, c(3L, 1L, 2L))
   x$meta$plate <- c(100000L, 2L, 3L)
   expect_equal(join_catalogue(x, data.frame(plate = c(2, 3, 1e5), mass = 1:3), by = "plate")$meta$mass, c(3L, 1L, 2L))
+  withr::local_options(warn = 1) # the snapshot is of a warning
   expect_snapshot(joined <- join_catalogue(x, data.frame(id = "b", mass = 7)))
   expect_equal(joined$meta$mass, c(NA, 7, NA))
   expect_warning(join_catalogue(x, data.frame(id = "b", mass = 7)), class = "spender_warning_unmatched")
