@@ -23,10 +23,10 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
 }
 
 # What must be the same for the bits to be: named texts.
-training_identity <- function(fit, x, is_training, options) {
+training_identity <- function(fit, x, rows, is_training, options) {
   c(vapply(options, function(option) paste(if (is.numeric(option)) sprintf("%.17g", option) else as.character(option), collapse = " "), ""),
     network = to_json(fit$architecture), grids = digest_of(c(fit$instrument$wave, fit$wave_rest)), start = digest_of(fit$weights),
-    spectra = paste(length(x), data_digest(x)), membership = digest_of(is_training))
+    spectra = paste(length(rows), digest_of(list(data_digest(x), as.double(rows)))), membership = digest_of(is_training))
 }
 
 # Writes checkpoints of a run when they are due, and puts a run where one was.

@@ -116,7 +116,8 @@ check_units <- function(ivar, found, instrument, window) {
 # object: what the spectra are called where rows of one object have ids of their own
 new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, truth = NULL, object = id) {
   norm[is.na(norm)] <- NA
-  dimnames(flux) <- dimnames(ivar) <- NULL
+  if (!is.null(dimnames(flux))) dimnames(flux) <- NULL
+  if (!is.null(dimnames(ivar))) dimnames(ivar) <- NULL
   x <- list(flux = flux, ivar = ivar, z = z, norm = norm, instrument = instrument, id = id, object = object, meta = meta,
             problems = problems, truth = NULL)
   x["truth"] <- list(truth)

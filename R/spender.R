@@ -169,17 +169,23 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
   }
   device <- choose_device(device, precision, threads)
   if (inherits(x, "survey")) check_unchanged(x)
-  x <- usable_for_fit(fit, x)
-  is_training <- split_rows(x, validation, split_seed)
+  rows <- usable_for_fit(fit, x)
+  if (inherits(x, "survey") && length(rows) < length(x)) { # numbers of rows only; spectra in memory are not copied
+    x <- x[rows]
+    rows <- seq_along(x$z)
+  }
+  n <- length(rows)
+  z <- x$z[rows]
+  is_training <- split_rows(x, validation, split_seed, rows)
   n_training <- sum(is_training)
-  batch_size <- min(choose_batch_size(batch_size, device), length(x))
+  batch_size <- min(choose_batch_size(batch_size, device), n)
   steps_per_epoch <- ceiling(n_training / batch_size)
   if (progress) {
-    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {length(x) - n_training}; {device$device}, {device$name}, {device$precision}."))
+    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {n - n_training}; {device$device}, {device$name}, {device$precision}."))
   }
 
-  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows) else list(flux = x$flux, ivar = x$ivar)
-  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, x$z,
+  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows) else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
+  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, z,
                    is_training, c(device, list(batch_size = batch_size, seed = seed, rate = learning_rate,
                                      total_steps = steps_per_epoch * epochs,
                                      steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
@@ -189,7 +195,7 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
 
   run <- new_run(fit, epochs, best)
   keeper <- if (!is.null(checkpoint)) {
-    checkpoint_keeper(checkpoint, checkpoint_minutes, session, run, training_identity(fit, x, is_training, list(
+    checkpoint_keeper(checkpoint, checkpoint_minutes, session, run, training_identity(fit, x, rows, is_training, list(
       epochs = epochs, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule, cycle_momentum = cycle_momentum,
       best = best, lsf_rate = lsf_rate, lsf_sign = lsf_sign, seed = seed, device = device$device, precision = device$precision
     )))
@@ -225,12 +231,15 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     epochs = nrow(fit$history), batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
     cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
     seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
-    n_training = n_training, n_validation = length(x) - n_training, z_range = range(x$z),
+    n_training = n_training, n_validation = n - n_training, z_range = range(z),
     kept = nrow(run$earlier) + run$kept
   )
-  x <- a_part_of(x)
-  fit$training$flat_loss <- flat_loss(x, fit$wave_rest, fit$architecture$lsf)
-  fit$training$valid_fraction <- valid_fraction(x)
+  if (inherits(x, "survey")) {
+    x <- a_part_of(x)
+    rows <- seq_along(x$z)
+  }
+  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
+  fit$training[c("flat_loss", "valid_fraction")] <- list(flat$loss, flat$valid)
   fit
 }
 
@@ -381,29 +390,31 @@ as_float32 <- function(x) .Call(ffi_float32, as.double(x))
 # Pixels of each spectrum that the restframe grid covers at its redshift: columns from and to (one-based, to < from: none).
 coverage <- function(z, wave, wave_rest, lsf = 0) .Call(ffi_coverage, as.double(z), wave, wave_rest, as.double(lsf))
 
+# Rows to train on
 usable_for_fit <- function(fit, x) {
   check_same_grid(fit, x)
+  rows <- seq_along(x$z)
   without <- which(is.na(x$norm))
   if (length(without)) {
     warn("no_norm", length(without), ngettext(length(without), " spectrum has", " spectra have"),
          " no norm and ", ngettext(length(without), "is", "are"), " left out of the fit: rows ", enumerate(without), ".")
-    x <- x[-without]
+    rows <- rows[-without]
   }
-  if (length(x) == 0) abort("invalid", "There is no spectrum to train on.")
+  if (length(rows) == 0) abort("invalid", "There is no spectrum to train on.")
   wave <- fit$instrument$wave
-  covered <- coverage(x$z, wave, fit$wave_rest)
+  covered <- coverage(x$z[rows], wave, fit$wave_rest)
   fraction <- (covered[, "to"] - covered[, "from"] + 1) / length(wave)
   if (any(fraction < 0.5)) {
-    rows <- which(fraction < 0.5)
-    abort("invalid", "The restframe grid covers less than half of ", length(rows), ngettext(length(rows), " spectrum", " spectra"),
-          " at ", ngettext(length(rows), "its redshift", "their redshifts"), ": ", enumerate(paste0(ids_of(x, rows), " (z = ", format(x$z[rows], digits = 4, trim = TRUE), ")")),
+    far <- rows[fraction < 0.5]
+    abort("invalid", "The restframe grid covers less than half of ", length(far), ngettext(length(far), " spectrum", " spectra"),
+          " at ", ngettext(length(far), "its redshift", "their redshifts"), ": ", enumerate(paste0(ids_of(x, far), " (z = ", format(x$z[far], digits = 4, trim = TRUE), ")")),
           ". Leave them out, or give a larger `z_max` or a wider `wave_rest`.")
   }
   if (any(fraction < 1)) {
-    warn("coverage", sum(fraction < 1), " of ", length(x), " spectra reach beyond the restframe grid (",
+    warn("coverage", sum(fraction < 1), " of ", length(rows), " spectra reach beyond the restframe grid (",
          describe_grid(fit$wave_rest), "); their pixels there get no weight.")
   }
-  x
+  rows
 }
 
 # TRUE trains, FALSE validates, by hash of the id; at least one trains.
@@ -413,8 +424,8 @@ split_by_id <- function(id, validation, seed) {
   is_training
 }
 
-split_rows <- function(x, validation, seed, part = 1e5) {
-  if (!inherits(x, "survey")) return(split_by_id(object_of(x), validation, seed))
+split_rows <- function(x, validation, seed, rows = seq_along(x$z), part = 1e5) {
+  if (!inherits(x, "survey")) return(split_by_id(object_of(x)[rows], validation, seed))
   is_training <- logical(length(x))
   for (rows in parts_of(length(x), part)) {
     is_training[rows] <- .Call(ffi_split, objects_of(x, rows), as.double(validation), as.double(seed))
@@ -423,19 +434,13 @@ split_rows <- function(x, validation, seed, part = 1e5) {
   is_training
 }
 
-# Loss of the model that is 1 everywhere, the spectrum that the normalisation makes of any galaxy: what a fit has to beat.
-flat_loss <- function(x, wave_rest, lsf) {
-  covered <- coverage(x$z, x$instrument$wave, wave_rest, lsf)
-  pixels <- seq_len(ncol(x$flux)) # one column at a time: what is made on the way is small beside the spectra
-  per_pixel <- vapply(pixels, function(m) {
-    inside <- m >= covered[, "from"] & m <= covered[, "to"]
-    sum(x$ivar[inside, m] * (x$flux[inside, m] - 1)^2)
-  }, 0)
-  sum(per_pixel) / (2 * length(pixels) * length(x))
+# Of rows of spectra: `loss`, of the model that is 1 everywhere, the spectrum that the normalisation makes of any galaxy and what a fit has to
+# beat; `valid`, the share of the pixels that have weight.
+flat_model <- function(x, wave_rest, lsf, rows = seq_along(x$z)) {
+  covered <- coverage(x$z[rows], x$instrument$wave, wave_rest, lsf)
+  found <- .Call(ffi_flat_model, x$flux, x$ivar, as.double(rows), covered, default_threads())
+  list(loss = mean(found$loss), valid = mean(found$valid) / ncol(x$ivar))
 }
-
-# Share of the pixels that have weight
-valid_fraction <- function(x) sum(.Call(ffi_spectra_quality, x$flux, x$ivar, default_threads())$valid) / length(x$ivar)
 
 # ---- looking at a fit ----
 

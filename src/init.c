@@ -12,6 +12,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_coverage", (DL_FUNC)&ffi_coverage, 4},
     {"ffi_cuda_devices", (DL_FUNC)&ffi_cuda_devices, 0},
     {"ffi_digest", (DL_FUNC)&ffi_digest, 2},
+    {"ffi_flat_model", (DL_FUNC)&ffi_flat_model, 5},
     {"ffi_float32", (DL_FUNC)&ffi_float32, 1},
     {"ffi_integer64_text", (DL_FUNC)&ffi_integer64_text, 1},
     {"ffi_interrupt_on_sigterm", (DL_FUNC)&ffi_interrupt_on_sigterm, 0},

@@ -14,13 +14,13 @@ static uint64_t digest_of(SEXP x, int threads) {
     case NILSXP:
       return digest;
     case RAWSXP:
-      return spd_digest_join(digest, spd_digest(RAW(x), n, threads));
+      return spd_digest_join(digest, spd_digest(RAW_RO(x), n, threads));
     case LGLSXP:
-      return spd_digest_join(digest, spd_digest(LOGICAL(x), n * sizeof(int), threads));
+      return spd_digest_join(digest, spd_digest(LOGICAL_RO(x), n * sizeof(int), threads));
     case INTSXP:
-      return spd_digest_join(digest, spd_digest(INTEGER(x), n * sizeof(int), threads));
+      return spd_digest_join(digest, spd_digest(INTEGER_RO(x), n * sizeof(int), threads));
     case REALSXP:
-      return spd_digest_join(digest, spd_digest(REAL(x), n * sizeof(double), threads));
+      return spd_digest_join(digest, spd_digest(REAL_RO(x), n * sizeof(double), threads));
     case STRSXP:
       for (size_t i = 0; i < n; i++) {
         const SEXP text = STRING_ELT(x, (R_xlen_t)i);
@@ -50,7 +50,7 @@ SEXP ffi_integer64_text(SEXP x) {
   for (R_xlen_t i = 0; i < n; i++) {
     int64_t value;
     char text[24];
-    memcpy(&value, &REAL(x)[i], sizeof value);
+    memcpy(&value, &REAL_RO(x)[i], sizeof value);
     snprintf(text, sizeof text, "%lld", (long long)value);
     SET_STRING_ELT(out, i, value == INT64_MIN ? NA_STRING : Rf_mkChar(text));
   }

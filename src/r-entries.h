@@ -11,6 +11,7 @@ SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);
 SEXP ffi_digest(SEXP x, SEXP threads);
+SEXP ffi_flat_model(SEXP flux, SEXP ivar, SEXP rows, SEXP covered, SEXP threads);
 SEXP ffi_float32(SEXP x);
 SEXP ffi_integer64_text(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);

@@ -16,7 +16,7 @@
 
 float *r_float_vector(SEXP x, const char *name, size_t n) {
   r_check_numbers(x, name, n);
-  const double *from = REAL(x);
+  const double *from = REAL_RO(x);
   float *to = (float *)R_alloc(n, sizeof *to);
   for (size_t i = 0; i < n; i++) to[i] = (float)from[i];
   return to;
@@ -142,7 +142,7 @@ SEXP ffi_cuda_devices(void) {
 SEXP ffi_float32(SEXP x) {
   r_check_numbers(x, "x", R_ANY);
   SEXP out = PROTECT(Rf_allocVector(REALSXP, Rf_xlength(x)));
-  for (R_xlen_t i = 0; i < Rf_xlength(x); i++) REAL(out)[i] = (double)(float)REAL(x)[i];
+  for (R_xlen_t i = 0; i < Rf_xlength(x); i++) REAL(out)[i] = (double)(float)REAL_RO(x)[i];
   UNPROTECT(1);
   return out;
 }
@@ -184,7 +184,7 @@ SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf) {
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, 2));
   for (R_xlen_t i = 0; i < n; i++) {
     size_t from, to;
-    spd_coverage_lsf(&from, &to, (double)(float)REAL(z)[i], rest, n_rest, observed, n_observed, size);
+    spd_coverage_lsf(&from, &to, (double)(float)REAL_RO(z)[i], rest, n_rest, observed, n_observed, size);
     REAL(out)[i] = (double)from + 1;
     REAL(out)[n + i] = (double)to;
   }
@@ -263,12 +263,12 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   for (size_t from = 0; status == SPD_STATUS_OK && from < n; from += capacity) {
     const size_t count = n - from < capacity ? n - from : capacity;
     R_CheckUserInterrupt();
-    for (size_t i = 0; i < count; i++) z_rows[i] = (float)REAL(z)[from + i];
+    for (size_t i = 0; i < count; i++) z_rows[i] = (float)REAL_RO(z)[from + i];
     if (encode) {
-      r_rows_to_float(flux_rows, REAL(flux), n, n_observed, from, count);
-      r_rows_to_float(ivar_rows, REAL(ivar), n, n_observed, from, count);
+      r_rows_to_float(flux_rows, REAL_RO(flux), n, n_observed, from, count);
+      r_rows_to_float(ivar_rows, REAL_RO(ivar), n, n_observed, from, count);
     } else {
-      r_rows_to_float(latent_rows, REAL(latent), n, n_latent, from, count);
+      r_rows_to_float(latent_rows, REAL_RO(latent), n, n_latent, from, count);
     }
     status = spd_model_load(session->model, flux_rows, ivar_rows, z_rows, count, &error);
     if (status == SPD_STATUS_OK && !encode) status = spd_model_set_latent(session->model, latent_rows, count, &error);

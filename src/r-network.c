@@ -22,7 +22,7 @@ static size_t read_sizes(size_t *sizes, SEXP list, const char *name, int least, 
                  (long long)n);
   PROTECT(field = Rf_coerceVector(field, REALSXP));
   for (R_xlen_t i = 0; i < n; i++) {
-    double value = REAL(field)[i];
+    double value = REAL_RO(field)[i];
     if (!(value >= 0 && value <= 2147483647.0) || value != (double)(size_t)value)
       FAIL_INVALID("the architecture's '%s' must hold whole numbers that are not negative", name);
     sizes[i] = (size_t)value;
@@ -202,7 +202,7 @@ SEXP ffi_network_import(SEXP architecture, SEXP tensors) {
     SEXP data = r_list_get(tensors, p->name);
     const void *top = vmaxget();
     float *values = (float *)R_alloc(p->count, sizeof(float));
-    for (size_t j = 0; j < p->count; j++) values[j] = (float)REAL(data)[j];
+    for (size_t j = 0; j < p->count; j++) values[j] = (float)REAL_RO(data)[j];
     spd_parameter_import(block + p->offset, values, p);
     vmaxset(top);
   }

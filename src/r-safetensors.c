@@ -107,10 +107,10 @@ static void fill_item(struct spd_safetensors_item *item, const char *name, SEXP 
   if (TYPEOF(data) == RAWSXP && n == bytes) {
     item->values = RAW(data);
   } else if (TYPEOF(data) == REALSXP && n == count && item->dtype == SPD_DTYPE_F64) {
-    item->values = REAL(data);
+    item->values = REAL_RO(data);
   } else if (TYPEOF(data) == REALSXP && n == count && item->dtype == SPD_DTYPE_F32) {
     float *values = (float *)R_alloc(count, sizeof(float));
-    for (size_t i = 0; i < count; i++) values[i] = (float)REAL(data)[i];
+    for (size_t i = 0; i < count; i++) values[i] = (float)REAL_RO(data)[i];
     item->values = values;
   } else {
     Rf_error("internal: tensor '%s' has data that do not fit its dtype and shape", name);

@@ -76,9 +76,9 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
   const struct blocks blocks = {.spaces = new_spaces(threads, n_observed),
                                 .n = n,
                                 .n_observed = n_observed,
-                                .flux = REAL(flux),
-                                .ivar = REAL(ivar),
-                                .z = REAL(z),
+                                .flux = REAL_RO(flux),
+                                .ivar = REAL_RO(ivar),
+                                .z = REAL_RO(z),
                                 .flux_to = REAL(flux_out),
                                 .ivar_to = REAL(ivar_out),
                                 .norm = REAL(VECTOR_ELT(result, 2)),
@@ -113,11 +113,54 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
   const struct blocks blocks = {.spaces = new_spaces(threads, n_observed),
                                 .n = n,
                                 .n_observed = n_observed,
-                                .flux = REAL(flux),
-                                .ivar = REAL(ivar),
+                                .flux = REAL_RO(flux),
+                                .ivar = REAL_RO(ivar),
                                 .sn = REAL(VECTOR_ELT(result, 0)),
                                 .valid = INTEGER(VECTOR_ELT(result, 1))};
   spd_parallel(threads, (n + R_BLOCK - 1) / R_BLOCK, measure_block, &blocks);
+  UNPROTECT(1);
+  return result;
+}
+
+struct flat {
+  const double *flux, *ivar, *rows, *covered; /* covered: (n, 2), the first and last pixel, from 1 */
+  size_t n, n_rows, n_observed;
+  double *loss;
+  int *valid;
+};
+
+/* Some rows, column by column */
+static void flat_block(const void *context, size_t block, int thread) {
+  (void)thread;
+  const struct flat *f = context;
+  const size_t first = block * R_BLOCK, last = f->n - first < R_BLOCK ? f->n : first + R_BLOCK;
+  for (size_t i = first; i < last; i++) f->loss[i] = 0, f->valid[i] = 0;
+  for (size_t m = 0; m < f->n_observed; m++)
+    for (size_t i = first; i < last; i++) {
+      const size_t at = m * f->n_rows + (size_t)f->rows[i] - 1;
+      const double w = f->ivar[at], difference = f->flux[at] - 1, pixel = (double)m + 1;
+      f->valid[i] += w > 0;
+      if (pixel >= f->covered[i] && pixel <= f->covered[f->n + i]) f->loss[i] += w * difference * difference;
+    }
+  for (size_t i = first; i < last; i++) f->loss[i] /= 2 * (double)f->n_observed;
+}
+
+/* Of rows (from 1): the loss of a model that is 1 in all covered pixels, and how many pixels are valid. */
+SEXP ffi_flat_model(SEXP flux, SEXP ivar, SEXP rows, SEXP covered, SEXP threads) {
+  static const char *const names[] = {"loss", "valid"};
+  if (!Rf_isMatrix(flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
+  struct flat f = {.n = (size_t)Rf_xlength(rows), .n_rows = (size_t)Rf_nrows(flux), .n_observed = (size_t)Rf_ncols(flux)};
+  r_check_matrix(flux, "flux", f.n_rows, f.n_observed);
+  r_check_matrix(ivar, "ivar", f.n_rows, f.n_observed);
+  r_check_matrix(covered, "covered", f.n, 2);
+  r_check_rows(rows, f.n, (double)f.n_rows);
+  const int team = r_team_size(threads, f.n);
+  f.flux = REAL_RO(flux), f.ivar = REAL_RO(ivar), f.rows = REAL_RO(rows), f.covered = REAL_RO(covered);
+  SEXP result = PROTECT(r_list_new(2, names));
+  SET_VECTOR_ELT(result, 0, Rf_allocVector(REALSXP, (R_xlen_t)f.n));
+  SET_VECTOR_ELT(result, 1, Rf_allocVector(INTSXP, (R_xlen_t)f.n));
+  f.loss = REAL(VECTOR_ELT(result, 0)), f.valid = INTEGER(VECTOR_ELT(result, 1));
+  spd_parallel(team, (f.n + R_BLOCK - 1) / R_BLOCK, flat_block, &f);
   UNPROTECT(1);
   return result;
 }

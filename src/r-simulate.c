@@ -36,7 +36,7 @@ static struct spd_simulation simulation_from(SEXP shared) {
   r_check_matrix(components, "components", n_rest, (size_t)Rf_ncols(components));
   const double *extinction = r_list_numbers(shared, "extinction", n_rest);
   float *narrow = (float *)R_alloc(size + n_rest, sizeof(float));
-  for (size_t i = 0; i < size; i++) narrow[i] = (float)REAL(components)[i];
+  for (size_t i = 0; i < size; i++) narrow[i] = (float)REAL_RO(components)[i];
   for (size_t i = 0; i < n_rest; i++) narrow[size + i] = (float)extinction[i];
   return (struct spd_simulation){
       .n_rest = n_rest,

@@ -22,7 +22,7 @@ spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, 
     SPD_TRY(spd_survey_open(file, R_ExpandFileName(Rf_translateChar(STRING_ELT(paths, (R_xlen_t)f))), error));
     surveys->n_files++;
     if (counts != R_NilValue) {
-      const uint64_t count = REAL(counts)[f] >= 0 ? (uint64_t)REAL(counts)[f] : 0;
+      const uint64_t count = REAL_RO(counts)[f] >= 0 ? (uint64_t)REAL_RO(counts)[f] : 0;
       if (file->n_rows < count)
         return spd_fail(error, SPD_STATUS_FORMAT,
                         "%.200s has fewer spectra than when the survey was opened: open_survey() it again", file->name);
@@ -71,14 +71,6 @@ static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths, SEXP counts) 
 }
 
 static const char *path_of(SEXP path) { return R_ExpandFileName(r_text(path, "path")); }
-
-/* Row numbers, from 1 over all files, are such. With an open survey: an R error closes it later. */
-static void check_rows(SEXP rows, const struct spd_surveys *surveys) {
-  const double n = (double)surveys->first[surveys->n_files];
-  r_check_numbers(rows, "rows", R_ANY);
-  for (R_xlen_t i = 0; i < Rf_xlength(rows); i++)
-    if (!(REAL(rows)[i] >= 1 && REAL(rows)[i] <= n)) Rf_error("internal: there is no row %g of %.0f", REAL(rows)[i], n);
-}
 
 /* ---- what there is ---- */
 
@@ -190,7 +182,7 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
   struct spd_surveys *surveys;
   r_check_texts(names, "names", R_ANY);
   SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
-  check_rows(rows, surveys);
+  r_check_rows(rows, R_ANY, (double)surveys->first[surveys->n_files]);
   const R_xlen_t n = Rf_xlength(rows), n_names = Rf_xlength(names);
   SEXP result = PROTECT(Rf_allocVector(VECSXP, n_names));
   Rf_setAttrib(result, R_NamesSymbol, names);
@@ -226,7 +218,7 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
     unsigned char bytes[1024];
     size_t f = 0;
     for (R_xlen_t i = 0; i < n && status == SPD_STATUS_OK; i++) {
-      const uint64_t row = (uint64_t)REAL(rows)[i] - 1;
+      const uint64_t row = (uint64_t)REAL_RO(rows)[i] - 1;
       if (row < surveys->first[f] || row >= surveys->first[f + 1]) f = file_of(surveys, row);
       const struct spd_survey_column *place = places[f];
       memset(bytes, 0, sizeof bytes);
@@ -256,7 +248,7 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
   struct spd_surveys *surveys;
   const char *column = r_text(name, "name");
   SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
-  check_rows(rows, surveys);
+  r_check_rows(rows, R_ANY, (double)surveys->first[surveys->n_files]);
   const size_t n = (size_t)Rf_xlength(rows);
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
@@ -281,7 +273,7 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
   for (size_t first = 0; first < n && status == SPD_STATUS_OK; first += R_BLOCK) {
     const size_t count = n - first < R_BLOCK ? n - first : R_BLOCK;
     for (size_t i = 0; i < count && status == SPD_STATUS_OK; i++) {
-      const uint64_t row = (uint64_t)REAL(rows)[first + i] - 1;
+      const uint64_t row = (uint64_t)REAL_RO(rows)[first + i] - 1;
       const size_t f = file_of(surveys, row);
       status = spd_survey_read(raw, &surveys->files[f], row - surveys->first[f], 1, &error);
       if (status == SPD_STATUS_OK) spd_survey_get_floats(values, raw + offsets[f], width);
@@ -308,17 +300,17 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP p
   r_check_numbers(repeats, "repeats", n);
   r_check_numbers(wave, "wave", R_ANY);
   for (size_t c = 0; c < n; c++)
-    if (!(REAL(repeats)[c] >= 0 && REAL(repeats)[c] <= 1e6)) Rf_error("internal: a column has up to a million values a row");
+    if (!(REAL_RO(repeats)[c] >= 0 && REAL_RO(repeats)[c] <= 1e6)) Rf_error("internal: a column has up to a million values a row");
   struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
   memset(columns, 0, n * sizeof *columns);
   for (size_t c = 0; c < n; c++) {
     strncpy(columns[c].name, CHAR(STRING_ELT(names, (R_xlen_t)c)), SPD_SURVEY_NAME - 1);
     columns[c].type = CHAR(STRING_ELT(types, (R_xlen_t)c))[0];
-    columns[c].repeat = (size_t)REAL(repeats)[c];
+    columns[c].repeat = (size_t)REAL_RO(repeats)[c];
   }
   struct spd_survey survey;
   struct spd_error error = {""};
-  spd_status status = spd_survey_create(&survey, where, kind, REAL(wave), (size_t)Rf_xlength(wave), made_for, made_how, columns, n, &error);
+  spd_status status = spd_survey_create(&survey, where, kind, REAL_RO(wave), (size_t)Rf_xlength(wave), made_for, made_how, columns, n, &error);
   if (status == SPD_STATUS_OK) spd_survey_close(&survey);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
@@ -333,7 +325,7 @@ static void put_text(unsigned char *to, SEXP text, size_t width) {
 /* A column of `count` rows from `first` on; x: a vector, or a matrix for a column of floats. values: (R_BLOCK, repeat). */
 static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t first, size_t count,
                        const struct spd_survey_column *c, float *values) {
-  if (c->type == 'E') r_rows_to_float(values, REAL(x), (size_t)Rf_nrows(x), c->repeat, first, count);
+  if (c->type == 'E') r_rows_to_float(values, REAL_RO(x), (size_t)Rf_nrows(x), c->repeat, first, count);
   for (size_t i = 0; i < count; i++) {
     unsigned char *to = rows + i * row_bytes + c->offset;
     const size_t row = first + i;
@@ -351,7 +343,7 @@ static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t fir
         *to = LOGICAL(x)[row] == NA_LOGICAL ? 0 : LOGICAL(x)[row] ? 'T' : 'F';
         break;
       default:
-        spd_survey_put_double(to, REAL(x)[row]);
+        spd_survey_put_double(to, REAL_RO(x)[row]);
     }
   }
 }

@@ -6,14 +6,27 @@
 #include "r-model.h"
 #include "r-network.h"
 
-/* data: list(flux, ivar), matrices; or list(paths, counts, rows), survey files, how many spectra each has, and numbers from 1
- * over all of them. */
+/* Rows of a column-major matrix, row by row; columns one after the other in blocks, so that lines of the cache are used whole */
+static void take_rows(float *to, SEXP matrix, SEXP rows, size_t n, size_t width) {
+  enum { AT_ONCE = 64 };
+  const size_t n_rows = (size_t)Rf_nrows(matrix);
+  const double *from = REAL_RO(matrix), *row = REAL_RO(rows);
+  for (size_t i0 = 0; i0 < n; i0 += AT_ONCE)
+    for (size_t m = 0; m < width; m++)
+      for (size_t i = i0; i < n && i < i0 + AT_ONCE; i++) to[i * width + m] = (float)from[m * n_rows + (size_t)row[i] - 1];
+}
+
+/* data: list(flux, ivar, rows), matrices and numbers from 1 of the rows to take; or list(paths, counts, rows), survey files, how many
+ * spectra each has, and numbers from 1 over all of them. */
 /* The same types and lengths, checked; what the files hold is for those who open them. */
 static void check_data(SEXP data, size_t n, size_t width) {
   const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), paths = r_list_get(data, "paths");
   if (flux != R_NilValue) {
-    r_check_matrix(flux, "flux", n, width);
-    r_check_matrix(ivar, "ivar", n, width);
+    if (!Rf_isMatrix(flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
+    const size_t n_rows = (size_t)Rf_nrows(flux);
+    r_check_matrix(flux, "flux", n_rows, width);
+    r_check_matrix(ivar, "ivar", n_rows, width);
+    r_check_rows(r_list_get(data, "rows"), n, (double)n_rows);
     return;
   }
   r_check_texts(paths, "paths", R_ANY);
@@ -32,7 +45,7 @@ static spd_status take_data(struct r_session *session, SEXP data, size_t n, size
     for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
     const uint64_t n_there = session->surveys.first[session->surveys.n_files];
     for (size_t i = 0; i < n; i++) {
-      const double row = REAL(rows)[i];
+      const double row = REAL_RO(rows)[i];
       if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width || results)
         return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
       session->places[i] = (uint64_t)row - 1;
@@ -45,8 +58,8 @@ static spd_status take_data(struct r_session *session, SEXP data, size_t n, size
     return spd_fail(error, SPD_STATUS_NO_MEMORY,
                     "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
                     8e-6 * (double)(n * width));
-  r_rows_to_float(session->flux, REAL(flux), n, width, 0, n);
-  r_rows_to_float(session->ivar, REAL(ivar), n, width, 0, n);
+  take_rows(session->flux, flux, rows, n, width);
+  take_rows(session->ivar, ivar, rows, n, width);
   return SPD_STATUS_OK;
 }
 
@@ -105,7 +118,7 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
   spd_status status = take_data(session, data, n, width, &error);
-  if (status == SPD_STATUS_OK) status = copy_rows(session, REAL(z), LOGICAL(is_training), n, &error);
+  if (status == SPD_STATUS_OK) status = copy_rows(session, REAL_RO(z), LOGICAL_RO(is_training), n, &error);
   if (status == SPD_STATUS_OK)
     status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
@@ -184,7 +197,7 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   const struct spd_network *network = spd_model_network(session->model);
   const SEXP numbers = r_list_get(list, "numbers");
   r_check_numbers(numbers, "numbers", 5);
-  const double *s = REAL(numbers);
+  const double *s = REAL_RO(numbers);
   for (int i = 0; i < 4; i++)
     if (!(s[i] >= 0 && s[i] <= 1e15)) Rf_error("internal: this is not the state of a training");
   const struct spd_training_state state = {(uint64_t)s[0], (uint64_t)s[1], (uint64_t)s[2], (uint64_t)s[3], s[4]};

@@ -33,6 +33,12 @@ void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns) {
     Rf_error("internal: '%s' must be %zu by %zu, not %d by %d", name, n_rows, n_columns, Rf_nrows(x), Rf_ncols(x));
 }
 
+void r_check_rows(SEXP rows, size_t n, double n_rows) {
+  r_check_numbers(rows, "rows", n);
+  for (R_xlen_t i = 0; i < Rf_xlength(rows); i++)
+    if (!(REAL_RO(rows)[i] >= 1 && REAL_RO(rows)[i] <= n_rows)) Rf_error("internal: there is no row %g of %.0f", REAL_RO(rows)[i], n_rows);
+}
+
 void r_check_texts(SEXP x, const char *name, size_t n) {
   if (TYPEOF(x) != STRSXP || (n != R_ANY && (size_t)Rf_xlength(x) != n)) Rf_error("internal: '%s' must be texts", name);
   for (R_xlen_t i = 0; i < Rf_xlength(x); i++)
@@ -76,7 +82,7 @@ int r_list_flag(SEXP list, const char *name) { return r_list_whole(list, name, 0
 const double *r_list_numbers(SEXP list, const char *name, size_t n) {
   const SEXP x = r_list_get(list, name);
   r_check_numbers(x, name, n);
-  return REAL(x);
+  return REAL_RO(x);
 }
 
 SEXP r_list_new(int n, const char *const *names) {

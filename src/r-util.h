@@ -25,6 +25,8 @@ void r_check_list(SEXP x, const char *name);
 void r_check_numbers(SEXP x, const char *name, size_t n);
 /* A matrix of doubles */
 void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns);
+/* n numbers of rows, from 1 to n_rows; n = R_ANY: however many */
+void r_check_rows(SEXP rows, size_t n, double n_rows);
 /* n texts, none of them missing */
 void r_check_texts(SEXP x, const char *name, size_t n);
 /* One text that is not missing, in the session's encoding */

@@ -16,7 +16,7 @@ valid_calls <- function(folder) {
   model <- file.path(folder, "model.safetensors")
   write_model(fit, model)
   open_training <- function() {
-    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar), x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
+    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
   fits <- file.path(folder, "catalogue.fits")
@@ -32,6 +32,7 @@ valid_calls <- function(folder) {
       ffi_attention = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, matrix(0, 6, length(fit$wave_rest)), options),
       ffi_coverage = list(x$z, wave, fit$wave_rest, 0),
       ffi_digest = list(list(1, "a", TRUE, raw(3)), 1),
+      ffi_flat_model = list(x$flux, x$ivar, c(1, 6), matrix(c(1, 1, 251, 251), 2), 1),
       ffi_float32 = list(c(1, 2)),
       ffi_integer64_text = list(c(1, 2)),
       ffi_network_export = list(fit$architecture, fit$weights),

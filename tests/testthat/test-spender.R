@@ -252,3 +252,23 @@ test_that("a forked child computes the same", {
   child <- parallel::mclapply(1, function(i) encode(fit, x, threads = 2), mc.cores = 2)
   expect_identical(child[[1]], here)
 })
+
+test_that("the flat model's loss is what its formula says, for whatever rows", {
+  x <- small_spectra(20)
+  x$ivar[3, ] <- 0
+  fit <- small_fit(x, epochs = 1)
+  rows <- c(7, 3, 19, 7)
+  found <- flat_model(x, fit$wave_rest[50:300], 5, rows)
+  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest[50:300], 5)
+  plain <- vapply(rows, function(i) {
+    inside <- seq_len(251) >= covered[i, "from"] & seq_len(251) <= covered[i, "to"]
+    sum(x$ivar[i, inside] * (x$flux[i, inside] - 1)^2) / (2 * 251)
+  }, 0)
+  expect_equal(found$loss, mean(plain), tolerance = 1e-14)
+  expect_equal(found$valid, mean(x$ivar[rows, ] > 0))
+  # spectra that are left out do not count
+  x$norm[2] <- NA
+  expect_warning(without <- small_fit(x, epochs = 1), class = "spender_warning_no_norm")
+  expect_equal(without$weights, small_fit(x[-2], epochs = 1)$weights)
+  expect_equal(without$training[c("flat_loss", "valid_fraction", "n_training")], small_fit(x[-2], epochs = 1)$training[c("flat_loss", "valid_fraction", "n_training")])
+})
