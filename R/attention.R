@@ -70,7 +70,7 @@ grad_fam <- function(fit, x, feature, device = "auto", precision = "fp32", threa
   } else {
     weights <- feature_weights(feature, fit$wave_rest)
     values[usable] <- rest %*% weights
-    gradient <- matrix(weights, sum(usable), length(weights), byrow = TRUE)
+    gradient <- matrix(rep(weights, each = sum(usable)), sum(usable), length(weights))
   }
   storage.mode(gradient) <- "double"
   out <- new_maps(fit, x, attention_maps(fit, x, gradient, device, batch_size)$fam)

@@ -67,6 +67,7 @@ predict_member <- function(fit, x, type, warned, ..., newdata) {
 
 #' @export
 plot.spender_ensemble <- function(x, ...) {
+  check_dots("plot", ...)
   need_ggplot()
   histories <- do.call(rbind, lapply(seq_along(x), function(i) {
     h <- x[[i]]$history
@@ -84,6 +85,7 @@ plot.spender_ensemble <- function(x, ...) {
 
 #' @export
 summary.spender_ensemble <- function(object, ...) {
+  check_dots("summary", ...)
   last <- function(fit, column) if (nrow(fit$history)) fit$history[[column]][nrow(fit$history)] else NA_real_
   kept <- function(fit, column) if (nrow(fit$history)) fit$history[[column]][kept_epoch(fit)] else NA_real_
   data.frame(

@@ -196,6 +196,7 @@ classify_galaxies <- function(lines, threshold = 3) {
   needed <- c("Halpha", "Hbeta", "OIII_5008", "NII_6585")
   columns <- c("row", "id", "line", "flux", "flux_err", "ew", "sigma", "sigma_err")
   if (!is.data.frame(lines) || !all(columns %in% names(lines))) abort("invalid", "`lines` must come from measure_lines(); it is ", describe(lines), ".")
+  if (!nrow(lines)) return(setNames(character(), character()))
   missing <- setdiff(needed, lines$line)
   if (length(missing)) abort("invalid", "`lines` has no measurement of ", enumerate(missing), ".")
   of <- lapply(setNames(needed, needed), function(name) lines[lines$line == name, ])

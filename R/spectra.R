@@ -212,7 +212,10 @@ norm_problems <- function(found, id, file, window) {
 problems <- function(x, ...) UseMethod("problems")
 
 #' @export
-problems.spectra <- function(x, ...) x$problems
+problems.spectra <- function(x, ...) {
+  check_dots("problems", ...)
+  x$problems
+}
 
 #' Night-sky lines
 #'
@@ -373,6 +376,7 @@ as.data.frame.spectra <- function(x, row.names = NULL, optional = FALSE, ...) {
 
 #' @export
 summary.spectra <- function(object, ...) {
+  check_dots("summary", ...)
   check_whole(object, "object")
   catalogue <- as.data.frame(object)
   structure(list(n = length(object), instrument = object$instrument, z = catalogue$z, sn = catalogue$sn,

@@ -481,6 +481,7 @@ kept_epoch <- function(fit) {
 #'   every tensor), `best_epoch`, `kept_epoch` (of which the weights are) and `seconds`.
 #' @export
 summary.spender <- function(object, ...) {
+  check_dots("summary", ...)
   table <- .Call(ffi_network_table, object$architecture)
   h <- object$history
   structure(list(
@@ -514,6 +515,7 @@ plot.spender <- function(x, ...) plot_history(x, ...)
 #'   linear weights (out, in), all others are vectors.
 #' @export
 coef.spender <- function(object, ...) {
+  check_dots("coef", ...)
   tensors <- .Call(ffi_network_export, object$architecture, object$weights)
   lapply(tensors, function(t) {
     shape <- dim(t)

@@ -113,6 +113,7 @@ dim.survey <- function(x) c(length(x$rows), length(x$instrument$wave))
 #' @rdname open_survey
 #' @export
 `[.survey` <- function(x, i, ...) {
+  if (...length()) abort("invalid", "A survey has rows to choose, x[i], but the pixels of its spectra stay together.")
   if (missing(i)) return(x)
   if (is.character(i)) {
     row <- match(i, survey_ids(x))
@@ -133,10 +134,11 @@ as.data.frame.survey <- function(x, row.names = NULL, optional = FALSE, ...) {
 
 #' @export
 problems.survey <- function(x, ...) {
+  check_dots("problems", ...)
   rejected <- do.call(rbind, lapply(x$files$path, rejected_of))
   without <- which(is.na(x$norm))
   n <- nrow(rejected)
-  rbind(survey_problems(survey_catalogue(x, "ID", x$rows[without])$ID, without),
+  rbind(survey_problems(if (length(without)) survey_ids(x)[without] else character(), without),
         data.frame(id = rep(NA_character_, n), file = rejected$file, row = rep(NA_integer_, n), reason = rejected$reason))
 }
 
@@ -192,6 +194,7 @@ plot.survey <- function(x, rows = seq_len(min(4, length(x))), ...) {
 
 #' @export
 summary.survey <- function(object, ...) {
+  check_dots("summary", ...)
   class <- if ("class" %in% object$columns) table(survey_catalogue(object, "class")$class, useNA = "ifany")
   quantiles <- t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5), probs = c(0, 0.05, 0.5, 0.95, 1), na.rm = TRUE))
   structure(list(survey = object, quantiles = quantiles, class = class, problems = problems(object)), class = "summary.survey")

@@ -7,6 +7,8 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 #define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield" ::: "memory")
 #else
 #define RELAX() __asm__ volatile("" ::: "memory")
 #endif

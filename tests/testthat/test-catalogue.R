@@ -103,3 +103,16 @@ test_that("columns of a catalogue are read as what they are", {
   writeBin(utils::head(readBin(packed, raw(), 1e6), -60), cut)
   expect_error(read_catalogue(cut, "Z"), class = "spender_error")
 })
+
+test_that("ASCII tables are tables, too", {
+  skip_without_cfitsio()
+  rows <- c(sprintf("%8.3f%6d%-5s", 0.125, 266L, "a"), sprintf("%8s%6d%-5s", "", 267L, "bb"))
+  header <- fits_header(XTENSION = "TABLE", BITPIX = 8, NAXIS = 2, NAXIS1 = 19, NAXIS2 = 2, PCOUNT = 0, GCOUNT = 1, TFIELDS = 3,
+                        TTYPE1 = "Z", TBCOL1 = 1, TFORM1 = "F8.3", TTYPE2 = "PLATE", TBCOL2 = 9, TFORM2 = "I6", TTYPE3 = "NAME", TBCOL3 = 15, TFORM3 = "A5")
+  path <- withr::local_tempfile(fileext = ".fits")
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), header, charToRaw(paste0(c(rows, strrep(" ", 2880 - 38)), collapse = ""))), path)
+  x <- read_catalogue(path, c("Z", "PLATE", "NAME"))
+  expect_identical(x$plate, c(266, 267))
+  expect_identical(x$name, c("a", "bb"))
+  expect_equal(x$z[1], 0.125)
+})

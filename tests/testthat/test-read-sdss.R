@@ -274,3 +274,54 @@ test_that("a real file cut at many places is never more than a problem", {
     if (length(x)) expect_equal(x$flux, whole$flux) else expect_match(problems(x)$reason, "is cut|not a FITS|ends before")
   }
 })
+
+test_that("columns of a spectrum are read as what they are", {
+  n <- 3800
+  read <- function(...) suppressWarnings(read_sdss(local_file(..., env = parent.frame()), mask_sky = FALSE))
+  plain <- read(flux = 2, ivar = 4)
+  inside <- plain$ivar[1, ] > 0
+  scaled <- read(coadd = list(flux = list(type = "I", values = rep(200, n))), coadd_cards = list(TSCAL1 = 0.01))
+  expect_equal(scaled$flux, plain$flux, tolerance = 1e-6)
+  expect_equal(scaled$norm, 2, tolerance = 1e-6)
+  expect_equal(read(coadd = list(ivar = list(type = "J", values = rep(1, n))), coadd_cards = list(TSCAL3 = 3, TZERO3 = 1))$ivar, plain$ivar, tolerance = 1e-6)
+  expect_equal(read(coadd = list(flux = list(type = "D", values = rep(2, n)), loglam = list(type = "D", values = 3.58 + 1e-4 * (seq_len(n) - 1))))$flux, plain$flux)
+  missing <- read(coadd = list(flux = list(type = "I", values = replace(rep(2, n), 11:20, -1))), coadd_cards = list(TNULL1 = -1))
+  expect_equal(which(inside)[!missing$ivar[1, inside] > 0], which(inside)[11:20])
+  # masks: whatever their type, a bit is a bit
+  masked <- function(mask, ...) {
+    x <- read(coadd = list(and_mask = mask), ...)
+    which(inside)[!x$ivar[1, inside] > 0] - which(inside)[1] + 1
+  }
+  expect_equal(masked(list(type = "I", values = replace(integer(n), 5, -32768))), 5)
+  expect_equal(masked(list(type = "J", values = replace(rep(NA, n), 7, -2147483647)), coadd_cards = list(TZERO4 = 2147483648)), 7)
+  expect_equal(masked(list(type = "K", values = replace(rep("0", n), c(3, 9), c("4294967296", "9223372036854775808")))), c(3, 9))
+  expect_equal(masked(list(type = "K", values = replace(rep("9223372036854775808", n), 2, "9223372036854775809")), coadd_cards = list(TZERO4 = 9223372036854775808)), 2)
+  expect_equal(masked(list(type = "J", values = replace(integer(n), 4, -9)), coadd_cards = list(TNULL4 = -9)), 4)
+})
+
+test_that("SDSS-V's files are read and selected by what they have", {
+  folder <- withr::local_tempdir()
+  object <- function(id, ...) {
+    utils::modifyList(list(PLATE = NULL, FIBERID = NULL, PLATEQUALITY = NULL, INSTRUMENT = NULL, FIELD = list(type = "J", values = 17057), MJD = list(type = "J", values = 59631),
+                           CATALOGID = list(type = "K", values = id), FIELDQUALITY = list(type = "4A", values = "good")), list(...))
+  }
+  ids <- c("27021598108289694", "27021598108289695", "63050394846126565")
+  for (id in ids) write_sdss(file.path(folder, paste0("spec-017057-59631-", id, ".fits")), object = object(id), primary = list(RUN2D = "v6_1_3"))
+  write_sdss(file.path(folder, "flags.fits"), object = object("7", ZWARNING = list(type = "K", values = "4294967296")))
+  write_sdss(file.path(folder, "no-plate.fits"), object = object("8", PLATE = list(type = "J", values = -999), FIBERID = list(type = "J", values = -999)))
+  con <- gzfile(file.path(folder, "packed.fits.gz"), "wb")
+  write_sdss(file.path(folder, "unpacked"), object = object("9", SDSS_ID = list(type = "K", values = "54392544")))
+  writeBin(readBin(file.path(folder, "unpacked"), raw(), 1e7), con)
+  close(con)
+  x <- read_sdss(folder, instrument = "boss", progress = FALSE)
+  expect_setequal(x$id, c(paste0("017057-59631-", c(ids, "7", "8", "9"))))
+  expect_identical(nrow(problems(x)), 0L)
+  expect_true(all(is.na(x$meta$plate)))
+  expect_setequal(x$meta$catalogid, c(ids, "7", "8", "9"))
+  expect_identical(x$meta$sdss_id[x$meta$catalogid == "9"], "54392544")
+  expect_identical(x$meta$zwarning[x$meta$catalogid == "7"], 4294967296)
+  expect_message(chosen <- select_galaxies(x), "5 of 6")
+  expect_false("017057-59631-7" %in% chosen$id)
+  path <- withr::local_tempfile(fileext = ".fits")
+  expect_setequal(as_spectra(write_survey(folder, path, instrument = "boss", progress = FALSE))$meta$catalogid, c(ids, "7", "8", "9"))
+})

@@ -11,6 +11,10 @@ test_that("arguments that are not known are refused, with what was meant", {
   for (f in list(encode, reconstruct, residuals)) expect_error(f(fit, x, path = "a.fits"), "takes no `path`", class = "spender_error_invalid")
   expect_error(encode(fit, x, thraeds = 1), "`threads`", class = "spender_error_invalid")
   expect_error(plot(fit, colour = 1), "`colour`", class = "spender_error_invalid")
+  for (f in list(summary, coef)) expect_error(f(fit, digits = 3), "`digits`", class = "spender_error_invalid")
+  for (f in list(summary, problems)) expect_error(f(x, digits = 3), "`digits`", class = "spender_error_invalid")
+  survey <- write_survey(x, withr::local_tempfile(fileext = ".fits"))
+  expect_error(survey[1, 2], "rows to choose", class = "spender_error_invalid")
   expect_error(spender(x, lsf = 1001), "longer than a spectrum: it is 1001 pixels, and the grid has 251", class = "spender_error_invalid")
 })
 
@@ -83,4 +87,27 @@ test_that("an ensemble can be drawn and reconstructs, many spectra go on several
   expect_silent(plot(x, rows = 1:20))
   expect_identical(graphics::par("mfrow"), before)
   expect_silent(graphics::plot(1:3))
+})
+
+test_that("no spectra give results of no rows", {
+  x <- small_spectra(8)
+  fit <- small_fit(x, epochs = 1)
+  none <- x[0]
+  expect_silent({
+    expect_identical(dim(encode(fit, none)), c(0L, 2L))
+    expect_identical(dim(reconstruct(fit, none)), c(0L, 251L))
+    expect_identical(dim(residuals(fit, none)), c(0L, 251L))
+    expect_identical(length(predict(fit, none, "loss")), 0L)
+    expect_identical(dim(attention(fit, none))[1], 0L)
+    expect_identical(dim(grad_fam(fit, none, "Halpha"))[1], 0L)
+    expect_identical(dim(c(none, none)), c(0L, 251L))
+    expect_identical(nrow(as.data.frame(none)), 0L)
+    expect_identical(nrow(join_catalogue(none, data.frame(id = "a", mass = 1))$meta), 0L)
+    survey <- write_survey(none, withr::local_tempfile(fileext = ".fits"))
+    expect_identical(dim(predict(fit, survey, "latent")), c(0L, 2L))
+    expect_identical(dim(as_spectra(survey)), c(0L, 251L))
+  })
+  skip_if_not_installed("minpack.lm")
+  expect_identical(length(classify_galaxies(measure_lines(none))), 0L)
+  expect_identical(nrow(measure_model_lines(fit, none)), 0L)
 })
