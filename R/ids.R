@@ -16,7 +16,7 @@ number_text <- function(x) {
 plain_text <- function(x) if (is.numeric(x) || inherits(x, "integer64")) number_text(x) else as.character(x)
 
 check_id <- function(id, names, n) {
-  if (is.null(id)) id <- if (is.null(names) || anyNA(names) || anyDuplicated(names)) seq_len(n) else names
+  if (is.null(id)) id <- if (is.null(names) || anyNA(names) || any(names == "") || anyDuplicated(names)) seq_len(n) else names
   if (!is.atomic(id) && !is.factor(id)) abort("invalid", "`id` must be a character vector, not ", describe(id), ".")
   if (length(id) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `id` has length ", length(id), ".")
   if (is.double(id) && !is.object(id) && any(abs(id) >= 2^53, na.rm = TRUE)) {
@@ -30,13 +30,19 @@ check_id <- function(id, names, n) {
   id
 }
 
-# Order that brings elements called `own` to the rows called `names`; NULL where either has no names, or they agree already.
+# Order that brings elements called `own` to the rows called `names`; NULL where either has no names, or they agree already. Names that are all
+# others, such as rbind(a, b) makes, say nothing of the order: the rows are paired as they stand, and that is said.
 order_by_name <- function(own, names, what, rows_of = "`flux`'s rows") {
   if (is.null(own) || is.null(names) || length(own) != length(names) || identical(as.character(own), as.character(names))) return(NULL)
+  if (anyNA(c(own, names)) || any(own == "") || any(names == "")) return(NULL)
   order <- match(names, own)
+  if (all(is.na(order))) {
+    warn("names", "The names of ", what, " are others than those of ", rows_of, " (\"", own[1], "\" beside \"", names[1], "\"): they are paired by their order.")
+    return(NULL)
+  }
   if (anyNA(order) || anyDuplicated(own) || anyDuplicated(names)) {
-    abort("id", "The names of ", what, " are not those of ", rows_of, ": \"", own[1], "\" where \"", names[1],
-          "\" is. Take the names off, unname(), if their order is right.")
+    abort("id", "The names of ", what, " are not those of ", rows_of, ": \"", own[is.na(match(own, names)) | duplicated(own)][1],
+          "\" is not among them. Take the names off, unname(), if their order is right.")
   }
   order
 }

@@ -70,16 +70,20 @@ predict_rows <- function(fit, x, unknown, type, device, batch_size) {
 # Why a fit can say nothing of a row: 1, it has no norm; 2, the restframe grid covers none of its valid pixels. Else 0.
 unknown_rows <- function(fit, x) {
   covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, if (is.null(fit$architecture)) 0 else fit$architecture$lsf)
-  left <- which(!is.na(x$norm) & covered[, "to"] >= covered[, "from"])
-  unknown <- ifelse(is.na(x$norm), 1, 2)
-  pixels <- seq_len(ncol(x$ivar))
+  ifelse(is.na(x$norm), 1, ifelse(has_valid_pixel(x$ivar, covered[, "from"], covered[, "to"], which(!is.na(x$norm))), 0, 2))
+}
+
+# For each row, whether a pixel from ... to has weight; asked of `rows` only
+has_valid_pixel <- function(ivar, from = rep(1, nrow(ivar)), to = rep(ncol(ivar), nrow(ivar)), rows = seq_len(nrow(ivar))) {
+  found <- logical(nrow(ivar))
+  pixels <- seq_len(ncol(ivar))
   for (m in c(pixels[pixels %% 64 == 32], pixels[pixels %% 64 != 32])) { # a few columns tell, of most
-    if (!length(left)) break
-    valid <- (x$ivar[left, m] > 0 & m >= covered[left, "from"] & m <= covered[left, "to"]) %in% TRUE
-    unknown[left[valid]] <- 0
-    left <- left[!valid]
+    if (!length(rows)) break
+    valid <- (ivar[rows, m] > 0 & m >= from[rows] & m <= to[rows]) %in% TRUE
+    found[rows[valid]] <- TRUE
+    rows <- rows[!valid]
   }
-  unknown
+  found
 }
 
 warn_unknown <- function(unknown) {

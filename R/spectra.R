@@ -11,7 +11,7 @@
 #' @param wave The observed grid: an [instrument()], its name, or wavelengths in Å (vacuum).
 #' @param id One unique name per row, as text or as whole numbers below 2^53; by default the row names of `flux`, or else `"1"`, `"2"`, ...
 #'   Where rows of `ivar` or `meta`, or elements of `z`, have the names of the rows of `flux` in another order, they are brought into
-#'   theirs; other names of `ivar` and `z` are an error.
+#'   theirs; where only some of the names of `ivar` or `z` are those of `flux`, that is an error, and where none is, a warning.
 #' @param meta A data frame of catalogue columns, one row per spectrum.
 #' @param normalize `FALSE` if `flux` and `ivar` are normalised already.
 #' @param mask_sky Mask pixels within 5 Å of the night-sky lines of [sky_lines()]? Or a vector of line wavelengths (Å, vacuum)
@@ -45,7 +45,8 @@
 #' @section Errors:
 #' `spender_error_dimension` when two arguments do not fit together, `spender_error_redshift` for a redshift that is missing, not
 #' finite or at most -1, `spender_error_id` for ids that are missing or not unique, `spender_error_invalid` for an argument of
-#' the wrong type. Warnings: `spender_warning_ivar`, negative inverse variances were set to 0; `spender_warning_unit`, nothing is left of
+#' the wrong type. Warnings: `spender_warning_ivar`, negative inverse variances were set to 0; `spender_warning_names`, names of rows
+#' that are others than those of `flux`; `spender_warning_unit`, nothing is left of
 #' any spectrum, and a unit looks like the reason.
 #' @examples
 #' grid <- instrument(seq(4000, 8000, by = 2), name = "toy")

@@ -400,6 +400,12 @@ usable_for_fit <- function(fit, x) {
          " no norm and ", ngettext(length(without), "is", "are"), " left out of the fit: rows ", enumerate(without), ".")
     rows <- rows[-without]
   }
+  masked <- if (!inherits(x, "survey")) rows[!has_valid_pixel(x$ivar)[rows]]
+  if (length(masked)) {
+    warn("masked", length(masked), ngettext(length(masked), " spectrum has", " spectra have"), " no valid pixel and ",
+         ngettext(length(masked), "is", "are"), " left out of the fit: rows ", enumerate(masked), ".")
+    rows <- setdiff(rows, masked)
+  }
   if (length(rows) == 0) abort("invalid", "There is no spectrum to train on.")
   wave <- fit$instrument$wave
   covered <- coverage(x$z[rows], wave, fit$wave_rest)

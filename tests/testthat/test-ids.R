@@ -43,10 +43,18 @@ test_that("names of rows are followed, or refused where they are others", {
   expect_identical(x$z, c(0.11, 0.12, 0.13))
   expect_identical(x$meta$mass, c(1, 2, 3))
   rownames(ivar)[1] <- "d"
-  expect_error(spectra(flux, ivar, z, toy_grid()), "names of `ivar`'s rows", class = "spender_error_id")
+  expect_error(spectra(flux, ivar, z, toy_grid()), "\"d\" is not among them", class = "spender_error_id")
   names(z)[1] <- "d"
   expect_error(spectra(flux, unname(ivar), z, toy_grid()), "names of `z`", class = "spender_error_id")
   expect_error(spectra(unname(flux), unname(ivar), z, toy_grid(), id = c("a", "b", "c")), "those of `id`", class = "spender_error_id")
+  # names that rbind() makes of its arguments say nothing
+  a <- b <- rep(1, length(wave))
+  one <- rep(4, length(wave))
+  two <- rep(5, length(wave))
+  expect_warning(x <- spectra(rbind(a, b), rbind(one, two), c(0.1, 0.2), toy_grid(), normalize = FALSE, mask_sky = FALSE), "by their order", class = "spender_warning_names")
+  expect_identical(x$ivar[, 1], c(4, 5))
+  expect_silent(x <- spectra(rbind(a, b * 2), rbind(one, two), c(0.1, 0.2), toy_grid()))
+  expect_identical(x$id, c("1", "2"))
   expect_identical(spectra(unname(flux), unname(ivar), z[c(2, 3, 1)], toy_grid(), normalize = FALSE)$z, c(0.11, 0.12, 0.13))
 })
 

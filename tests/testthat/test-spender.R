@@ -256,7 +256,7 @@ test_that("a forked child computes the same", {
 test_that("the flat model's loss is what its formula says, for whatever rows", {
   x <- small_spectra(20)
   x$ivar[3, ] <- 0
-  fit <- small_fit(x, epochs = 1)
+  fit <- suppressWarnings(small_fit(x, epochs = 1))
   rows <- c(7, 3, 19, 7)
   found <- flat_model(x, fit$wave_rest[50:300], 5, rows)
   covered <- coverage(x$z, x$instrument$wave, fit$wave_rest[50:300], 5)
@@ -267,6 +267,10 @@ test_that("the flat model's loss is what its formula says, for whatever rows", {
   expect_equal(found$loss, mean(plain), tolerance = 1e-14)
   expect_equal(found$valid, mean(x$ivar[rows, ] > 0))
   # spectra that are left out do not count
+  expect_warning(masked <- small_fit(x, epochs = 1), "rows 3\\.", class = "spender_warning_masked")
+  expect_equal(masked$weights, small_fit(x[-3], epochs = 1)$weights)
+  expect_error(suppressWarnings(small_fit(x[3], epochs = 1)), "no spectrum to train on", class = "spender_error_invalid")
+  x <- x[-3]
   x$norm[2] <- NA
   expect_warning(without <- small_fit(x, epochs = 1), class = "spender_warning_no_norm")
   expect_equal(without$weights, small_fit(x[-2], epochs = 1)$weights)
