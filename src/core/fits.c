@@ -58,14 +58,13 @@ struct shape {
 };
 
 static int take_card(struct shape *shape, const char *card) {
-  char key[9] = "";
   if (!spd_fits_card_is_sound(card)) return 0;
   if (strncmp(card, "BITPIX  =", 9) == 0) return spd_fits_card_integer(&shape->bitpix, card, "BITPIX  ");
   if (strncmp(card, "NAXIS   =", 9) == 0) return spd_fits_card_integer(&shape->n_axes, card, "NAXIS   ");
   if (strncmp(card, "PCOUNT  =", 9) == 0) return spd_fits_card_integer(&shape->heap, card, "PCOUNT  ");
   if (strncmp(card, "GCOUNT  =", 9) == 0) return spd_fits_card_integer(&shape->groups, card, "GCOUNT  ");
   for (int axis = 1; axis <= MAX_AXES; axis++) {
-    snprintf(key, sizeof key, "NAXIS%d  ", axis);
+    const char key[] = {'N', 'A', 'X', 'I', 'S', (char)('0' + axis), ' ', ' ', '\0'};
     if (strncmp(card, key, 8) == 0 && card[8] == '=') return spd_fits_card_integer(&shape->axes[axis - 1], card, key);
   }
   return 1;

@@ -25,5 +25,7 @@ void spd_threads_stop(void);
 /* Cores that this process may keep busy: those of its affinity mask, or fewer where a control group (a container, Slurm) grants
  * less processor time than they have. At least 1. */
 int spd_cores(void);
+/* What control groups grant: groups: the process's, as in /proc/self/cgroup; root: where they are mounted. 0 for no limit. */
+int spd_core_quota(const char *groups, const char *root);
 
 #endif

@@ -1,6 +1,8 @@
 /* The pool of threads: each piece once, numbers of threads that nobody shares, loops within pieces, several callers at once, a stop and a
  * new start, children of a fork. */
 #include <pthread.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -54,6 +56,44 @@ static void nested(const void *context, size_t piece, int thread) {
   spd_parallel(3, 3, add_three, &sum);
 }
 
+static void write_file(const char *folder, const char *name, const char *text) {
+  char path[256];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  FILE *file = fopen(path, "w");
+  if (!file || fputs(text, file) < 0 || fclose(file) != 0) exit(2);
+}
+
+/* A tree of control groups: a job of 1.5 cores in a slice of 4, or of version 1 */
+static void test_quotas(void) {
+  char root[] = "/tmp/spender-groups-XXXXXX", groups[64], command[64];
+  if (!mkdtemp(root)) exit(2);
+  snprintf(groups, sizeof groups, "%s/groups", root);
+  snprintf(command, sizeof command, "rm -rf %s", root);
+  const char *const folders[] = {"slice", "slice/job", "cpu,cpuacct", "cpu,cpuacct/job"};
+  for (int i = 0; i < 4; i++) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", root, folders[i]);
+    if (mkdir(path, 0700) != 0) exit(2);
+  }
+  write_file(root, "groups", "0::/slice/job\n");
+  CHECK(spd_core_quota(groups, root) == 0, "a quota where there is none");
+  write_file(root, "slice/cpu.max", "400000 100000\n");
+  CHECK(spd_core_quota(groups, root) == 4, "the slice's quota is %d cores", spd_core_quota(groups, root));
+  write_file(root, "slice/job/cpu.max", "150000 100000\n");
+  CHECK(spd_core_quota(groups, root) == 2, "the job's quota is %d cores", spd_core_quota(groups, root));
+  write_file(root, "slice/job/cpu.max", "max 100000\n");
+  CHECK(spd_core_quota(groups, root) == 4, "a job without one has its slice's");
+  write_file(root, "groups", "12:cpuset:/job\n4:cpu,cpuacct:/job\n1:name=systemd:/job\n");
+  CHECK(spd_core_quota(groups, root) == 0, "a quota of version 1 where there is none");
+  write_file(root, "cpu,cpuacct/job/cpu.cfs_period_us", "100000\n");
+  write_file(root, "cpu,cpuacct/job/cpu.cfs_quota_us", "-1\n");
+  CHECK(spd_core_quota(groups, root) == 0, "-1 is no quota");
+  write_file(root, "cpu,cpuacct/job/cpu.cfs_quota_us", "300000\n");
+  CHECK(spd_core_quota(groups, root) == 3, "the quota of version 1 is %d cores", spd_core_quota(groups, root));
+  CHECK(spd_core_quota("/nowhere", root) == 0, "no file of groups");
+  if (system(command) != 0) exit(2);
+}
+
 int main(void) {
   int wrong = 0;
   for (int threads = 1; threads <= MOST_THREADS; threads++)
@@ -98,5 +138,6 @@ int main(void) {
   CHECK(run(3, PIECES) == 0, "a loop after a fork is wrong");
   spd_threads_stop();
   CHECK(spd_cores() >= 1, "%d cores", spd_cores());
+  test_quotas();
   return check_end();
 }
