@@ -1,9 +1,9 @@
-#' Read SDSS and BOSS spectra
+#' Read SDSS, BOSS and SDSS-V spectra
 #'
-#' Reads the files that the Sloan Digital Sky Survey serves one per object (`spec-PLATE-MJD-FIBER.fits`), from SDSS-I to eBOSS,
-#' several at a time, and prepares the spectra as [spectra()] does.
+#' Reads the files that the Sloan Digital Sky Survey serves one per object (`spec-PLATE-MJD-FIBER.fits`, and
+#' `spec-FIELD-MJD-CATALOGID.fits` of SDSS-V), several at a time, and prepares the spectra as [spectra()] does.
 #'
-#' @param files Names of files, or of folders: all `.fits` in them and below.
+#' @param files Names of files, or of folders: all `.fits` and `.fits.gz` in them and below.
 #' @param instrument The grid to place the spectra on: an [instrument()] or its name. Its pixels must be SDSS's own, uniform by
 #'   1e-4 in log10 of wavelength: nothing is resampled.
 #' @param mask_sky,window As in [spectra()].
@@ -11,11 +11,13 @@
 #' @param progress Show a progress bar?
 #'
 #' @details
-#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`; a pixel with `and_mask` set has ivar 0. Each pixel goes to the nearest
+#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, whatever numbers they are stored as; a pixel with a bit of `and_mask` set, or whose
+#' mask is not known, has ivar 0. Each pixel goes to the nearest
 #' one of the grid; what lies beyond either end is cropped, what a file does not have is flux 0, ivar 0. HDU 2 gives the redshift
 #' and the catalogue: `file`, `plate`, `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
-#' `instrument` (`"SDSS"` or `"BOSS"`), each `NA` where the file has none. Ids are `plate-mjd-fiber` as in file names
-#' (`0266-51602-0013`).
+#' `instrument` (`"SDSS"` or `"BOSS"`), each `NA` where the file has none; of SDSS-V also `field`, `catalogid` and `sdss_id` (texts, as they
+#' are 64-bit integers), and `plate_quality` is the quality of the field. Ids are `plate-mjd-fiber` as in file names (`0266-51602-0013`), or
+#' `field-mjd-catalogid`, from the file's own keys.
 #'
 #' A file that is not what it should be does not stop the others: it has no row in the result but one in [problems()], with the
 #' reason, and a warning of class `spender_warning_files` counts them. Two files of one object both stay; the second gets a new

@@ -55,7 +55,7 @@
 #'   returns `FALSE`.
 #'
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
-#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` and `call`. It
+#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (what it was trained with and on; `kept` is the row of `history` that the weights are of) and `call`. It
 #'   is a plain R object: [saveRDS()] keeps all of it, [write_model()] writes it for others. An interrupt returns the fit of the
 #'   epochs done, with a warning.
 #'

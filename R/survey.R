@@ -12,11 +12,12 @@
 #' @section Format:
 #' The primary HDU is an image, `WAVELENGTH` (Å, vacuum, doubles). The table `SPECTRA` follows, with a row for each spectrum: `ID`, `Z`,
 #' `NORM` (`NaN` for a spectrum without norm), catalogue columns, then `FLUX` and `IVAR` (\eqn{M} floats each, prepared as
-#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. Inputs that were rejected are
+#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. `OBJECT` stands beside `ID` where rows of one
+#' object have ids of their own. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and the mask, and the window. Inputs that were rejected are
 #' in a last table, `REJECTED`. The file of a survey that is still being written, or whose writer was killed, holds whole rows.
 #' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
 #'   spectra over all files), `z`, `norm`, `instrument` and `columns`. `x[i]` is a smaller survey, `as_spectra(x)` reads it into memory as
-#'   [spectra()] (with ids that repeat made unique: their split into training and validation then differs), `as.data.frame(x)` is its
+#'   [spectra()] (ids that repeat are made unique, and known as one object), `as.data.frame(x)` is its
 #'   catalogue, [problems()] lists what was rejected.
 #' @section Errors: `spender_error_io` where a file cannot be opened, `spender_error_format` where it is not a survey, cut, or damaged;
 #'   `spender_error_grid` for files on different grids; `spender_error_changed` where a file was changed or replaced since it was opened (it may
