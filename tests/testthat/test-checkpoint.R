@@ -25,7 +25,7 @@ test_that("a checkpoint can be of any step", {
                   steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE, lsf_factor = 1, lsf_nonnegative = FALSE)
   open <- function() {
     .Call(ffi_train_open, whole$architecture, .Call(ffi_network_fill, whole$architecture, 1), whole$instrument$wave, whole$wave_rest,
-          list(flux = x$flux, ivar = x$ivar), x$z, split_by_id(x$id, 0.2, 1), options)
+          list(flux = x$flux, ivar = x$ivar, rows = as.double(seq_along(x$z))), x$z, split_by_id(x$id, 0.2, 1), options)
   }
   for (steps in c(1, 2, 4, 5, 7)) {
     session <- open()

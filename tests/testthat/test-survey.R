@@ -235,7 +235,7 @@ test_that("a writer killed in the middle of appending is continued, with names o
   folder <- file.path(withr::local_tempdir(), if (l10n_info()[["UTF-8"]]) "sp\u00e9ctra 100%41" else "spectra 100%41")
   dir.create(folder)
   for (i in 1:4) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
-  writeLines("no", file.path(folder, "b\u00e4d.fits"))
+  writeLines("no", file.path(folder, if (l10n_info()[["UTF-8"]]) "b\u00e4d.fits" else "bad.fits"))
   files <- list.files(folder, "fits$", full.names = TRUE)
   good <- grep("spec", files, value = TRUE)
   path <- file.path(folder, "survey")
