@@ -232,7 +232,7 @@ test_that("a survey is drawn without being read", {
 
 test_that("a writer killed in the middle of appending is continued, with names of any kind and what was rejected", {
   skip_without_cfitsio()
-  folder <- file.path(withr::local_tempdir(), if (l10n_info()[["UTF-8"]]) "sp\u00e9ctra 100%41" else "spectra 100%41")
+  folder <- file.path(withr::local_tempdir(), if (l10n_info()[["UTF-8"]]) "sp\u00e9ctra 100%41" else "sp 100%41")
   dir.create(folder)
   for (i in 1:4) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
   writeLines("no", file.path(folder, if (l10n_info()[["UTF-8"]]) "b\u00e4d.fits" else "bad.fits"))
