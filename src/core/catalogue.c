@@ -76,7 +76,7 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   strncpy(c->name, spd_sdss_file_name(path), sizeof c->name - 1);
   int status = 0, type = 0;
   LONGLONG n_rows = 0, start = 0, data = 0, end = 0;
-  spd_status result = spd_fits_open(&c->opened, path, c->name, hdu, error);
+  spd_status result = spd_fits_open_hdu(&c->opened, path, c->name, hdu, error);
   if (result != SPD_STATUS_OK) {
     free(c);
     return result;
@@ -115,7 +115,7 @@ spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_ca
   if (found.type < 0 || !spd_fits_is_single(&found))
     return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has a column '%.60s' that is not one value a row", c->name, name);
   if (found.type == TSTRING)
-    column->kind = SPD_CATALOGUE_TEXT, column->width = (size_t)found.width;
+    column->kind = SPD_CATALOGUE_TEXT, column->width = found.width > 0 ? (size_t)found.width : 1;
   else if (found.type == TLOGICAL || found.type == TBIT)
     column->kind = SPD_CATALOGUE_LOGICAL;
   else if (found.type == TLONGLONG || found.type == TULONGLONG)

@@ -12,7 +12,7 @@
 #endif
 
 enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 2000, LONGEST_NUMBER = 40, MAX_AXES = 9 };
-#define LARGEST ((size_t)1 << 36) /* bytes of a gzipped file, unpacked */
+#define LARGEST ((size_t)1 << 36) /* bytes of a gzipped catalogue, unpacked */
 
 /* ---- headers, before CFITSIO ---- */
 
@@ -108,54 +108,98 @@ static int headers_are_sound(FILE *file, long long size, int last) {
   return 1;
 }
 
+spd_status spd_fits_check_headers(const void *context, FILE *file, long long bytes) {
+  const struct spd_fits_headers *h = context;
+  if (headers_are_sound(file, bytes, h->last)) return SPD_STATUS_OK;
+  return spd_fail(h->error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: its headers are not those of a FITS file", h->name);
+}
+
 /* ---- opening ---- */
 
-static spd_status check(struct spd_fits_file *f, const char *path, const char *name, int hdu, struct spd_error *error) {
+/* The bytes of a gzipped file; NULL where that fails, or there are more than `most`, or this build has no zlib. */
+static unsigned char *gunzip(size_t *size, const char *path, size_t most) {
+  *size = 0;
+#ifdef SPD_HAVE_ZLIB
+  const size_t at_once = (size_t)1 << 28; /* zlib counts in an int */
+  gzFile file = gzopen(path, "rb");
+  if (!file) return NULL;
+  size_t room = (size_t)1 << 20;
+  unsigned char *bytes = malloc(room);
+  int got = bytes ? 1 : -1;
+  while (got > 0) {
+    if (*size == room) {
+      unsigned char *larger = room <= most ? realloc(bytes, 2 * room) : NULL;
+      if (!larger) break;
+      bytes = larger;
+      room *= 2;
+    }
+    got = gzread(file, bytes + *size, (unsigned)(room - *size < at_once ? room - *size : at_once));
+    if (got > 0) *size += (size_t)got;
+  }
+  const int sound = gzclose(file) == Z_OK; /* not where it is cut, or its checksum does not fit */
+  if (got == 0 && sound && *size <= most) return bytes;
+  free(bytes);
+#else
+  (void)path, (void)most;
+#endif
+  return NULL;
+}
+
+/* Of what fopen() would wait for, or CFITSIO guess at (other formats, "name.gz"), nothing gets further than here. */
+static spd_status look(struct spd_fits_file *f, const char *path, const char *name, size_t most, spd_fits_check *check,
+                       const void *context, struct spd_error *error) {
   struct stat info;
   char magic[9] = "";
-  if (stat(path, &info) != 0) return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened: %s", name, strerror(errno));
-  if (!S_ISREG(info.st_mode) || strlen(path) >= FLEN_FILENAME)
-    return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened: it is no regular file, or its path is too long", name);
+#define FAIL(status, ...) return spd_fail(error, status, "%.200s " __VA_ARGS__)
+  if (stat(path, &info) != 0) FAIL(SPD_STATUS_IO, "cannot be opened: %s", name, strerror(errno));
+  if (S_ISDIR(info.st_mode)) FAIL(SPD_STATUS_IO, "is a folder, not a file", name);
+  if (!S_ISREG(info.st_mode)) FAIL(SPD_STATUS_IO, "is not a regular file", name);
+  if (info.st_size == 0) FAIL(SPD_STATUS_FORMAT, "is empty", name);
+  if (strlen(path) >= FLEN_FILENAME)
+    FAIL(SPD_STATUS_IO, "cannot be opened: its path is longer than CFITSIO's %d bytes", name, FLEN_FILENAME - 1);
   FILE *file = fopen(path, "rb");
-  if (!file) return spd_fail(error, SPD_STATUS_IO, "%.200s cannot be opened: %s", name, strerror(errno));
+  if (!file) FAIL(SPD_STATUS_IO, "cannot be opened: %s", name, strerror(errno));
   size_t n = fread(magic, 1, sizeof magic, file);
   f->bytes = (long long)info.st_size;
   if (n >= 2 && memcmp(magic, "\x1f\x8b", 2) == 0) {
     fclose(file);
-    f->unpacked = spd_fits_gunzip(&f->size, path, LARGEST);
+    f->unpacked = gunzip(&f->size, path, most);
     if (!f->unpacked || f->size == 0)
-      return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is gzipped and cannot be unpacked: it is cut or damaged, or this build has no zlib", name);
+      FAIL(SPD_STATUS_FORMAT, "is gzipped and cannot be unpacked: it is cut or damaged, too large, or this build has no zlib", name);
     f->bytes = (long long)f->size;
     file = fmemopen(f->unpacked, f->size, "rb");
-    if (!file) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%.200s cannot be unpacked: %s", name, strerror(errno));
+    if (!file) FAIL(SPD_STATUS_NO_MEMORY, "cannot be unpacked: %s", name, strerror(errno));
     n = fread(magic, 1, sizeof magic, file);
   }
-  spd_status status = SPD_STATUS_OK;
-  if (n < sizeof magic || memcmp(magic, "SIMPLE  =", sizeof magic) != 0)
-    status = spd_fail(error, SPD_STATUS_FORMAT, "%.200s is not a FITS file", name);
+  spd_status status = n == sizeof magic && memcmp(magic, "SIMPLE  =", sizeof magic) == 0
+                          ? SPD_STATUS_OK
+                          : spd_fail(error, SPD_STATUS_FORMAT, "%.200s is not a FITS file", name);
+#undef FAIL
   rewind(file);
-  if (status == SPD_STATUS_OK && !headers_are_sound(file, f->bytes, hdu))
-    status = spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: its headers are not those of a FITS file", name);
+  if (status == SPD_STATUS_OK) status = check(context, file, f->bytes);
   fclose(file);
   return status;
 }
 
-spd_status spd_fits_open(struct spd_fits_file *f, const char *path, const char *name, int hdu, struct spd_error *error) {
+spd_status spd_fits_open(struct spd_fits_file *f, const char *path, const char *name, size_t most, spd_fits_check *check,
+                         const void *context, struct spd_error *error) {
   int status = 0;
   memset(f, 0, sizeof *f);
-  spd_status result = check(f, path, name, hdu, error);
+  spd_status result = look(f, path, name, most, check, context, error);
   if (result == SPD_STATUS_OK) {
     if (f->unpacked)
       fits_open_memfile(&f->file, name, READONLY, (void **)&f->unpacked, &f->size, 0, NULL, &status);
     else
       fits_open_diskfile(&f->file, path, READONLY, &status);
-    if (status) {
-      fits_clear_errmsg();
-      result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s cannot be opened as a FITS file", name);
-    }
+    if (status) result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s cannot be opened as a FITS file", name);
   }
   if (result != SPD_STATUS_OK) spd_fits_close(f);
   return result;
+}
+
+spd_status spd_fits_open_hdu(struct spd_fits_file *file, const char *path, const char *name, int hdu, struct spd_error *error) {
+  const struct spd_fits_headers headers = {name, hdu - 1, error};
+  return spd_fits_open(file, path, name, LARGEST, spd_fits_check_headers, &headers, error);
 }
 
 void spd_fits_close(struct spd_fits_file *f) {
@@ -224,39 +268,7 @@ int spd_fits_is_number(const struct spd_fits_column *column) {
 }
 
 int spd_fits_is_single(const struct spd_fits_column *column) {
-  return column->type == TSTRING ? column->width > 0 && column->repeat <= column->width : column->repeat == 1;
-}
-
-unsigned char *spd_fits_gunzip(size_t *size, const char *path, size_t most) {
-  *size = 0;
-#ifdef SPD_HAVE_ZLIB
-  gzFile file = gzopen(path, "rb");
-  if (!file) return NULL;
-  size_t room = (size_t)1 << 20;
-  unsigned char *bytes = malloc(room);
-  for (;;) {
-    const int got = bytes ? gzread(file, bytes + *size, (unsigned)(room - *size)) : -1;
-    if (got > 0) *size += (size_t)got;
-    if (got < 0 || *size > most) {
-      free(bytes);
-      bytes = NULL;
-      break;
-    }
-    if (*size < room) break; /* the end */
-    room *= 2;
-    unsigned char *larger = realloc(bytes, room);
-    if (!larger) free(bytes);
-    bytes = larger;
-  }
-  if (gzclose(file) != Z_OK) { /* cut, or its checksum does not fit */
-    free(bytes);
-    bytes = NULL;
-  }
-  return bytes;
-#else
-  (void)path, (void)most;
-  return NULL;
-#endif
+  return column->type == TSTRING ? column->repeat <= column->width || column->repeat == 0 : column->repeat == 1;
 }
 
 #else

@@ -17,9 +17,22 @@ struct spd_fits_file {
   long long bytes; /* of the file, unpacked */
 };
 
-/* Opens a file, gzipped or not, of which HDU 0 to `hdu` will be looked at: their headers are checked before CFITSIO sees them, which
- * copies some of what stands there without asking how long it is (4.2 and earlier). The sentence on failure begins with `name`. */
-spd_status spd_fits_open(struct spd_fits_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
+/* Looks at a file, from its beginning, before CFITSIO sees it, which copies some of what stands there without asking how long it is (4.2
+ * and earlier). The sentence on failure begins with the file's name. */
+typedef spd_status spd_fits_check(const void *context, FILE *file, long long bytes);
+/* The usual one: the headers of HDU 0 to `last`. */
+struct spd_fits_headers {
+  const char *name;
+  int last;
+  struct spd_error *error;
+};
+spd_fits_check spd_fits_check_headers; /* context: struct spd_fits_headers */
+
+/* Opens a file, gzipped or not (then of up to `most` bytes, unpacked), that passes `check`. */
+spd_status spd_fits_open(struct spd_fits_file *file, const char *path, const char *name, size_t most, spd_fits_check *check,
+                         const void *context, struct spd_error *error);
+/* The same for a table or image that stands in HDU `hdu`, as CFITSIO counts: from 1 */
+spd_status spd_fits_open_hdu(struct spd_fits_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
 void spd_fits_close(struct spd_fits_file *file);
 
 /* Is a card of a header (80 bytes) one that CFITSIO can be trusted with? No value, or one of printable characters:
@@ -52,10 +65,6 @@ int spd_fits_is_integer(const struct spd_fits_column *column); /* of up to 64 bi
 int spd_fits_is_number(const struct spd_fits_column *column);  /* integer or real */
 /* One value in a row, a text being one */
 int spd_fits_is_single(const struct spd_fits_column *column);
-
-/* The bytes of a gzipped file, unpacked: *size of them, which the caller frees. NULL where that fails, or there are more than `most`, or
- * this build has no zlib. */
-unsigned char *spd_fits_gunzip(size_t *size, const char *path, size_t most);
 
 #endif
 #endif

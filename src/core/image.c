@@ -80,7 +80,7 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
   memset(image, 0, sizeof *image);
   const char *name = spd_sdss_file_name(path);
   struct spd_fits_file file;
-  SPD_TRY(spd_fits_open(&file, path, name, hdu, error));
+  SPD_TRY(spd_fits_open_hdu(&file, path, name, hdu, error));
   spd_status status = read_open(image, file.file, name, hdu, (LONGLONG)file.bytes, error);
   spd_fits_close(&file);
   if (status != SPD_STATUS_OK) spd_image_free(image);

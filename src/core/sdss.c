@@ -21,14 +21,12 @@ spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object 
 
 #else
 
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/fits.h"
 
@@ -36,8 +34,6 @@ enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 1000, LARGEST = 1 << 28 /* b
 
 struct reader {
   fitsfile *file;
-  unsigned char *unpacked; /* of a gzipped file; else NULL */
-  size_t size;
   const char *name;
   struct spd_error *error;
 };
@@ -91,7 +87,8 @@ static int ends_header(const char *block) {
 
 /* Makes sure that the headers of HDU 0 to 2 are sound and their data in the file. CFITSIO 4.2 goes on after an NAXIS2 that it
  * cannot read, and was seen to ask for petabytes of columns, or to fill what it got for 24 seconds. */
-static spd_status check_layout(const struct reader *reader, FILE *file, long long size) {
+static spd_status check_layout(const void *context, FILE *file, long long size) {
+  const struct reader *reader = context;
   static const char *const contents[] = {"primary header", "COADD", "SPECOBJ or SPALL"};
   char block[BLOCK];
   long long at = 0;
@@ -116,41 +113,6 @@ static spd_status check_layout(const struct reader *reader, FILE *file, long lon
       return fail(reader, SPD_STATUS_IO, "cannot be read: %s", strerror(errno));
   }
   return SPD_STATUS_OK;
-}
-
-/* Before CFITSIO, which would wait on a pipe, guess at other formats and look for "name.gz". */
-static spd_status check_file(struct reader *reader, const char *path) {
-  struct stat info;
-  if (stat(path, &info) != 0) return fail(reader, SPD_STATUS_IO, "cannot be opened: %s", strerror(errno));
-  if (S_ISDIR(info.st_mode)) return fail(reader, SPD_STATUS_IO, "is a folder, not a file");
-  if (!S_ISREG(info.st_mode)) return fail(reader, SPD_STATUS_IO, "is not a regular file");
-  if (info.st_size == 0) return fail(reader, SPD_STATUS_FORMAT, "is empty");
-  if (strlen(path) >= FLEN_FILENAME)
-    return fail(reader, SPD_STATUS_IO, "cannot be opened: its path is longer than CFITSIO's %d bytes", FLEN_FILENAME - 1);
-
-  FILE *file = fopen(path, "rb");
-  if (!file) return fail(reader, SPD_STATUS_IO, "cannot be opened: %s", strerror(errno));
-  char magic[9] = "";
-  spd_status status;
-  size_t n = fread(magic, 1, sizeof magic, file);
-  if (n >= 2 && memcmp(magic, "\x1f\x8b", 2) == 0) {
-    fclose(file);
-    reader->unpacked = spd_fits_gunzip(&reader->size, path, LARGEST);
-    if (!reader->unpacked || reader->size == 0)
-      return fail(reader, SPD_STATUS_FORMAT, "is gzipped and cannot be unpacked: it is cut or damaged, or this build has no zlib");
-    info.st_size = (off_t)reader->size;
-    file = fmemopen(reader->unpacked, reader->size, "rb");
-    if (!file) return fail(reader, SPD_STATUS_NO_MEMORY, "cannot be unpacked: %s", strerror(errno));
-    n = fread(magic, 1, sizeof magic, file);
-  }
-  if (n < sizeof magic || memcmp(magic, "SIMPLE  =", sizeof magic) != 0)
-    status = fail(reader, SPD_STATUS_FORMAT, "is not a FITS file");
-  else {
-    rewind(file);
-    status = check_layout(reader, file, info.st_size);
-  }
-  fclose(file);
-  return status;
 }
 
 enum kind { KIND_REAL, KIND_INTEGER, KIND_TEXT };
@@ -350,19 +312,12 @@ static spd_status read_tables(struct spd_sdss_pixels *pixels, struct spd_sdss_ob
 
 spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
                          struct spd_error *error) {
-  struct reader reader = {NULL, NULL, 0, spd_sdss_file_name(path), error};
-  int status = 0;
-  spd_status result = check_file(&reader, path);
-  if (result == SPD_STATUS_OK) {
-    if (reader.unpacked)
-      fits_open_memfile(&reader.file, reader.name, READONLY, (void **)&reader.unpacked, &reader.size, 0, NULL, &status);
-    else
-      fits_open_diskfile(&reader.file, path, READONLY, &status);
-    result = status ? fail_fits(&reader, "its first header", status) : read_tables(pixels, object, &reader);
-    status = 0;
-    if (reader.file) fits_close_file(reader.file, &status);
-  }
-  free(reader.unpacked);
+  struct reader reader = {NULL, spd_sdss_file_name(path), error};
+  struct spd_fits_file opened;
+  SPD_TRY(spd_fits_open(&opened, path, reader.name, LARGEST, check_layout, &reader, error));
+  reader.file = opened.file;
+  const spd_status result = read_tables(pixels, object, &reader);
+  spd_fits_close(&opened);
   return result;
 }
 
