@@ -39,7 +39,7 @@ new_ensemble <- function(fits) structure(fits, class = "spender_ensemble")
 #' @param object From [spender_ensemble()].
 #' @param x [spectra()] on the fits' instrument.
 #' @param type `"observed"`, `"rest"` or `"loss"`, see [predict.spender()]. Latents have no mean: each member has its own.
-#' @param ... Passed on to [predict.spender()].
+#' @param ... Passed on to [predict.spender()]; `newdata`, which other packages' models call `x`.
 #' @return A list of `mean` and `sd`, the members' mean and standard deviation, each shaped as [predict.spender()] has it.
 #' @section Errors: those of [predict.spender()].
 #' @export
@@ -47,7 +47,7 @@ new_ensemble <- function(fits) structure(fits, class = "spender_ensemble")
 predict.spender_ensemble <- function(object, x, type = c("observed", "rest", "loss"), ...) {
   type <- match.arg(type)
   refuse_path("predict() of an ensemble", type, ...)
-  if (missing(x)) x <- list(...)$newdata
+  if (missing(x)) return(predict_newdata(object, type, ...))
   n <- length(object)
   mean <- squares <- 0
   for (i in seq_len(n)) { # Welford's update: one member's prediction in memory at a time
@@ -60,7 +60,7 @@ predict.spender_ensemble <- function(object, x, type = c("observed", "rest", "lo
 }
 
 # What concerns the spectra is said once.
-predict_member <- function(fit, x, type, warned, ..., newdata) {
+predict_member <- function(fit, x, type, warned, ...) {
   said <- function(w) if (warned) invokeRestart("muffleWarning")
   withCallingHandlers(predict(fit, x, type, ...), spender_warning_no_norm = said, spender_warning_coverage = said)
 }
@@ -169,15 +169,16 @@ spectra_pca <- function(x, components = 6, wave_rest = NULL, iterations = 15, z_
 #' @param object From [spectra_pca()].
 #' @param x [spectra()] on the same instrument.
 #' @param type `"observed"` (\eqn{n \times M}), `"rest"` (\eqn{n \times R}), `"latent"` (the scores) or `"loss"`, as in [predict.spender()].
-#' @param ... Not used.
+#' @param ... `newdata`, which other packages' models call `x`; anything else is an error.
 #' @rdname spectra_pca
 #' @export
 predict.spender_pca <- function(object, x, type = c("observed", "rest", "latent", "loss"), ...) {
   type <- match.arg(type)
+  if (missing(x)) return(predict_newdata(object, type, ...))
+  check_dots("predict", ...)
   x <- in_memory(x)
   check_spectra(x)
   check_same_grid(object, x)
-  check_dots("predict", ...)
   data <- to_restframe(x, object$wave_rest)
   scores <- weighted_fit(sweep(data$flux, 2, object$mean), data$weight, object$components)
   unknown <- unknown_rows(object, x)

@@ -95,7 +95,8 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
   file <- .Call(ffi_safetensors_read, path, character())
   metadata <- as.list(file$metadata)
   tensors <- network_tensors(file$tensors, path)
-  if (identical(metadata[["format"]], model_format)) {
+  ours <- identical(metadata[["format"]], model_format)
+  if (ours) {
     if (!is.null(pools) || !is.null(decoder_offset))
       abort("invalid", "`pools` and `decoder_offset` are for files without an architecture; ", path, " has one.")
     check_version(metadata[["version"]], path)
@@ -111,9 +112,10 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
 
   if (is.null(wave_obs) && !is.null(metadata[["instrument"]])) instrument_name <- metadata[["instrument"]]
   weights <- .Call(ffi_network_import, architecture, read_tensors(tensors[table$name], path))
-  if (!is.null(metadata[["digest"]])) { # files of others have none
-    grids <- lapply(c("wave_obs", "wave_rest"), function(grid) choose_grid(NULL, grid, architecture[[c(wave_obs = "n_observed", wave_rest = "n_rest")[[grid]]]], tensors, path))
-    if (!identical(metadata[["digest"]], model_digest(metadata, weights, grids[[1]], grids[[2]]))) {
+  if (ours && !is.null(metadata[["digest"]])) { # earlier versions wrote none
+    written <- model_digest(metadata, weights, choose_grid(NULL, "wave_obs", architecture$n_observed, tensors, path),
+                            choose_grid(NULL, "wave_rest", architecture$n_rest, tensors, path))
+    if (!identical(metadata[["digest"]], written)) {
       abort("format", path, ": is damaged: what it holds is not what was written (its digest does not fit)")
     }
   }

@@ -30,8 +30,9 @@
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss"), device = "auto", precision = "fp32",
                             threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, ...) {
   type <- match.arg(type)
-  check_dots("predict", ..., known = if (missing(x)) "newdata")
-  if (missing(x)) x <- list(...)$newdata
+  if (missing(x)) return(predict_newdata(object, type, device = device, precision = precision, threads = threads, batch_size = batch_size,
+                                         path = path, overwrite = overwrite, ...))
+  check_dots("predict", ...)
   check_source(x)
   check_same_grid(object, x)
   check_flag(overwrite, "overwrite")
@@ -51,6 +52,12 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
   })
   warn_unknown(unlist(unknown))
   do.call(if (type == "loss") c else rbind, parts)
+}
+
+# predict() with `x` under the name that R's own models have for it
+predict_newdata <- function(object, type, ..., newdata) {
+  if (missing(newdata)) abort("invalid", "`x` must be spectra, or a survey of them; it is missing.")
+  predict(object, newdata, type, ...)
 }
 
 # Of spectra in memory; rows of which the fit can say nothing are NA.
@@ -104,6 +111,7 @@ predict_to_file <- function(fit, x, type, path, overwrite, device, precision, th
   if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
   device <- choose_device(device, precision, threads)
   path <- path.expand(path)
+  check_not_source(path, x)
   name <- result_columns[[type]]
   wave <- if (type == "rest") fit$wave_rest else fit$instrument$wave
   ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
@@ -139,13 +147,13 @@ predict_to_file <- function(fit, x, type, path, overwrite, device, precision, th
 # What results are of, as a file keeps it: the type, and short digests of the fit, the spectra and their ids.
 result_identity <- function(fit, x, type, ids) {
   short <- function(...) substr(digest_of(list(...)), 1, 12)
-  paste0(type, " fit:", short(fit$weights, unlist(fit$architecture[c("n_latent", "filters", "lsf")]), fit$wave_rest, fit$instrument$wave),
+  shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
+  paste0(type, " fit:", short(fit$weights, shape, fit$wave_rest, fit$instrument$wave),
          " spectra:", short(data_digest(x)), " ids:", short(ids))
 }
 
-# Names of the parts that differ in two texts such as result_identity() and preparation_text() make; NULL for the same
+# Names of the parts that differ in two texts such as result_identity() and preparation_text() make
 differing_parts <- function(there, wanted) {
-  if (identical(there, wanted)) return(NULL)
   split_parts <- function(text) {
     words <- strsplit(text, " ", fixed = TRUE)[[1]]
     named <- grepl(":", words, fixed = TRUE)
@@ -154,8 +162,7 @@ differing_parts <- function(there, wanted) {
   there <- split_parts(there)
   wanted <- split_parts(wanted)
   all <- union(names(wanted), names(there))
-  other <- all[vapply(all, function(name) !identical(unname(there[name]), unname(wanted[name])), NA)]
-  if (length(other)) other else "spectra"
+  all[vapply(all, function(name) !identical(unname(there[name]), unname(wanted[name])), NA)]
 }
 
 digest_of <- function(x) .Call(ffi_digest, x, default_threads())

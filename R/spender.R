@@ -340,12 +340,14 @@ a_part_of <- function(x, most = 4096) {
 
 ids_of <- function(x, rows) if (inherits(x, "survey")) survey_catalogue(x, "ID", x$rows[rows])$ID else x$id[rows]
 
-# What the spectra of rows are called, the same for all rows of an object
+# Objects that the spectra of some rows are of
 objects_of <- function(x, rows) {
-  if (!inherits(x, "survey")) return(object_of(x)[rows])
-  known <- survey_catalogue(x, c("ID", if (x$has_objects %in% TRUE) "OBJECT"), x$rows[rows])
-  if (is.null(known$OBJECT)) known$ID else ifelse(is.na(known$OBJECT), known$ID, known$OBJECT)
+  if (inherits(x, "survey")) objects_in(survey_catalogue(x, name_columns(x), x$rows[rows])) else object_of(x)[rows]
 }
+
+# A survey's columns that name its spectra, and the objects that they say
+name_columns <- function(x) c("ID", if (x$has_objects %in% TRUE) "OBJECT")
+objects_in <- function(names) if (is.null(names$OBJECT)) names$ID else ifelse(is.na(names$OBJECT), names$ID, names$OBJECT)
 
 check_network <- function(network) {
   if (!inherits(network, "spender_network")) {

@@ -63,11 +63,11 @@ as_spectra <- function(x) {
   ivar <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "IVAR", x$rows)
   bad <- !is.finite(flux) | !is.finite(ivar) | ivar < 0
   if (any(bad)) flux[bad] <- ivar[bad] <- 0
-  catalogue <- survey_catalogue(x, c("ID", x$columns))
+  catalogue <- survey_catalogue(x, c(name_columns(x), x$columns))
   id <- make.unique(catalogue$ID)
   without <- which(is.na(x$norm))
   new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns], survey_problems(id[without], without),
-              object = objects_of(x, seq_along(id)))
+              object = objects_in(catalogue))
 }
 
 # Columns that are no part of the catalogue. OBJECT: what rows of one object are called, where their ids are not that.
@@ -92,6 +92,13 @@ check_unchanged <- function(x) {
   for (f in which(!(now$size %in% NA) & (now$size != x$files$size | now$time != x$files$time))) {
     same <- now$size[f] >= x$files$size[f] && identical(row_sample(x$files$path[f], x$files$n[f]), x$files$sample[f])
     if (!same) abort(c("changed", "format"), basename(x$files$path[f]), " was changed or replaced since the survey was opened: open_survey() it again.")
+  }
+}
+
+# A survey's own files are not written to while it is read.
+check_not_source <- function(path, x) {
+  if (inherits(x, "survey") && normalizePath(path, mustWork = FALSE) %in% x$files$path) {
+    abort("exists", path, " is a file of the survey that is read; choose another.")
   }
 }
 
@@ -263,9 +270,7 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
   if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
   path <- path.expand(path)
   if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
-  if (inherits(x, "survey") && normalizePath(path, mustWork = FALSE) %in% x$files$path) {
-    abort("exists", path, " is a file of the survey that is to be written; choose another.")
-  }
+  check_not_source(path, x)
   if (overwrite) unlink(c(path, rejects_path(path)))
   if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
   if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
@@ -298,7 +303,10 @@ append_spectra <- function(x, path, widths = list(), prepared = "") {
   if (any(odd)) {
     abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"", names(meta)[odd][1], "\".")
   }
-  objects <- if (!is.null(widths$OBJECT) || !identical(object_of(x), x$id)) list(OBJECT = object_of(x))
+  # OBJECT stands in all parts of a file or in none
+  names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
+           else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
+  objects <- if (names) list(OBJECT = object_of(x))
   append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
               x$instrument$wave, x$instrument$name, widths, prepared)
 }
@@ -391,6 +399,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
       rejected <- rbind(rejected, unread)
       write_rejects(rejected, sidecar)
     }
+    x$id <- object_of(x) # in a file ids may repeat, whichever part the spectra come in
     if (length(x)) append_spectra(x, path, widths, prepared)
     if (progress) cli::cli_progress_update(set = max(rows), id = bar)
   }

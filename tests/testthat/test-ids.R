@@ -91,3 +91,29 @@ test_that("rows of one id have the same unique ids in memory, in parts and in fi
   predict(fit, survey, "latent", path = results)
   expect_identical(rownames(read_predictions(results)), wanted)
 })
+
+test_that("files of one object become one survey, whichever parts they are read in", {
+  skip_without_cfitsio()
+  folder <- withr::local_tempdir()
+  for (name in c("a", "b", "c", "d")) { # a, b and d are of one object
+    write_sdss(file.path(folder, paste0("spec-", name, ".fits")), object = list(FIBERID = list(type = "J", values = if (name == "c") 7 else 1)))
+  }
+  files <- list.files(folder, full.names = TRUE)
+  together <- read_sdss(files)
+  for (part in 1:4) {
+    survey <- ingest(files, withr::local_tempfile(fileext = ".fits"), "sdss", TRUE, c(5300, 5850), 1, FALSE, part = part)
+    x <- as_spectra(survey)
+    expect_identical(x$id, together$id)
+    expect_identical(x$object, together$object)
+    expect_identical(split_rows(survey, 0.5, 1), split_rows(together, 0.5, 1))
+  }
+})
+
+test_that("rows with objects are appended where the file has objects", {
+  x <- small_spectra(4)
+  path <- withr::local_tempfile(fileext = ".fits")
+  append_spectra(x[c(1, 1)], path)
+  append_spectra(x[2], path, list())
+  finish_survey(path)
+  expect_identical(as_spectra(open_survey(path))$object, x$id[c(1, 1, 2)])
+})

@@ -241,6 +241,11 @@ test_that("tensors of no use and weights that are not finite are warned about", 
     expect_warning(got <- read_model("a.safetensors"), "no part of the network are ignored: optimizer$",
                    class = "spender_warning_format")
     expect_identical(got$weights, fit$weights)
+    write_changed("foreign.safetensors", function(file) { # a digest is ours where the format is
+      file$metadata <- c(format = "pt", digest = "0123")
+      file
+    }, fit)
+    expect_identical(read_model("foreign.safetensors")$weights, fit$weights)
     fit$weights[1:4] <- writeBin(NaN, raw(), size = 4)
     write_model(fit, "b.safetensors")
     expect_warning(got <- read_model("b.safetensors"), "not finite: encoder.instrument.lsf.weight",

@@ -3,11 +3,15 @@
 test_that("arguments that are not known are refused, with what was meant", {
   x <- small_spectra(6)
   fit <- small_fit(x, epochs = 1)
-  expect_identical(predict(fit, newdata = x), predict(fit, x))
   expect_error(predict(fit, x, batchsize = 3), "`batchsize`.*Did you mean `batch_size`", class = "spender_error_invalid")
-  expect_error(predict(fit, x, "latent", newdata = x), "`newdata`", class = "spender_error_invalid")
+  ensemble <- spender_ensemble(x, members = 2, network = small_network(), latents = 2, epochs = 1, threads = 1, progress = FALSE)
+  pca <- spectra_pca(x, components = 2)
+  for (model in list(fit, ensemble, pca)) {
+    expect_identical(predict(model, newdata = x, type = "rest"), predict(model, x, "rest"))
+    expect_error(predict(model, x, newdata = x), "`newdata`", class = "spender_error_invalid")
+    expect_error(predict(model), "must be spectra", class = "spender_error_invalid")
+  }
   expect_error(predict(fit, x, "latent", "cpu", "fp32", NULL, NULL, NULL, FALSE, 9), "too many", class = "spender_error_invalid")
-  expect_error(predict(fit), "must be spectra", class = "spender_error_invalid")
   for (f in list(encode, reconstruct, residuals)) expect_error(f(fit, x, path = "a.fits"), "takes no `path`", class = "spender_error_invalid")
   expect_error(encode(fit, x, thraeds = 1), "`threads`", class = "spender_error_invalid")
   expect_error(plot(fit, colour = 1), "`colour`", class = "spender_error_invalid")

@@ -18,6 +18,12 @@ test_that("results of other spectra, ids, fits or types are not gone on with", {
   expect_error(predict(small_fit(x, epochs = 2), x, "latent", path = path), "the same fit", class = "spender_error_exists")
   expect_error(predict(fit, x, "loss", path = path), "the same type", class = "spender_error_exists")
   expect_error(predict(fit, x[1:7], "latent", path = path), class = "spender_error_exists")
+  other <- fit
+  other$architecture$decoder_offset <- 0
+  expect_error(predict(other, x, "latent", path = path), "the same fit", class = "spender_error_exists")
+  written <- withr::local_tempfile(fileext = ".safetensors")
+  write_model(fit, written)
+  expect_identical(predict(read_model(written), x, "latent", path = path), path)
   expect_identical(read_predictions(path), kept)
   predict(fit, flux, "latent", path = path, overwrite = TRUE)
   expect_equal(read_predictions(path), predict(fit, flux, "latent"), tolerance = 1e-6)

@@ -259,6 +259,8 @@ test_that("a survey is not written over itself, nor lost to a wrong argument", {
   expect_error(write_survey(survey[1:2], survey$files$path, overwrite = TRUE), class = "spender_error_exists")
   expect_error(write_survey(7, survey$files$path, overwrite = TRUE), class = "spender_error_invalid")
   expect_error(simulate_survey(3, survey$files$path, no = 1, overwrite = TRUE), class = "spender_error_invalid")
+  fit <- small_fit(as_spectra(survey), epochs = 1)
+  expect_error(predict(fit, survey[1:2], "latent", path = survey$files$path, overwrite = TRUE), "the survey that is read", class = "spender_error_exists")
   expect_equal(length(open_survey(survey$files$path)), 5)
 })
 
