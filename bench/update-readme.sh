@@ -9,7 +9,7 @@ awk -v table="$table" '
   function wanted(line) { return line !~ /^\| [a-z]/ || line ~ /^\| training step/ || line ~ /\| 2 \| 64 \|/ || line ~ /^\| spectra/ }
   /<!-- bench:begin -->/ {
     print
-    while ((getline line < table) > 0 && line !~ /^Stages/) if (wanted(line)) print line
+    while ((getline line < table) > 0 && line !~ /^(Stages|Products)/) if (wanted(line)) print line
     print "Batches, threads and stages in full: [" table "](" table ")."
     skip = 1
   }

@@ -193,6 +193,7 @@ C
     for name in stages gradients reference threads fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
     # whatever OpenBLAS takes the processor for
     for core in ${blas:+Prescott Haswell SkylakeX}; do
+      echo "OPENBLAS_CORETYPE=$core"
       for name in product gradients; do run release $name "$release" "$blas_libs $libs" "env OPENBLAS_CORETYPE=$core"; done
     done
   fi
