@@ -160,7 +160,7 @@ observation <- function(wave, z_range, kernel, integrate) {
          integrate = integrate, log_wave = log10(if (integrate) edges else pixels), lsf = kernel), noise_shape(wave))
 }
 
-# For each galaxy, what core/simulate.h calls an object, but for its redshift and brightness.
+# For each galaxy, what data/simulate.h calls an object, but for its redshift and brightness.
 galaxy_light <- function(galaxies) {
   list(mix = population_mix(galaxies), ebv = as.double(galaxies$ebv), lines = line_fluxes(galaxies),
        line_sigma = as.double(galaxies$sigma_gas))

@@ -187,7 +187,7 @@ check_truth <- function(truth, n) {
   }
 }
 
-# found: the values of spd_norm in core/prepare.h
+# found: the values of spd_norm in data/prepare.h
 norm_problems <- function(found, id, file, window) {
   row <- which(found > 0)
   between <- sprintf("%g-%g %s restframe", window[1], window[2], angstrom())

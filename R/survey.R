@@ -385,7 +385,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   rejected <- rejected[!duplicated(rejected$file), ]
   if (nrow(rejected)) write_rejects(rejected, sidecar) # those of the table too, which appending cuts off
   left <- files[!to_ascii(files) %in% to_ascii(c(done, rejected$file))]
-  # as long as core/sdss.h lets texts be
+  # as long as data/sdss.h lets texts be
   widths <- list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes")), class = 63,
                  subclass = 63, plate_quality = 63, instrument = 63)
   bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))

@@ -20,7 +20,7 @@
 #include <time.h>
 
 #include "core/rng.h"
-#include "core/train.h"
+#include "network/train.h"
 #include "cpu/cpu.h"
 
 #define TRY(expr)                                       \

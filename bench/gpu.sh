@@ -20,7 +20,7 @@ build() {
   nvcc=${NVCC:-${CUDA_HOME:+$CUDA_HOME/bin/}nvcc}
   command -v "$nvcc" > /dev/null 2>&1 || { echo "no $nvcc" >&2; return 1; }
   mkdir -p build/gpu-bench
-  for source in src/core/*.c src/cpu/*.c bench/bench.c; do
+  for source in src/core/*.c src/network/*.c src/data/*.c src/cpu/*.c bench/bench.c; do
     echo "${CC:-gcc} -std=gnu99 -O2 -fno-trapping-math -fno-math-errno -pthread -fopenmp-simd -DSPD_HAVE_OPENMP_SIMD -Isrc -c -o build/gpu-bench/$(echo "$source" | tr / -).o $source"
   done > build/gpu-bench/commands
   for source in src/cuda/*.cu; do

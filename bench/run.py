@@ -45,9 +45,9 @@ def build():
     os.makedirs(folder, exist_ok=True)
     program = os.path.join(folder, "bench")
     sources = [os.path.join(ROOT, "bench", "bench.c"), os.path.join(ROOT, "src", "cuda", "none.c")]
-    for part in ("core", "cpu"):
+    for part in ("core", "data", "network", "cpu"):
         where = os.path.join(ROOT, "src", part)
-        sources += sorted(os.path.join(where, name) for name in os.listdir(where) if name.endswith(".c") and name != "sdss.c")
+        sources += sorted(os.path.join(where, name) for name in os.listdir(where) if name.endswith(".c"))
     flags = ["-std=gnu99", "-O2", "-fno-trapping-math", "-fno-math-errno", "-fopenmp-simd", "-pthread", "-I" + os.path.join(ROOT, "src"), "-DSPD_HAVE_OPENMP_SIMD",
              "-DSPD_HAVE_CBLAS",
              "-DSPD_HAVE_OPENBLAS", "-DSPD_HAVE_TARGET_CLONES"]

@@ -1,7 +1,7 @@
 /* Attention maps and their gradients, for R. */
 #include <string.h>
 
-#include "core/model.h"
+#include "network/model.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-network.h"

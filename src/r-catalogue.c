@@ -1,5 +1,5 @@
 /* .Call entry that reads columns of a catalogue. */
-#include "core/catalogue.h"
+#include "data/catalogue.h"
 #include "r-entries.h"
 #include "r-util.h"
 

@@ -1,7 +1,7 @@
 /* .Call entry that reads an image of a FITS file. */
 #include <stdlib.h>
 
-#include "core/image.h"
+#include "data/image.h"
 #include "r-entries.h"
 #include "r-util.h"
 

@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/model.h"
+#include "network/model.h"
 #include "core/rng.h"
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "core/threads.h"
 #include "r-entries.h"
 #include "r-model.h"

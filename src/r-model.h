@@ -4,8 +4,8 @@
 
 #include <stdlib.h>
 
-#include "core/model.h"
-#include "core/train.h"
+#include "network/model.h"
+#include "network/train.h"
 #include "r-survey.h"
 #include "r-util.h"
 

@@ -2,7 +2,7 @@
 #ifndef SPD_R_NETWORK_H
 #define SPD_R_NETWORK_H
 
-#include "core/network.h"
+#include "network/network.h"
 #include "r-util.h"
 
 /* Reads an architecture list (see ?read_model). Raises spender_error_invalid where a field is missing or of the wrong kind;

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/safetensors.h"
+#include "data/safetensors.h"
 #include "r-entries.h"
 #include "r-util.h"
 

@@ -1,7 +1,7 @@
 /* .Call entries that read SDSS files and prepare spectra. */
 #include <string.h>
 
-#include "core/sdss.h"
+#include "data/sdss.h"
 #include "core/threads.h"
 #include "r-entries.h"
 #include "r-model.h"

@@ -2,7 +2,7 @@
 #include <limits.h>
 
 #include "core/rng.h"
-#include "core/simulate.h"
+#include "data/simulate.h"
 #include "core/threads.h"
 #include "r-entries.h"
 #include "r-spectra.h"
@@ -15,7 +15,7 @@ SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
   const R_xlen_t rows = (R_xlen_t)r_whole(n, "n", 0, INT_MAX), columns = (R_xlen_t)r_whole(k, "k", 0, INT_MAX);
   const double start = r_whole(first, "first", 0, 1e15), from = r_whole(seed, "seed", -MOST, MOST);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)rows, (int)columns));
-  const uint64_t stream = 0x6761; /* apart from those of core/simulate.c */
+  const uint64_t stream = 0x6761; /* apart from those of data/simulate.c */
   for (R_xlen_t i = 0; i < rows; i++) {
     struct spd_random random = spd_random_start((uint64_t)(int64_t)from, stream, (uint64_t)(start + (double)i));
     for (R_xlen_t j = 0; j < columns; j++) REAL(out)[j * rows + i] = spd_random_uniform(&random);

@@ -2,7 +2,7 @@
 #ifndef SPD_R_SPECTRA_H
 #define SPD_R_SPECTRA_H
 
-#include "core/prepare.h"
+#include "data/prepare.h"
 #include "r-util.h"
 
 /* Rows that a thread makes before it writes them into R's matrices, 128 contiguous bytes a column; and rows between two looks at

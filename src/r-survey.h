@@ -2,7 +2,7 @@
 #ifndef SPD_R_SURVEY_H
 #define SPD_R_SURVEY_H
 
-#include "core/reader.h"
+#include "data/reader.h"
 #include "r-util.h"
 
 /* paths: a character vector. counts: how many spectra each had when the survey was opened, which is how many it has here, or NULL

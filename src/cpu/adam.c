@@ -1,4 +1,4 @@
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 
 SPD_HOT static void update(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, size_t count,

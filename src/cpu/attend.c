@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 
 enum { CHANNELS = 64 };

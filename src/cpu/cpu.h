@@ -2,7 +2,7 @@
 #ifndef SPD_CPU_H
 #define SPD_CPU_H
 
-#include "core/backend.h"
+#include "network/backend.h"
 #include "core/hot.h"
 #include "core/threads.h"
 #include "cpu/kernels.h"

@@ -2,7 +2,7 @@
  * columns of the product: their panels are packed once, and the weights are read as they are. */
 #include <string.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 
 enum { UNITS_PER_PIECE = 96, GRADIENT_UNITS = 256, GRADIENT_ROWS = 64, INPUTS_PER_PIECE = 128, WIDEST = CPU_WIDEST_PANEL };

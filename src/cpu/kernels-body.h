@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/kernels.h"
 
 typedef float vec __attribute__((vector_size(4 * LANES)));

@@ -1,7 +1,7 @@
 /* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 (paper eq. 1); the gradient is that of the batch's mean. */
 #include <string.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 
 static void weighted_range(size_t *from, size_t *to, const struct spd_loss *s, size_t i) {

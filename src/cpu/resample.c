@@ -1,7 +1,7 @@
 /* Restframe to observed frame: y_m = x interpolated linearly at wave_m / (1 + z). Positions and weights in double. */
 #include <string.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 
 static double grid_scale(const struct spd_resample *s) {

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 
 enum { CHANNELS = 64 }; /* channels at a time, so that what a position needs stays in the first-level cache */

@@ -1,5 +1,5 @@
 /* Convolutions over gap-padded channels-last rows without an im2col buffer: for each offset r, the patches that start at rows
- * r, r + k, r + 2k, ... of the whole batch are one matrix with leading dimension k * C (the layout: core/backend.h). The k
+ * r, r + k, r + 2k, ... of the whole batch are one matrix with leading dimension k * C (the layout: network/backend.h). The k
  * products of a layer have the same shape and are one batched product. */
 #include "cuda/cuda.h"
 

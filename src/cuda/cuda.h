@@ -10,9 +10,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "core/scalar.h"
+#include "network/scalar.h"
 extern "C" {
-#include "core/backend.h"
+#include "network/backend.h"
 }
 
 struct cuda_backend {

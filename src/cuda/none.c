@@ -1,5 +1,5 @@
 /* Stands in for the CUDA backend where configure found no CUDA. */
-#include "core/backend.h"
+#include "network/backend.h"
 
 int spd_cuda_built(void) { return 0; }
 

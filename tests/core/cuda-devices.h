@@ -2,7 +2,7 @@
 #ifndef SPD_TEST_CUDA_DEVICES_H
 #define SPD_TEST_CUDA_DEVICES_H
 
-#include "core/backend.h"
+#include "network/backend.h"
 #include "tolerances.h"
 #ifdef TEST_CUDA_ON_CPU
 #include "cuda-on-cpu/device.h"

@@ -3,7 +3,7 @@
 #define SPD_TEST_SMALL_NETWORK_H
 
 #include "check.h"
-#include "core/model.h"
+#include "network/model.h"
 #include "core/rng.h"
 
 CHECK_UNUSED static struct spd_architecture small_architecture(void) {

@@ -4,7 +4,7 @@
 
 #include <unistd.h>
 
-#include "core/train.h"
+#include "network/train.h"
 #include "small-network.h"
 
 enum { SMALL_ROWS = 61, SMALL_BATCH = 8 };

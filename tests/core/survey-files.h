@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "core/survey.h"
+#include "data/survey.h"
 
 enum { FILE_PIXELS = 37 };
 

@@ -2,7 +2,7 @@
  * transformation and through the encoder, and of gradients given at the observed frame. Models are float32, so a
  * derivative is taken along directions of strong signal, at several steps. */
 #include "check.h"
-#include "core/model.h"
+#include "network/model.h"
 #include "cuda-devices.h"
 #include "small-network.h"
 

@@ -1,6 +1,6 @@
 /* The architecture's parameter table, its checks, initial values, PyTorch layouts, and the generator behind them. */
 #include "check.h"
-#include "core/network.h"
+#include "network/network.h"
 #include "core/rng.h"
 #include "small-network.h"
 

@@ -1,7 +1,7 @@
 /* The reader of surveys: all rows come, once and in their order, whatever the order and wherever it stops. */
 #include "check.h"
-#include "core/reader.h"
-#include "core/train.h"
+#include "data/reader.h"
+#include "network/train.h"
 #include "survey-files.h"
 
 enum { FIRST = 10300, SECOND = 700, ROWS = FIRST + SECOND };

@@ -3,9 +3,9 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "core/model.h"
+#include "network/model.h"
 #include "core/rng.h"
-#include "core/safetensors.h"
+#include "data/safetensors.h"
 #include "cpu/cpu.h"
 #include "cuda-devices.h"
 #include "small-network.h"

@@ -1,8 +1,6 @@
 /* safetensors files: what is written reads back, what is not the format is refused, and no damage to a file does more than
  * that.
  *
- *   cc -fsanitize=address,undefined -Isrc -Itests/core tests/core/test-safetensors.c src/core/safetensors.c src/core/status.c
- *       src/core/rng.c -lm
  */
 #define _XOPEN_SOURCE 700
 
@@ -15,7 +13,7 @@
 
 #include "check.h"
 #include "core/rng.h"
-#include "core/safetensors.h"
+#include "data/safetensors.h"
 
 enum { PATH = 512 };
 

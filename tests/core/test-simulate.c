@@ -2,7 +2,7 @@
 #include "check.h"
 #include "core/median.h"
 #include "core/rng.h"
-#include "core/simulate.h"
+#include "data/simulate.h"
 
 enum { REST = 2600, OBSERVED = 200 };
 

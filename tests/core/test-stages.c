@@ -1,7 +1,7 @@
 /* Every stage through the backend's table against its float64 vectors. What a stage writes is NaN before (gap rows: zero), so a
  * forgotten element, an accumulation or a write into a gap shows. */
-#include "core/backend.h"
-#include "core/scalar.h"
+#include "network/backend.h"
+#include "network/scalar.h"
 #include "cpu/cpu.h"
 #include "cuda-devices.h"
 #include "tolerances.h"

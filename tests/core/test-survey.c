@@ -5,7 +5,7 @@
 
 #include "check.h"
 #include "core/rng.h"
-#include "core/survey.h"
+#include "data/survey.h"
 #include "survey-files.h"
 
 enum { M = FILE_PIXELS };

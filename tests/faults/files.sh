@@ -9,10 +9,10 @@ count=${1:-10000} seconds=${2:-60}
 build=build/faults
 mkdir -p $build
 sanitizers='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
-sources='src/core/files.c src/core/survey.c src/core/safetensors.c src/core/sdss.c src/core/image.c src/core/catalogue.c src/core/rng.c src/core/status.c'
+sources='src/core/*.c src/data/*.c'
 # shellcheck disable=SC2046,SC2086
 gcc -std=gnu99 -Wall -Wextra $sanitizers -Isrc -DSPD_HAVE_CFITSIO $(pkg-config --cflags cfitsio) -o $build/mutate tests/faults/mutate.c $sources \
-  $(pkg-config --libs cfitsio) -lm || exit 1
+  $(pkg-config --libs cfitsio) -pthread -lm || exit 1
 Rscript --vanilla -e 'suppressPackageStartupMessages(library(spender)); folder <- commandArgs(TRUE)
   x <- simulate_spectra(6, instrument = instrument(seq(4000, 8000, by = 16)), seed = 1)
   invisible(write_survey(x, file.path(folder, "good.fits"), overwrite = TRUE))
@@ -36,8 +36,8 @@ if command -v clang > /dev/null 2>&1; then
     mkdir -p $build/corpus-$parser
     cp $build/$example $build/corpus-$parser/
     # shellcheck disable=SC2086
-    clang -std=gnu99 -O1 -g -fsanitize=fuzzer,address,undefined -Isrc $define -o $build/fuzz-$parser tests/faults/fuzz.c src/core/files.c src/core/survey.c \
-      src/core/safetensors.c src/core/rng.c src/core/status.c -lm 2> $build/fuzz-$parser.log || { echo "fuzz $parser: does not build"; failed=1; continue; }
+    clang -std=gnu99 -O1 -g -fsanitize=fuzzer,address,undefined -Isrc $define -o $build/fuzz-$parser tests/faults/fuzz.c src/core/*.c src/data/*.c -pthread \
+      -lm 2> $build/fuzz-$parser.log || { echo "fuzz $parser: does not build"; failed=1; continue; }
     if $build/fuzz-$parser -max_total_time="$seconds" -rss_limit_mb=4096 -artifact_prefix=$build/ $build/corpus-$parser > $build/fuzz-$parser.log 2>&1; then
       echo "fuzz $parser: $(grep -c . $build/fuzz-$parser.log) lines, $(sed -n 's/^Done \([0-9]*\) runs.*/\1 runs/p' $build/fuzz-$parser.log), nothing found"
     else echo "fuzz $parser: found something, see $build/fuzz-$parser.log"; failed=1

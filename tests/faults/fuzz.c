@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "core/safetensors.h"
-#include "core/survey.h"
+#include "data/safetensors.h"
+#include "data/survey.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
   static char path[64];

@@ -12,12 +12,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core/catalogue.h"
-#include "core/image.h"
+#include "data/catalogue.h"
+#include "data/image.h"
 #include "core/rng.h"
-#include "core/safetensors.h"
-#include "core/sdss.h"
-#include "core/survey.h"
+#include "data/safetensors.h"
+#include "data/sdss.h"
+#include "data/survey.h"
 
 static void read_model(const char *path) {
   struct spd_safetensors *file;

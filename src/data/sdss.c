@@ -1,4 +1,4 @@
-#include "core/sdss.h"
+#include "data/sdss.h"
 
 const char *spd_sdss_file_name(const char *path) {
   const char *name = path;
@@ -28,7 +28,7 @@ spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object 
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/fits.h"
+#include "data/cfitsio.h"
 
 enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 1000, LARGEST = 1 << 28 /* bytes of a gzipped file, unpacked */ };
 

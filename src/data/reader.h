@@ -1,10 +1,10 @@
 /* Reads spectra from survey files ahead of who needs them, in a thread of its own and bounded memory: two buffers, each for the
  * rows of 16 blocks of 512 (a window of spd_order_fill()), as the files have them. Whoever takes them decodes them.
  */
-#ifndef SPD_CORE_READER_H
-#define SPD_CORE_READER_H
+#ifndef SPD_DATA_READER_H
+#define SPD_DATA_READER_H
 
-#include "core/survey.h"
+#include "data/survey.h"
 
 /* Survey files on one grid, one after the other. */
 struct spd_surveys {

@@ -1,10 +1,10 @@
-#include "core/image.h"
+#include "data/image.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/sdss.h"
+#include "data/sdss.h"
 
 void spd_image_free(struct spd_image *image) {
   free(image->pixels);
@@ -23,7 +23,7 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
 
 #else
 
-#include "core/fits.h"
+#include "data/cfitsio.h"
 
 static int read_key(fitsfile *file, const char *key, double *value) {
   int status = 0;

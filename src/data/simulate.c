@@ -1,4 +1,4 @@
-#include "core/simulate.h"
+#include "data/simulate.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "core/model.h"
+#include "network/model.h"
 
 #include <math.h>
 #include <stdlib.h>

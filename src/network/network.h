@@ -1,6 +1,6 @@
 /* What the network is: an architecture's sizes, and the table of its parameters over one block of floats. */
-#ifndef SPD_CORE_NETWORK_H
-#define SPD_CORE_NETWORK_H
+#ifndef SPD_NETWORK_NETWORK_H
+#define SPD_NETWORK_NETWORK_H
 
 #include <stddef.h>
 #include <stdint.h>

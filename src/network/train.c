@@ -1,4 +1,4 @@
-#include "core/train.h"
+#include "network/train.h"
 
 #include <math.h>
 #include <stdlib.h>

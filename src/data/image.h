@@ -1,6 +1,6 @@
 /* Images in FITS files, such as spectral templates: the pixels as doubles and the keywords that place them in wavelength. */
-#ifndef SPD_CORE_IMAGE_H
-#define SPD_CORE_IMAGE_H
+#ifndef SPD_DATA_IMAGE_H
+#define SPD_DATA_IMAGE_H
 
 #include <stddef.h>
 

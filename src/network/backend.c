@@ -1,4 +1,4 @@
-#include "core/backend.h"
+#include "network/backend.h"
 
 struct spd_rows spd_rows_for_kernel(size_t length, size_t channels, size_t kernel) {
   size_t lead = (kernel - 1) / 2;

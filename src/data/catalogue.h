@@ -1,6 +1,6 @@
 /* Columns of a catalogue, a table in a FITS file such as SDSS's specObj: single values, by name. */
-#ifndef SPD_CORE_CATALOGUE_H
-#define SPD_CORE_CATALOGUE_H
+#ifndef SPD_DATA_CATALOGUE_H
+#define SPD_DATA_CATALOGUE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-#include "core/feed.h"
+#include "network/feed.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* Scalar formulas that every backend computes alike: one formula, one place. Compiled by C and CUDA compilers. */
-#ifndef SPD_CORE_SCALAR_H
-#define SPD_CORE_SCALAR_H
+#ifndef SPD_NETWORK_SCALAR_H
+#define SPD_NETWORK_SCALAR_H
 
 #include <math.h>
 #include <stddef.h>

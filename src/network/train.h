@@ -1,8 +1,8 @@
 /* Training: a source of spectra, an order, a learning-rate schedule, and steps. */
-#ifndef SPD_CORE_TRAIN_H
-#define SPD_CORE_TRAIN_H
+#ifndef SPD_NETWORK_TRAIN_H
+#define SPD_NETWORK_TRAIN_H
 
-#include "core/feed.h"
+#include "network/feed.h"
 
 /* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
 struct spd_schedule {

@@ -1,4 +1,4 @@
-#include "core/prepare.h"
+#include "data/prepare.h"
 
 #include <float.h>
 #include <math.h>

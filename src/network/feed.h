@@ -1,10 +1,10 @@
 /* The way of spectra from a source into a model, batch after batch: out of the backend's own memory where they fit into it,
  * otherwise through two lanes, so that the next batch comes while the backend computes with this one. */
-#ifndef SPD_CORE_FEED_H
-#define SPD_CORE_FEED_H
+#ifndef SPD_NETWORK_FEED_H
+#define SPD_NETWORK_FEED_H
 
-#include "core/model.h"
-#include "core/reader.h"
+#include "network/model.h"
+#include "data/reader.h"
 
 /* Rows of spectra, in host memory or in survey files. Not owned. */
 struct spd_source {

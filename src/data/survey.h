@@ -4,8 +4,8 @@
  * of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading needs
  * to distrust every byte.
  */
-#ifndef SPD_CORE_SURVEY_H
-#define SPD_CORE_SURVEY_H
+#ifndef SPD_DATA_SURVEY_H
+#define SPD_DATA_SURVEY_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 #define _FILE_OFFSET_BITS 64
 
-#include "core/survey.h"
+#include "data/survey.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -3,8 +3,8 @@
  * What galaxies there are is decided outside (R/simulate.R); here a row of numbers becomes light, pixels, noise and defects.
  * Random numbers are a function of the seed and the row, so that any part of a sample is the same wherever it is made.
  */
-#ifndef SPD_CORE_SIMULATE_H
-#define SPD_CORE_SIMULATE_H
+#ifndef SPD_DATA_SIMULATE_H
+#define SPD_DATA_SIMULATE_H
 
 #include <stddef.h>
 #include <stdint.h>

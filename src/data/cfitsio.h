@@ -1,6 +1,6 @@
 /* Tables of FITS files through CFITSIO: columns by name, as what they are once scaled. Only in builds with CFITSIO. */
-#ifndef SPD_CORE_FITS_H
-#define SPD_CORE_FITS_H
+#ifndef SPD_DATA_CFITSIO_H
+#define SPD_DATA_CFITSIO_H
 
 #ifdef SPD_HAVE_CFITSIO
 

@@ -2,8 +2,8 @@
  *
  * flux in f_lambda, ivar its inverse variance, wavelengths in Å (vacuum). A pixel is valid where its ivar is positive.
  */
-#ifndef SPD_CORE_PREPARE_H
-#define SPD_CORE_PREPARE_H
+#ifndef SPD_DATA_PREPARE_H
+#define SPD_DATA_PREPARE_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,10 +1,10 @@
-#include "core/catalogue.h"
+#include "data/catalogue.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/sdss.h"
+#include "data/sdss.h"
 
 #ifndef SPD_HAVE_CFITSIO
 
@@ -46,7 +46,7 @@ spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *catalogue, con
 
 #include <stdio.h>
 
-#include "core/fits.h"
+#include "data/cfitsio.h"
 
 struct spd_catalogue {
   struct spd_fits_file opened;

@@ -1,9 +1,9 @@
 /* A network on a backend: parameters, buffers for up to `capacity` spectra, and the passes through the stages. */
-#ifndef SPD_CORE_MODEL_H
-#define SPD_CORE_MODEL_H
+#ifndef SPD_NETWORK_MODEL_H
+#define SPD_NETWORK_MODEL_H
 
-#include "core/backend.h"
-#include "core/network.h"
+#include "network/backend.h"
+#include "network/network.h"
 
 /* What a model holds beside its forward buffers. */
 typedef enum {

@@ -1,4 +1,4 @@
-#include "core/fits.h"
+#include "data/cfitsio.h"
 
 #ifdef SPD_HAVE_CFITSIO
 

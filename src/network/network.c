@@ -1,4 +1,4 @@
-#include "core/network.h"
+#include "network/network.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -4,8 +4,8 @@
  * The reader takes nothing in a file on trust: whatever is not exactly the format is SPD_STATUS_FORMAT with a sentence that
  * names the file and, where there is one, the tensor. It allocates no more than a small multiple of the header it has read.
  */
-#ifndef SPD_CORE_SAFETENSORS_H
-#define SPD_CORE_SAFETENSORS_H
+#ifndef SPD_DATA_SAFETENSORS_H
+#define SPD_DATA_SAFETENSORS_H
 
 #include <stddef.h>
 #include <stdint.h>

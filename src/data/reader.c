@@ -1,4 +1,4 @@
-#include "core/reader.h"
+#include "data/reader.h"
 
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* The stages of the network and the table of functions that each backend fills.
  *
- * A stage is a struct: its shape, its parameters, its buffers. The model (core/model.c) allocates and binds them once;
+ * A stage is a struct: its shape, its parameters, its buffers. The model (network/model.c) allocates and binds them once;
  * forward and backward get the stage and the number n of spectra in this batch. All buffers live on the backend.
  *
  * Gradients: every backward OVERWRITES what it writes, nothing accumulates. A gradient pointer that is NULL is not wanted.
@@ -11,13 +11,13 @@
  * length >= lead = (k - 1) / 2, so a patch is k * C contiguous floats, and rows r, r + k, r + 2k, ... of a whole batch are one
  * matrix with leading dimension k * C.
  */
-#ifndef SPD_CORE_BACKEND_H
-#define SPD_CORE_BACKEND_H
+#ifndef SPD_NETWORK_BACKEND_H
+#define SPD_NETWORK_BACKEND_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/network.h"
+#include "network/network.h"
 #include "core/status.h"
 
 struct spd_rows {
