@@ -1,6 +1,7 @@
 /* .Call entries that read SDSS files and prepare spectra. */
 #include <string.h>
 
+#include "core/files.h"
 #include "data/sdss.h"
 #include "core/threads.h"
 #include "r-entries.h"
@@ -185,7 +186,7 @@ static void read_one(struct outcome *outcome, struct workspace *space, size_t i,
     if (misplaced)
       outcome->status = spd_fail(&outcome->error, SPD_STATUS_FORMAT,
                                  "%.200s has pixels that are not spaced by %g in log10 wavelength (loglam of row %zu is %g)",
-                                 spd_sdss_file_name(path), SPD_SDSS_STEP, misplaced, raw->loglam[misplaced - 1]);
+                                 spd_file_name(path), SPD_SDSS_STEP, misplaced, raw->loglam[misplaced - 1]);
   }
   if (outcome->status != SPD_STATUS_OK) {
     memset(flux, 0, grid.size * sizeof *flux);

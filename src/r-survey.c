@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/bytes.h"
 #include "r-entries.h"
 #include "r-model.h"
 #include "r-spectra.h"
@@ -25,13 +26,13 @@ spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, 
       const uint64_t count = REAL_RO(counts)[f] >= 0 ? (uint64_t)REAL_RO(counts)[f] : 0;
       if (file->n_rows < count)
         return spd_fail(error, SPD_STATUS_FORMAT,
-                        "%.200s has fewer spectra than when the survey was opened: open_survey() it again", file->name);
+                        "%.200s has fewer spectra than when the survey was opened: open_survey() it again", file->file_name);
       file->n_rows = count; /* it may have grown */
     }
     surveys->first[f + 1] = surveys->first[f] + file->n_rows;
     if (file->n_observed != surveys->files[0].n_observed ||
         memcmp(file->wave, surveys->files[0].wave, file->n_observed * sizeof *file->wave) != 0)
-      return spd_fail(error, SPD_STATUS_INVALID, "%.200s is on another grid than %.200s", file->name, surveys->files[0].name);
+      return spd_fail(error, SPD_STATUS_INVALID, "%.200s is on another grid than %.200s", file->file_name, surveys->files[0].file_name);
   }
   return SPD_STATUS_OK;
 }
@@ -152,10 +153,10 @@ static SEXP new_column(char type, R_xlen_t n) {
 
 static double number_of(const unsigned char *bytes, const struct spd_survey_column *c) {
   if (c->type == 'D') {
-    const double value = spd_survey_get_double(bytes);
+    const double value = spd_get_double(bytes);
     return ISNAN(value) ? NA_REAL : value;
   }
-  const int value = c->type == 'J' ? spd_survey_get_int(bytes) : *bytes == 'T' ? 1 : *bytes == 'F' ? 0 : NA_INTEGER;
+  const int value = c->type == 'J' ? spd_get_int(bytes) : *bytes == 'T' ? 1 : *bytes == 'F' ? 0 : NA_INTEGER;
   return value == NA_INTEGER ? NA_REAL : value;
 }
 
@@ -166,7 +167,7 @@ static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const 
       SET_STRING_ELT(column, i, text_or_na(bytes, c->repeat));
       break;
     case 'J':
-      INTEGER(column)[i] = spd_survey_get_int(bytes);
+      INTEGER(column)[i] = spd_get_int(bytes);
       break; /* R's NA is INT32_MIN, too */
     case 'L':
       LOGICAL(column)[i] = *bytes == 'T' ? TRUE : *bytes == 'F' ? FALSE : NA_LOGICAL;
@@ -209,7 +210,7 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
         type = 'D';
       else
         status = spd_fail(&error, SPD_STATUS_FORMAT,
-                          "%.200s has texts in column %.60s where another file has numbers, or the other way round", s->name,
+                          "%.200s has texts in column %.60s where another file has numbers, or the other way round", s->file_name,
                           CHAR(STRING_ELT(names, k)));
     }
     if (type == 0) type = 'D';
@@ -260,7 +261,7 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
       if (strcmp(s->columns[c].name, column) == 0 && s->columns[c].type == 'E') found = &s->columns[c];
     if (!found || (width && found->repeat != width))
       status =
-          spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->name, column);
+          spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->file_name, column);
     if (!found) continue;
     width = found->repeat;
     offsets[f] = found->offset;
@@ -276,7 +277,7 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
       const uint64_t row = (uint64_t)REAL_RO(rows)[first + i] - 1;
       const size_t f = file_of(surveys, row);
       status = spd_survey_read(raw, &surveys->files[f], row - surveys->first[f], 1, &error);
-      if (status == SPD_STATUS_OK) spd_survey_get_floats(values, raw + offsets[f], width);
+      if (status == SPD_STATUS_OK) spd_get_floats(values, raw + offsets[f], width);
       for (size_t m = 0; status == SPD_STATUS_OK && m < width; m++) block[i * width + m] = values[m];
     }
     r_rows_to_columns(REAL(result), block, n, width, first, count);
@@ -304,7 +305,7 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP p
   struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
   memset(columns, 0, n * sizeof *columns);
   for (size_t c = 0; c < n; c++) {
-    strncpy(columns[c].name, CHAR(STRING_ELT(names, (R_xlen_t)c)), SPD_SURVEY_NAME - 1);
+    strncpy(columns[c].name, CHAR(STRING_ELT(names, (R_xlen_t)c)), SPD_FITS_TEXT - 1);
     columns[c].type = CHAR(STRING_ELT(types, (R_xlen_t)c))[0];
     columns[c].repeat = (size_t)REAL_RO(repeats)[c];
   }
@@ -331,19 +332,19 @@ static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t fir
     const size_t row = first + i;
     switch (c->type) {
       case 'E':
-        spd_survey_put_floats(to, values + i * c->repeat, c->repeat);
+        spd_put_floats(to, values + i * c->repeat, c->repeat);
         break;
       case 'A':
         put_text(to, STRING_ELT(x, (R_xlen_t)row), c->repeat);
         break;
       case 'J':
-        spd_survey_put_int(to, INTEGER(x)[row]);
+        spd_put_int(to, INTEGER(x)[row]);
         break;
       case 'L':
         *to = LOGICAL(x)[row] == NA_LOGICAL ? 0 : LOGICAL(x)[row] ? 'T' : 'F';
         break;
       default:
-        spd_survey_put_double(to, REAL_RO(x)[row]);
+        spd_put_double(to, REAL_RO(x)[row]);
     }
   }
 }
@@ -369,10 +370,10 @@ static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, stru
   for (size_t c = 0; c < survey->n_columns; c++) {
     const struct spd_survey_column *column = &survey->columns[c];
     if (column->repeat > widest) widest = column->repeat;
-    if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum) continue;
+    if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum_column) continue;
     if (k == Rf_xlength(columns) || !fits(VECTOR_ELT(columns, k++), n, column))
       return spd_fail(error, SPD_STATUS_INVALID, "what is to be appended does not fit the column %.60s of %.200s", column->name,
-                      survey->name);
+                      survey->file_name);
   }
   unsigned char *rows = calloc(n ? n : 1, survey->row_bytes);
   float *values = malloc(R_BLOCK * widest * sizeof *values);
@@ -381,7 +382,7 @@ static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, stru
     k = 0;
     for (size_t c = 0; c < survey->n_columns; c++) {
       const struct spd_survey_column *column = &survey->columns[c];
-      if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum) continue;
+      if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum_column) continue;
       put_column(rows + first * survey->row_bytes, survey->row_bytes, VECTOR_ELT(columns, k++), first,
                  n - first < R_BLOCK ? n - first : R_BLOCK, column, values);
     }

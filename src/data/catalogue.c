@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/sdss.h"
-
 #ifndef SPD_HAVE_CFITSIO
 
 spd_status spd_catalogue_open(struct spd_catalogue **catalogue, const char *path, int hdu, struct spd_error *error) {
@@ -46,12 +44,13 @@ spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *catalogue, con
 
 #include <stdio.h>
 
+#include "core/files.h"
 #include "data/cfitsio.h"
 
 struct spd_catalogue {
-  struct spd_fits_file opened;
+  struct spd_cfitsio_file opened;
   fitsfile *file; /* the same */
-  struct spd_fits_table table;
+  struct spd_cfitsio_table table;
   char name[256];
   uint64_t n_rows;
 };
@@ -65,7 +64,7 @@ static spd_status fail_fits(const struct spd_catalogue *c, const char *what, int
 
 void spd_catalogue_close(struct spd_catalogue *c) {
   if (!c) return;
-  spd_fits_close(&c->opened);
+  spd_cfitsio_close(&c->opened);
   free(c);
 }
 
@@ -73,10 +72,10 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   *out = NULL;
   struct spd_catalogue *c = calloc(1, sizeof *c);
   if (!c) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a catalogue");
-  strncpy(c->name, spd_sdss_file_name(path), sizeof c->name - 1);
+  strncpy(c->name, spd_file_name(path), sizeof c->name - 1);
   int status = 0, type = 0;
   LONGLONG n_rows = 0, start = 0, data = 0, end = 0;
-  spd_status result = spd_fits_open_hdu(&c->opened, path, c->name, hdu, error);
+  spd_status result = spd_cfitsio_open_hdu(&c->opened, path, c->name, hdu, error);
   if (result != SPD_STATUS_OK) {
     free(c);
     return result;
@@ -89,7 +88,7 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   fits_read_key(c->file, TLONG, "NAXIS1", &row_bytes, NULL, &status);
   fits_get_hduaddrll(c->file, &start, &data, &end, &status);
   if (end > c->opened.bytes) end = c->opened.bytes; /* what the header says is not what there is */
-  if (!status) status = spd_fits_names(&c->table, c->file);
+  if (!status) status = spd_cfitsio_names(&c->table, c->file);
   if (status)
     result = fail_fits(c, "its table", status, error);
   else if (n_rows < 0 || row_bytes < 0 || (row_bytes > 0 && n_rows > 0 && (end <= data || n_rows > (end - data) / row_bytes)))
@@ -106,13 +105,13 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
 uint64_t spd_catalogue_rows(const struct spd_catalogue *c) { return c->n_rows; }
 
 spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_catalogue *c, const char *name, struct spd_error *error) {
-  struct spd_fits_column found;
-  const int status = spd_fits_find(&found, &c->table, name);
+  struct spd_cfitsio_column found;
+  const int status = spd_cfitsio_find(&found, &c->table, name);
   memset(column, 0, sizeof *column);
   if (status) return fail_fits(c, name, status, error);
   if (!found.number) return SPD_STATUS_OK;
   column->number = found.number;
-  if (found.type < 0 || !spd_fits_is_single(&found))
+  if (found.type < 0 || !spd_cfitsio_is_single(&found))
     return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has a column '%.60s' that is not one value a row", c->name, name);
   if (found.type == TSTRING)
     column->kind = SPD_CATALOGUE_TEXT, column->width = found.width > 0 ? (size_t)found.width : 1;
@@ -120,7 +119,7 @@ spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_ca
     column->kind = SPD_CATALOGUE_LOGICAL;
   else if (found.type == TLONGLONG || found.type == TULONGLONG)
     column->kind = SPD_CATALOGUE_INTEGER64, column->width = 20;
-  else if (spd_fits_is_number(&found))
+  else if (spd_cfitsio_is_number(&found))
     column->kind = SPD_CATALOGUE_NUMBER;
   else
     return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has a column '%.60s' that holds neither numbers nor texts", c->name, name);

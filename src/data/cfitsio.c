@@ -11,106 +11,13 @@
 #include <zlib.h>
 #endif
 
-enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 2000, LONGEST_NUMBER = 40, MAX_AXES = 9 };
+#include "data/fits.h"
+
 #define LARGEST ((size_t)1 << 36) /* bytes of a gzipped catalogue, unpacked */
 
-/* ---- headers, before CFITSIO ---- */
-
-int spd_fits_card_is_sound(const char *card) {
-  static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     "};
-  for (int k = 0; k < 4; k++)
-    if (memcmp(card, comments[k], 8) == 0) return 1;
-  for (int i = 0; i < CARD; i++)
-    if (card[i] < ' ' || card[i] > '~') return 0;
-  int i = 0; /* the value is behind the first '=', wherever CFITSIO finds one */
-  while (i < CARD && card[i] != '=') i++;
-  if (i == CARD) return 1;
-  i++;
-  while (i < CARD && card[i] == ' ') i++;
-  const int from = i;
-  if (i < CARD && card[i] == '\'') {
-    for (i++; i < CARD; i++) {
-      if (card[i] != '\'') continue;
-      if (i + 1 < CARD && card[i + 1] == '\'') i++; /* a quote within the text */
-      else return 1;
-    }
-    return 0;
-  }
-  while (i < CARD && card[i] != ' ' && card[i] != '/') i++;
-  return i - from <= LONGEST_NUMBER;
-}
-
-int spd_fits_card_integer(long long *value, const char *card, const char *key) {
-  char text[CARD + 1], *end;
-  if (strncmp(card, key, 8) != 0 || card[8] != '=') return 0;
-  memcpy(text, card + 9, CARD - 9);
-  text[CARD - 9] = '\0';
-  errno = 0;
-  *value = strtoll(text, &end, 10);
-  const int found = end > text && errno == 0;
-  while (*end == ' ') end++;
-  return found && (*end == '\0' || *end == '/');
-}
-
-/* What the size of an HDU's data follows from */
-struct shape {
-  long long bitpix, n_axes, axes[MAX_AXES], heap, groups;
-};
-
-static int take_card(struct shape *shape, const char *card) {
-  if (!spd_fits_card_is_sound(card)) return 0;
-  if (strncmp(card, "BITPIX  =", 9) == 0) return spd_fits_card_integer(&shape->bitpix, card, "BITPIX  ");
-  if (strncmp(card, "NAXIS   =", 9) == 0) return spd_fits_card_integer(&shape->n_axes, card, "NAXIS   ");
-  if (strncmp(card, "PCOUNT  =", 9) == 0) return spd_fits_card_integer(&shape->heap, card, "PCOUNT  ");
-  if (strncmp(card, "GCOUNT  =", 9) == 0) return spd_fits_card_integer(&shape->groups, card, "GCOUNT  ");
-  for (int axis = 1; axis <= MAX_AXES; axis++) {
-    const char key[] = {'N', 'A', 'X', 'I', 'S', (char)('0' + axis), ' ', ' ', '\0'};
-    if (strncmp(card, key, 8) == 0 && card[8] == '=') return spd_fits_card_integer(&shape->axes[axis - 1], card, key);
-  }
-  return 1;
-}
-
-/* Bytes of the data; -1 where the header does not say, or says too much */
-static long long data_bytes(const struct shape *shape) {
-  const double most = 1e15;
-  double elements = shape->n_axes > 0 ? 1 : 0;
-  if (shape->n_axes < 0 || shape->n_axes > MAX_AXES || shape->heap < 0 || shape->groups < 1 || shape->bitpix % 8 != 0 ||
-      shape->bitpix == 0 || shape->bitpix < -64 || shape->bitpix > 64)
-    return -1;
-  for (int axis = 0; axis < shape->n_axes; axis++) {
-    if (shape->axes[axis] < 0) return -1;
-    elements *= (double)shape->axes[axis];
-  }
-  const double bytes = (elements + (double)shape->heap) * (double)shape->groups * (double)llabs(shape->bitpix) / 8;
-  return bytes <= most ? (long long)bytes : -1;
-}
-
-/* HDU 0 to `last`, or as many as there are */
-static int headers_are_sound(FILE *file, long long size, int last) {
-  char block[BLOCK];
-  long long at = 0;
-  for (int hdu = 0; hdu <= last && at < size; hdu++) {
-    struct shape shape = {.bitpix = 0, .n_axes = -1, .groups = 1};
-    int ended = 0;
-    for (int n_blocks = 0; !ended; n_blocks++) {
-      if (n_blocks == MAX_HEADER_BLOCKS || fread(block, 1, BLOCK, file) != BLOCK) return 0;
-      for (int i = 0; i < BLOCK && !ended; i += CARD) {
-        ended = memcmp(block + i, "END     ", 8) == 0;
-        if (!ended && !take_card(&shape, block + i)) return 0;
-      }
-      at += BLOCK;
-    }
-    const long long bytes = data_bytes(&shape);
-    if (bytes < 0) return 0;
-    at += (bytes + BLOCK - 1) / BLOCK * BLOCK;
-    if (at < size && fseeko(file, (off_t)at, SEEK_SET) != 0) return 0;
-  }
-  return 1;
-}
-
-spd_status spd_fits_check_headers(const void *context, FILE *file, long long bytes) {
-  const struct spd_fits_headers *h = context;
-  if (headers_are_sound(file, bytes, h->last)) return SPD_STATUS_OK;
+spd_status spd_cfitsio_check_headers(const void *context, FILE *file, long long bytes) {
+  const struct spd_cfitsio_headers *h = context;
+  if (spd_fits_headers_are_sound(file, bytes, h->last)) return SPD_STATUS_OK;
   return spd_fail(h->error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: its headers are not those of a FITS file", h->name);
 }
 
@@ -146,7 +53,7 @@ static unsigned char *gunzip(size_t *size, const char *path, size_t most) {
 }
 
 /* Of what fopen() would wait for, or CFITSIO guess at (other formats, "name.gz"), nothing gets further than here. */
-static spd_status look(struct spd_fits_file *f, const char *path, const char *name, size_t most, spd_fits_check *check,
+static spd_status look(struct spd_cfitsio_file *f, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                        const void *context, struct spd_error *error) {
   struct stat info;
   char magic[9] = "";
@@ -181,7 +88,7 @@ static spd_status look(struct spd_fits_file *f, const char *path, const char *na
   return status;
 }
 
-spd_status spd_fits_open(struct spd_fits_file *f, const char *path, const char *name, size_t most, spd_fits_check *check,
+spd_status spd_cfitsio_open(struct spd_cfitsio_file *f, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                          const void *context, struct spd_error *error) {
   int status = 0;
   memset(f, 0, sizeof *f);
@@ -193,16 +100,16 @@ spd_status spd_fits_open(struct spd_fits_file *f, const char *path, const char *
       fits_open_diskfile(&f->file, path, READONLY, &status);
     if (status) result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s cannot be opened as a FITS file", name);
   }
-  if (result != SPD_STATUS_OK) spd_fits_close(f);
+  if (result != SPD_STATUS_OK) spd_cfitsio_close(f);
   return result;
 }
 
-spd_status spd_fits_open_hdu(struct spd_fits_file *file, const char *path, const char *name, int hdu, struct spd_error *error) {
-  const struct spd_fits_headers headers = {name, hdu - 1, error};
-  return spd_fits_open(file, path, name, LARGEST, spd_fits_check_headers, &headers, error);
+spd_status spd_cfitsio_open_hdu(struct spd_cfitsio_file *file, const char *path, const char *name, int hdu, struct spd_error *error) {
+  const struct spd_cfitsio_headers headers = {name, hdu - 1, error};
+  return spd_cfitsio_open(file, path, name, LARGEST, spd_cfitsio_check_headers, &headers, error);
 }
 
-void spd_fits_close(struct spd_fits_file *f) {
+void spd_cfitsio_close(struct spd_cfitsio_file *f) {
   int status = 0;
   if (f->file) fits_close_file(f->file, &status);
   fits_clear_errmsg();
@@ -212,7 +119,7 @@ void spd_fits_close(struct spd_fits_file *f) {
 
 /* ---- columns ---- */
 
-int spd_fits_names(struct spd_fits_table *table, fitsfile *file) {
+int spd_cfitsio_names(struct spd_cfitsio_table *table, fitsfile *file) {
   int status = 0, n_named = 0;
   char *names[SPD_FITS_COLUMNS];
   table->file = file;
@@ -233,7 +140,7 @@ static int same_name(const char *a, const char *b) {
   return *a == *b;
 }
 
-int spd_fits_find(struct spd_fits_column *column, const struct spd_fits_table *table, const char *name) {
+int spd_cfitsio_find(struct spd_cfitsio_column *column, const struct spd_cfitsio_table *table, const char *name) {
   int status = 0, exact = 0, alike = 0;
   memset(column, 0, sizeof *column);
   for (int i = table->n_columns; i >= 1; i--) {
@@ -245,7 +152,7 @@ int spd_fits_find(struct spd_fits_column *column, const struct spd_fits_table *t
   return status;
 }
 
-int spd_fits_is_integer(const struct spd_fits_column *column) {
+int spd_cfitsio_is_integer(const struct spd_cfitsio_column *column) {
   switch (column->type) {
     case TBYTE:
     case TSBYTE:
@@ -263,14 +170,14 @@ int spd_fits_is_integer(const struct spd_fits_column *column) {
   }
 }
 
-int spd_fits_is_number(const struct spd_fits_column *column) {
-  return spd_fits_is_integer(column) || column->type == TFLOAT || column->type == TDOUBLE;
+int spd_cfitsio_is_number(const struct spd_cfitsio_column *column) {
+  return spd_cfitsio_is_integer(column) || column->type == TFLOAT || column->type == TDOUBLE;
 }
 
-int spd_fits_is_single(const struct spd_fits_column *column) {
+int spd_cfitsio_is_single(const struct spd_cfitsio_column *column) {
   return column->type == TSTRING ? column->repeat <= column->width || column->repeat == 0 : column->repeat == 1;
 }
 
 #else
-typedef int spd_fits_no_empty_file; /* ISO C wants one declaration */
+typedef int spd_cfitsio_no_empty_file; /* ISO C wants one declaration */
 #endif

@@ -8,9 +8,10 @@
 #include <stdio.h>
 
 #include "core/status.h"
+#include "data/fits.h"
 
 /* A file as CFITSIO has it: on disk, or in memory where it was gzipped. */
-struct spd_fits_file {
+struct spd_cfitsio_file {
   fitsfile *file;
   unsigned char *unpacked;
   size_t size;     /* of what is unpacked */
@@ -19,52 +20,44 @@ struct spd_fits_file {
 
 /* Looks at a file, from its beginning, before CFITSIO sees it, which copies some of what stands there without asking how long it is (4.2
  * and earlier). The sentence on failure begins with the file's name. */
-typedef spd_status spd_fits_check(const void *context, FILE *file, long long bytes);
+typedef spd_status spd_cfitsio_check(const void *context, FILE *file, long long bytes);
 /* The usual one: the headers of HDU 0 to `last`. */
-struct spd_fits_headers {
+struct spd_cfitsio_headers {
   const char *name;
   int last;
   struct spd_error *error;
 };
-spd_fits_check spd_fits_check_headers; /* context: struct spd_fits_headers */
+spd_cfitsio_check spd_cfitsio_check_headers; /* context: struct spd_cfitsio_headers */
 
 /* Opens a file, gzipped or not (then of up to `most` bytes, unpacked), that passes `check`. */
-spd_status spd_fits_open(struct spd_fits_file *file, const char *path, const char *name, size_t most, spd_fits_check *check,
+spd_status spd_cfitsio_open(struct spd_cfitsio_file *file, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                          const void *context, struct spd_error *error);
 /* The same for a table or image that stands in HDU `hdu`, as CFITSIO counts: from 1 */
-spd_status spd_fits_open_hdu(struct spd_fits_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
-void spd_fits_close(struct spd_fits_file *file);
+spd_status spd_cfitsio_open_hdu(struct spd_cfitsio_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
+void spd_cfitsio_close(struct spd_cfitsio_file *file);
 
-/* Is a card of a header (80 bytes) one that CFITSIO can be trusted with? No value, or one of printable characters:
- * a text that ends, or something short. */
-int spd_fits_card_is_sound(const char *card);
-/* "KEY     =      value / comment", an integer; 0 unless the card is just that. */
-int spd_fits_card_integer(long long *value, const char *card, const char *key);
-
-enum { SPD_FITS_COLUMNS = 999 /* of any FITS table */ };
-
-struct spd_fits_table {
+struct spd_cfitsio_table {
   fitsfile *file;
   int n_columns;
   char names[SPD_FITS_COLUMNS][FLEN_VALUE];
 };
 
 /* type: CFITSIO's, after TSCAL and TZERO (unsigned integers are such); repeat: values in a row; width: of a text */
-struct spd_fits_column {
+struct spd_cfitsio_column {
   int number, type; /* number 0: there is none */
   long repeat, width;
 };
 
 /* The names of the columns of the HDU that `file` stands on: fits_get_colnum() would compare all of them, with wildcards, for each that
  * is asked for. Returns CFITSIO's status. */
-int spd_fits_names(struct spd_fits_table *table, fitsfile *file);
+int spd_cfitsio_names(struct spd_cfitsio_table *table, fitsfile *file);
 /* A column by its name, or else by its name in another case; of several, the first. */
-int spd_fits_find(struct spd_fits_column *column, const struct spd_fits_table *table, const char *name);
+int spd_cfitsio_find(struct spd_cfitsio_column *column, const struct spd_cfitsio_table *table, const char *name);
 
-int spd_fits_is_integer(const struct spd_fits_column *column); /* of up to 64 bits */
-int spd_fits_is_number(const struct spd_fits_column *column);  /* integer or real */
+int spd_cfitsio_is_integer(const struct spd_cfitsio_column *column); /* of up to 64 bits */
+int spd_cfitsio_is_number(const struct spd_cfitsio_column *column);  /* integer or real */
 /* One value in a row, a text being one */
-int spd_fits_is_single(const struct spd_fits_column *column);
+int spd_cfitsio_is_single(const struct spd_cfitsio_column *column);
 
 #endif
 #endif

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "data/sdss.h"
-
 void spd_image_free(struct spd_image *image) {
   free(image->pixels);
   image->pixels = NULL;
@@ -23,6 +21,7 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
 
 #else
 
+#include "core/files.h"
 #include "data/cfitsio.h"
 
 static int read_key(fitsfile *file, const char *key, double *value) {
@@ -78,11 +77,11 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
 
 spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, struct spd_error *error) {
   memset(image, 0, sizeof *image);
-  const char *name = spd_sdss_file_name(path);
-  struct spd_fits_file file;
-  SPD_TRY(spd_fits_open_hdu(&file, path, name, hdu, error));
+  const char *name = spd_file_name(path);
+  struct spd_cfitsio_file file;
+  SPD_TRY(spd_cfitsio_open_hdu(&file, path, name, hdu, error));
   spd_status status = read_open(image, file.file, name, hdu, (LONGLONG)file.bytes, error);
-  spd_fits_close(&file);
+  spd_cfitsio_close(&file);
   if (status != SPD_STATUS_OK) spd_image_free(image);
   return status;
 }

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/bytes.h"
 #include "core/files.h"
 
 enum { PREFIX = 8, MOST_HEADER = 100000000, CHUNK = 65536 }; /* the format's own limit for a header: 100 MB */
@@ -393,21 +394,9 @@ static spd_status io_fail(struct spd_error *error, const char *path, const char 
 }
 
 static spd_status read_at(void *to, size_t bytes, uint64_t offset, int descriptor, const char *path, struct spd_error *error) {
-  char *at = to;
-  while (bytes > 0) {
-    ssize_t n = pread(descriptor, at, bytes < (1u << 30) ? bytes : 1u << 30, (off_t)offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return io_fail(error, path, "read");
-    if (n == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short", tail(path));
-    at += n, offset += (uint64_t)n, bytes -= (size_t)n;
-  }
-  return SPD_STATUS_OK;
-}
-
-static uint64_t little(const unsigned char *bytes, size_t size) {
-  uint64_t value = 0;
-  for (size_t i = size; i-- > 0;) value = value << 8 | bytes[i];
-  return value;
+  const int read = spd_file_read(to, bytes, offset, descriptor);
+  if (read == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short", tail(path));
+  return read < 0 ? io_fail(error, path, "read") : SPD_STATUS_OK;
 }
 
 static spd_status open_file(struct spd_safetensors *f, struct spd_error *error) {
@@ -424,7 +413,7 @@ static spd_status open_file(struct spd_safetensors *f, struct spd_error *error) 
     return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", tail(path),
                     (unsigned long long)size);
   SPD_TRY(read_at(prefix, PREFIX, 0, f->descriptor, path, error));
-  uint64_t length = little(prefix, PREFIX);
+  uint64_t length = spd_get_little(prefix, PREFIX);
   if (length < 2 || length > MOST_HEADER)
     return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: a header of %llu bytes is not possible", tail(path),
                     (unsigned long long)length);
@@ -481,25 +470,11 @@ const char *spd_safetensors_metadata(const struct spd_safetensors *file, const c
   return NULL;
 }
 
-static int host_is_big_endian(void) {
-  const uint16_t one = 1;
-  return *(const unsigned char *)&one == 0;
-}
-
-static void swap_bytes(unsigned char *values, size_t count, size_t size) {
-  for (size_t i = 0; i < count; i++, values += size)
-    for (size_t j = 0; j < size / 2; j++) {
-      unsigned char byte = values[j];
-      values[j] = values[size - 1 - j];
-      values[size - 1 - j] = byte;
-    }
-}
-
 spd_status spd_safetensors_read(void *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
                                 struct spd_error *error) {
   size_t size = spd_dtype_size(tensor->dtype);
   SPD_TRY(read_at(values, tensor->count * size, file->data + tensor->begin, file->descriptor, file->path, error));
-  if (host_is_big_endian()) swap_bytes(values, tensor->count, size);
+  if (!spd_host_is_little()) spd_swap_bytes(values, tensor->count, size);
   return SPD_STATUS_OK;
 }
 
@@ -527,19 +502,19 @@ static float half_to_float(uint32_t bits) {
 static double element(spd_dtype dtype, const unsigned char *bytes) {
   switch (dtype) {
     case SPD_DTYPE_F64:
-      return bits_to_double(little(bytes, 8));
+      return bits_to_double(spd_get_little(bytes, 8));
     case SPD_DTYPE_F32:
-      return bits_to_float((uint32_t)little(bytes, 4));
+      return bits_to_float((uint32_t)spd_get_little(bytes, 4));
     case SPD_DTYPE_F16:
-      return half_to_float((uint32_t)little(bytes, 2));
+      return half_to_float((uint32_t)spd_get_little(bytes, 2));
     case SPD_DTYPE_BF16:
-      return bits_to_float((uint32_t)little(bytes, 2) << 16);
+      return bits_to_float((uint32_t)spd_get_little(bytes, 2) << 16);
     case SPD_DTYPE_I64:
-      return (double)(int64_t)little(bytes, 8);
+      return (double)(int64_t)spd_get_little(bytes, 8);
     case SPD_DTYPE_I32:
-      return (int32_t)(uint32_t)little(bytes, 4);
+      return (int32_t)(uint32_t)spd_get_little(bytes, 4);
     case SPD_DTYPE_I16:
-      return (int16_t)(uint16_t)little(bytes, 2);
+      return (int16_t)(uint16_t)spd_get_little(bytes, 2);
     case SPD_DTYPE_I8:
       return (int8_t)bytes[0];
     case SPD_DTYPE_U8:
@@ -719,64 +694,39 @@ static void put_header(struct text *t, const struct spd_safetensors_item *items,
   while (!t->failed && t->length % 8 != 0) put(t, " ");
 }
 
-static int write_all(int descriptor, const void *from, size_t bytes) {
-  const char *at = from;
-  while (bytes > 0) {
-    ssize_t n = write(descriptor, at, bytes < (1u << 30) ? bytes : 1u << 30);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return 0;
-    at += n, bytes -= (size_t)n;
-  }
-  return 1;
-}
-
-static int write_little(int descriptor, const void *values, size_t bytes, size_t size) {
+/* *offset moves past what was written. */
+static int write_little(int file, const void *values, size_t bytes, size_t size, uint64_t *offset) {
   unsigned char chunk[CHUNK];
-  if (!host_is_big_endian()) return write_all(descriptor, values, bytes);
+  const uint64_t start = *offset;
+  *offset += bytes;
+  if (spd_host_is_little()) return spd_file_write(file, values, bytes, start);
   for (size_t i = 0; i < bytes; i += CHUNK) {
-    size_t n = bytes - i < CHUNK ? bytes - i : CHUNK;
+    const size_t n = bytes - i < CHUNK ? bytes - i : CHUNK;
     memcpy(chunk, (const char *)values + i, n);
-    swap_bytes(chunk, n / size, size);
-    if (!write_all(descriptor, chunk, n)) return 0;
+    spd_swap_bytes(chunk, n / size, size);
+    if (!spd_file_write(file, chunk, n, start + i)) return 0;
   }
   return 1;
 }
 
-static int write_content(int descriptor, const struct text *header, const struct spd_safetensors_item *items, size_t n_items) {
+static int write_content(int file, const struct text *header, const struct spd_safetensors_item *items, size_t n_items) {
   unsigned char prefix[PREFIX];
+  uint64_t offset = PREFIX + header->length;
   for (int i = 0; i < PREFIX; i++) prefix[i] = (unsigned char)((uint64_t)header->length >> 8 * i);
-  if (!write_all(descriptor, prefix, PREFIX) || !write_all(descriptor, header->bytes, header->length)) return 0;
+  if (!spd_file_write(file, prefix, PREFIX, 0) || !spd_file_write(file, header->bytes, header->length, PREFIX)) return 0;
   const struct spd_safetensors_item *item;
   for (size_t size = 8, i = 0; (item = next_item(items, n_items, &size, &i));)
-    if (!write_little(descriptor, item->values, item_bytes(item), size)) return 0;
-  return fsync(descriptor) == 0;
+    if (!write_little(file, item->values, item_bytes(item), size, &offset)) return 0;
+  return 1;
 }
 
-/* A new file beside path; the mode follows the user's umask, as mkstemp's would not. Returns a descriptor or -1. */
-static int create_beside(char *temporary, size_t capacity, const char *path) {
-  for (unsigned attempt = 0; attempt < 1000; attempt++) {
-    snprintf(temporary, capacity, "%s.tmp-%ld-%u", path, (long)getpid(), attempt);
-    int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (descriptor >= 0 || errno != EEXIST) return descriptor;
-  }
-  return -1;
-}
-
-static spd_status write_file(const char *path, char *temporary, size_t capacity, const struct text *header,
-                             const struct spd_safetensors_item *items, size_t n_items, int overwrite, struct spd_error *error) {
-  int descriptor = create_beside(temporary, capacity, path);
-  if (descriptor < 0) return io_fail(error, path, "write");
-  int written = write_content(descriptor, header, items, n_items), reason = errno;
-  if (close(descriptor) != 0 && written) written = 0, reason = errno;
-  if (written && !spd_file_publish(temporary, path, overwrite)) written = 0, reason = errno;
-  if (!written) {
-    unlink(temporary);
-    errno = reason;
-    return io_fail(error, path, "write");
-  }
-  strcpy(temporary, path);
-  spd_file_sync_folder(temporary);
-  return SPD_STATUS_OK;
+static spd_status write_file(const char *path, const struct text *header, const struct spd_safetensors_item *items, size_t n_items,
+                             int overwrite, struct spd_error *error) {
+  struct spd_new_file file;
+  if (!spd_file_begin(&file, path)) return io_fail(error, path, "write");
+  if (write_content(file.descriptor, header, items, n_items) && spd_file_publish(&file, overwrite)) return SPD_STATUS_OK;
+  spd_file_discard(&file);
+  return io_fail(error, path, "write");
 }
 
 spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_item *items, size_t n_items,
@@ -789,16 +739,13 @@ spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_
 
   struct text header = {NULL, 0, 0, 0};
   put_header(&header, items, n_items, metadata, n_metadata);
-  size_t capacity = strlen(path) + 64;
-  char *temporary = malloc(capacity);
   spd_status status;
-  if (header.failed || !temporary)
+  if (header.failed)
     status = spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(path));
   else if (header.length > MOST_HEADER)
     status = spd_fail(error, SPD_STATUS_INVALID, "%s: names and metadata exceed the format's 100 MB", tail(path));
   else
-    status = write_file(path, temporary, capacity, &header, items, n_items, overwrite, error);
-  free(temporary);
+    status = write_file(path, &header, items, n_items, overwrite, error);
   free(header.bytes);
   return status;
 }

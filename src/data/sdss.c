@@ -1,12 +1,5 @@
 #include "data/sdss.h"
 
-const char *spd_sdss_file_name(const char *path) {
-  const char *name = path;
-  for (const char *p = path; *p; p++)
-    if ((*p == '/' || *p == '\\') && p[1]) name = p + 1;
-  return name;
-}
-
 #ifndef SPD_HAVE_CFITSIO
 
 spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
@@ -28,9 +21,10 @@ spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object 
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/files.h"
 #include "data/cfitsio.h"
 
-enum { CARD = 80, BLOCK = 2880, MAX_HEADER_BLOCKS = 1000, LARGEST = 1 << 28 /* bytes of a gzipped file, unpacked */ };
+enum { CARD = SPD_FITS_CARD, BLOCK = SPD_FITS_BLOCK, MAX_HEADER_BLOCKS = 1000, LARGEST = 1 << 28 /* bytes of a gzipped file, unpacked */ };
 
 struct reader {
   fitsfile *file;
@@ -63,15 +57,15 @@ static int read_layout(struct layout *layout, const char *block, int hdu) {
   static const char table[] = "XTENSION= 'BINTABLE'";
   memset(layout, 0, sizeof *layout);
   if (hdu > 0 && memcmp(block, table, sizeof table - 1) != 0) return 0;
-  if (!spd_fits_card_integer(&layout->bitpix, block + CARD, "BITPIX  ") || !spd_fits_card_integer(&layout->naxis, block + 2 * CARD, "NAXIS   "))
+  if (!spd_fits_card_integer(&layout->bitpix, block + CARD, "BITPIX") || !spd_fits_card_integer(&layout->naxis, block + 2 * CARD, "NAXIS"))
     return 0;
   if (hdu == 0) return layout->naxis == 0;
   const long long most = 1LL << 31;
-  return layout->bitpix == 8 && layout->naxis == 2 && spd_fits_card_integer(&layout->row_bytes, block + 3 * CARD, "NAXIS1  ") &&
-         spd_fits_card_integer(&layout->n_rows, block + 4 * CARD, "NAXIS2  ") &&
-         spd_fits_card_integer(&layout->heap_bytes, block + 5 * CARD, "PCOUNT  ") &&
-         spd_fits_card_integer(&layout->groups, block + 6 * CARD, "GCOUNT  ") && layout->groups == 1 &&
-         spd_fits_card_integer(&layout->n_columns, block + 7 * CARD, "TFIELDS ") && layout->n_columns >= 0 &&
+  return layout->bitpix == 8 && layout->naxis == 2 && spd_fits_card_integer(&layout->row_bytes, block + 3 * CARD, "NAXIS1") &&
+         spd_fits_card_integer(&layout->n_rows, block + 4 * CARD, "NAXIS2") &&
+         spd_fits_card_integer(&layout->heap_bytes, block + 5 * CARD, "PCOUNT") &&
+         spd_fits_card_integer(&layout->groups, block + 6 * CARD, "GCOUNT") && layout->groups == 1 &&
+         spd_fits_card_integer(&layout->n_columns, block + 7 * CARD, "TFIELDS") && layout->n_columns >= 0 &&
          layout->n_columns <= SPD_FITS_COLUMNS && layout->row_bytes >= 0 && layout->row_bytes < most && layout->n_rows >= 0 &&
          layout->n_rows < most && layout->heap_bytes >= 0 && layout->heap_bytes < most;
 }
@@ -108,7 +102,7 @@ static spd_status check_layout(const void *context, FILE *file, long long size) 
     long long bytes = layout.row_bytes * layout.n_rows + layout.heap_bytes;
     at += (long long)n_blocks * BLOCK;
     if (bytes > size - at) return fail(reader, SPD_STATUS_FORMAT, "is cut in the data of HDU %d (%s)", hdu, contents[hdu]);
-    at += (bytes + BLOCK - 1) / BLOCK * BLOCK;
+    at += (long long)spd_fits_padded((uint64_t)bytes);
     if (hdu < 2 && at < size && fseek(file, (long)at, SEEK_SET) != 0)
       return fail(reader, SPD_STATUS_IO, "cannot be read: %s", strerror(errno));
   }
@@ -122,20 +116,20 @@ struct table {
   const struct reader *reader;
   int hdu; /* as astronomers count, from 0 */
   long n_rows;
-  struct spd_fits_table fits;
+  struct spd_cfitsio_table fits;
 };
 
 /* column->number is 0 where an optional column is absent. */
-static spd_status find_column(struct spd_fits_column *column, const struct table *table, const char *name, enum kind kind,
+static spd_status find_column(struct spd_cfitsio_column *column, const struct table *table, const char *name, enum kind kind,
                               int required) {
-  const int status = spd_fits_find(column, &table->fits, name);
+  const int status = spd_cfitsio_find(column, &table->fits, name);
   if (status) return fail_fits(table->reader, "its columns", status);
   if (column->number == 0)
     return required ? fail(table->reader, SPD_STATUS_FORMAT, "has no column '%s' in HDU %d", name, table->hdu) : SPD_STATUS_OK;
-  const int fits = kind == KIND_REAL      ? spd_fits_is_number(column)
-                   : kind == KIND_INTEGER ? spd_fits_is_integer(column)
+  const int fits = kind == KIND_REAL      ? spd_cfitsio_is_number(column)
+                   : kind == KIND_INTEGER ? spd_cfitsio_is_integer(column)
                                           : column->type == TSTRING && column->width < SPD_SDSS_TEXT;
-  if (!fits || !spd_fits_is_single(column)) {
+  if (!fits || !spd_cfitsio_is_single(column)) {
     static const char *const kinds[] = {"one number", "one integer", "a short text"};
     return fail(table->reader, SPD_STATUS_FORMAT, "has a column '%s' in HDU %d that is not %s a row", name, table->hdu,
                 kinds[kind]);
@@ -150,12 +144,12 @@ static spd_status open_table(struct table *table, const struct reader *reader, i
   fits_movabs_hdu(reader->file, hdu + 1, &type, &status);
   if (!status && type != BINARY_TBL) status = NOT_BTABLE;
   fits_get_num_rows(reader->file, &table->n_rows, &status);
-  if (!status) status = spd_fits_names(&table->fits, reader->file);
+  if (!status) status = spd_cfitsio_names(&table->fits, reader->file);
   return status ? fail_fits(reader, "its tables", status) : SPD_STATUS_OK;
 }
 
 /* Rows of a mask of whatever integers, 0 or 1: every bit counts, of a sign or beyond 32 too; what is not known is masked. */
-static void read_mask(int32_t *mask, const struct reader *reader, const struct spd_fits_column *column, long first, long count,
+static void read_mask(int32_t *mask, const struct reader *reader, const struct spd_cfitsio_column *column, long first, long count,
                       int *status) {
   enum { PART = 2048 };
   ULONGLONG values[PART];
@@ -170,7 +164,7 @@ static void read_mask(int32_t *mask, const struct reader *reader, const struct s
 }
 
 /* Scaled integers have a value that says that there is none (TNULL); reals have NaN. */
-static void read_reals(float *to, const struct reader *reader, const struct spd_fits_column *column, long first, long count, int *status) {
+static void read_reals(float *to, const struct reader *reader, const struct spd_cfitsio_column *column, long first, long count, int *status) {
   int any_null; /* CFITSIO writes it wherever it looks for nulls */
   float null = NAN;
   fits_read_col(reader->file, TFLOAT, column->number, first + 1, 1, count, &null, to, &any_null, status);
@@ -184,7 +178,7 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
     return fail(reader, SPD_STATUS_FORMAT, "has %ld pixel%s in HDU 1 where a spectrum has 2 to %d", n, n == 1 ? "" : "s",
                 SPD_SDSS_MAX_PIXELS);
 
-  struct spd_fits_column flux, ivar, loglam, and_mask;
+  struct spd_cfitsio_column flux, ivar, loglam, and_mask;
   int status = 0;
   SPD_TRY(find_column(&flux, &table, "flux", KIND_REAL, 1));
   SPD_TRY(find_column(&loglam, &table, "loglam", KIND_REAL, 1));
@@ -207,7 +201,7 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
 }
 
 static spd_status read_real(double *value, const struct table *table, const char *name, int required) {
-  struct spd_fits_column column;
+  struct spd_cfitsio_column column;
   int any_null, status = 0;
   double null = NAN;
   *value = NAN;
@@ -218,7 +212,7 @@ static spd_status read_real(double *value, const struct table *table, const char
 
 /* NaN where the file has none */
 static spd_status read_whole(double *value, const struct table *table, const char *name) {
-  struct spd_fits_column column;
+  struct spd_cfitsio_column column;
   *value = NAN;
   SPD_TRY(find_column(&column, table, name, KIND_INTEGER, 0));
   return column.number ? read_real(value, table, name, 0) : SPD_STATUS_OK;
@@ -234,7 +228,7 @@ static spd_status read_integer(int *value, const struct table *table, const char
 
 /* A 64-bit integer as text; empty where the file has none, or a negative one */
 static spd_status read_long(char *value, const struct table *table, const char *name) {
-  struct spd_fits_column column;
+  struct spd_cfitsio_column column;
   int any_null, status = 0;
   LONGLONG whole = -1, null = -1;
   value[0] = '\0';
@@ -247,7 +241,7 @@ static spd_status read_long(char *value, const struct table *table, const char *
 }
 
 static spd_status read_text(char *value, const struct table *table, const char *name) {
-  struct spd_fits_column column;
+  struct spd_cfitsio_column column;
   int any_null, status = 0;
   char *values[1] = {value};
   value[0] = '\0';
@@ -312,12 +306,12 @@ static spd_status read_tables(struct spd_sdss_pixels *pixels, struct spd_sdss_ob
 
 spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
                          struct spd_error *error) {
-  struct reader reader = {NULL, spd_sdss_file_name(path), error};
-  struct spd_fits_file opened;
-  SPD_TRY(spd_fits_open(&opened, path, reader.name, LARGEST, check_layout, &reader, error));
+  struct reader reader = {NULL, spd_file_name(path), error};
+  struct spd_cfitsio_file opened;
+  SPD_TRY(spd_cfitsio_open(&opened, path, reader.name, LARGEST, check_layout, &reader, error));
   reader.file = opened.file;
   const spd_status result = read_tables(pixels, object, &reader);
-  spd_fits_close(&opened);
+  spd_cfitsio_close(&opened);
   return result;
 }
 

@@ -39,7 +39,4 @@ struct spd_sdss_pixels {
 spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
                          struct spd_error *error);
 
-/* The path without its folders; points into it. */
-const char *spd_sdss_file_name(const char *path);
-
 #endif

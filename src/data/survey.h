@@ -11,13 +11,14 @@
 #include <stdint.h>
 
 #include "core/status.h"
+#include "data/fits.h"
 
-enum { SPD_SURVEY_MAX_COLUMNS = 500, SPD_SURVEY_NAME = 69 };
+enum { SPD_SURVEY_MAX_COLUMNS = 500 };
 
 /* 'A' text of `repeat` bytes, 'J' int32 (INT32_MIN: unknown), 'D' double (NaN: unknown), 'L' logical ('T', 'F', 0: unknown),
  * 'E' `repeat` floats. */
 struct spd_survey_column {
-  char name[SPD_SURVEY_NAME];
+  char name[SPD_FITS_TEXT];
   char type;
   size_t repeat;
   size_t offset; /* in a row; set by the functions below */
@@ -26,19 +27,20 @@ size_t spd_survey_column_bytes(const struct spd_survey_column *column);
 
 struct spd_survey {
   int file; /* descriptor */
-  char name[256];
-  char instrument[SPD_SURVEY_NAME];
-  char prepared[SPD_SURVEY_NAME]; /* how the spectra were made, or of what results are; empty where the file does not say */
+  char file_name[256]; /* without folders */
+  char instrument[SPD_FITS_TEXT];
+  char prepared[SPD_FITS_TEXT]; /* how the spectra were made, or of what results are; empty where the file does not say */
   size_t n_observed; /* M */
   double *wave;      /* (M) Å */
   size_t n_columns, row_bytes;
   struct spd_survey_column *columns;
-  int is_results;               /* the table is RESULTS */
-  int id, flux, ivar, checksum; /* where they are among the columns; -1 without */
+  int is_results; /* the table is RESULTS */
+  int id_column, flux_column, ivar_column, checksum_column; /* indices in `columns`; -1 if absent */
   uint64_t n_rows;
   uint64_t count_at, rows_at; /* in the file: the card NAXIS2, the first row */
   uint64_t header_at;         /* of the table */
   int finished;               /* checksums of the table were written */
+  struct spd_fits_header *header; /* workspace of functions that take a survey that is not const */
 };
 
 /* A survey to read. Fails where the file is not one, where it is cut, or where a checksum of a header does not fit. */
@@ -65,7 +67,7 @@ spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struc
 spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
                            struct spd_error *error);
 
-/* The same in two steps: rows whatever they are, whether one is as it was written, and what to say where it is not. */
+/* Its parts: read without checking; whether a row's checksum fits; the error for one whose checksum does not. */
 spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
                                struct spd_error *error);
 int spd_survey_is_sound(const unsigned char *row, const struct spd_survey *survey);
@@ -75,13 +77,7 @@ spd_status spd_survey_damaged(const struct spd_survey *survey, uint64_t row, str
 spd_status spd_survey_read_part(unsigned char *bytes, const struct spd_survey *survey, uint64_t row, size_t offset, size_t n,
                                 struct spd_error *error);
 
-/* Numbers in a row, which are big-endian. A flux and ivar that are not finite, or an ivar below 0, become 0 both. */
-void spd_survey_put_floats(unsigned char *to, const float *from, size_t n);
-void spd_survey_get_floats(float *to, const unsigned char *from, size_t n);
+/* Decodes the spectrum of a row. Where flux or ivar is not finite, or ivar is negative, both become 0. */
 void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey);
-void spd_survey_put_double(unsigned char *to, double value);
-double spd_survey_get_double(const unsigned char *from);
-void spd_survey_put_int(unsigned char *to, int32_t value);
-int32_t spd_survey_get_int(const unsigned char *from);
 
 #endif

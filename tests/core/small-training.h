@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include "core/bytes.h"
 #include "network/train.h"
 #include "small-network.h"
 
@@ -27,8 +28,8 @@ CHECK_UNUSED static struct spd_surveys small_surveys_new(const struct small_data
   MUST(spd_survey_create(surveys.files, path, "SPECTRA", wave, width, "small", "", columns, 3, error));
   for (size_t i = 0; i < SMALL_ROWS; i++) {
     unsigned char *row = calloc(1, surveys.files->row_bytes);
-    spd_survey_put_floats(row + surveys.files->columns[1].offset, d->flux + i * width, width);
-    spd_survey_put_floats(row + surveys.files->columns[2].offset, d->ivar + i * width, width);
+    spd_put_floats(row + surveys.files->columns[1].offset, d->flux + i * width, width);
+    spd_put_floats(row + surveys.files->columns[2].offset, d->ivar + i * width, width);
     MUST(spd_survey_append(surveys.files, row, 1, error));
     free(row);
   }

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "core/bytes.h"
 #include "data/survey.h"
 
 enum { FILE_PIXELS = 37 };
@@ -28,14 +29,14 @@ CHECK_UNUSED static void survey_file_fill(unsigned char *row, const struct spd_s
   memset(row, 0, s->row_bytes);
   snprintf(id, sizeof id, "id-%06d", number);
   memcpy(row, id, 9);
-  spd_survey_put_double(row + s->columns[1].offset, 0.001 * number);
-  spd_survey_put_double(row + s->columns[2].offset, 1 + number);
-  spd_survey_put_int(row + s->columns[3].offset, -number);
+  spd_put_double(row + s->columns[1].offset, 0.001 * number);
+  spd_put_double(row + s->columns[2].offset, 1 + number);
+  spd_put_int(row + s->columns[3].offset, -number);
   row[s->columns[4].offset] = number % 2 ? 'T' : 'F';
   for (int m = 0; m < FILE_PIXELS; m++) values[m] = (float)(number + 0.5 * m);
-  spd_survey_put_floats(row + s->columns[s->flux].offset, values, FILE_PIXELS);
+  spd_put_floats(row + s->columns[s->flux_column].offset, values, FILE_PIXELS);
   for (int m = 0; m < FILE_PIXELS; m++) values[m] = (float)(1 + m);
-  spd_survey_put_floats(row + s->columns[s->ivar].offset, values, FILE_PIXELS);
+  spd_put_floats(row + s->columns[s->ivar_column].offset, values, FILE_PIXELS);
 }
 
 CHECK_UNUSED static void survey_file_append(struct spd_survey *s, int first, int count) {

@@ -27,8 +27,8 @@ static void check_rows(const char *what, const struct spd_survey *s, int n) {
     float flux[M], ivar[M];
     snprintf(id, sizeof id, "id-%06d", i);
     spd_survey_get_spectrum(flux, ivar, row, s);
-    wrong += memcmp(id, row, 9) != 0 || spd_survey_get_double(row + s->columns[1].offset) != 0.001 * i ||
-             spd_survey_get_int(row + s->columns[3].offset) != -i || flux[0] != (float)i || flux[M - 1] != (float)(i + 18) ||
+    wrong += memcmp(id, row, 9) != 0 || spd_get_double(row + s->columns[1].offset) != 0.001 * i ||
+             spd_get_int(row + s->columns[3].offset) != -i || flux[0] != (float)i || flux[M - 1] != (float)(i + 18) ||
              ivar[M - 1] != M;
   }
   CHECK(wrong == 0, "%s: %d rows differ", what, wrong);
@@ -39,7 +39,7 @@ static void test_round_trip(void) {
   struct spd_survey s;
   make(&s);
   CHECK(strcmp(s.instrument, "it's") == 0, "the instrument is %s", s.instrument);
-  CHECK(s.row_bytes % 4 == 0 && s.columns[s.flux].offset % 4 == 0, "rows are not aligned");
+  CHECK(s.row_bytes % 4 == 0 && s.columns[s.flux_column].offset % 4 == 0, "rows are not aligned");
   append(&s, 0, 3);
   append(&s, 3, 1);
   check_rows("while writing", &s, 4);
@@ -104,7 +104,7 @@ static void test_refusals(void) {
   make(&s);
   append(&s, 0, 5);
   MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
-  uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux].offset;
+  uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux_column].offset;
   spd_survey_close(&s);
   CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", "", NULL, 0, error), SPD_STATUS_IO, "creating");
   CHECK_STATUS(spd_survey_open(&s, "/nonexistent/file", error), SPD_STATUS_IO, "opening");
