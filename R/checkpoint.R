@@ -1,7 +1,11 @@
-# Checkpoints: the state of a training as a safetensors file, which is replaced in one step. Tensors: weights, m and v (Adam's moments),
-# `best` (the weights that the fit would have now), numbers and history; metadata: what training it is of, and a digest of the tensors.
+# Checkpoints: the state of a training as a safetensors file, which is replaced in one step. Tensors: the parts of the state, `best` (the
+# weights that the fit would have now), what training_loop() keeps beside it, and the history. Metadata: the fingerprint of the training, and
+# a digest of the tensors.
 
 checkpoint_format <- "spender-checkpoint"
+checkpoint_version <- "3"
+# What ffi_train_state() returns
+state_parts <- c("epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v")
 
 check_checkpoint <- function(checkpoint, minutes, resume) {
   check_flag(resume, "resume")
@@ -46,7 +50,7 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
     restore = function() {
       kept <- read_checkpoint(path, identity)
       .Call(ffi_train_restore, session, kept$state)
-      run$epoch <- kept$state$numbers[1]
+      run$epoch <- kept$state$epoch
       run$history <- kept$history
       run$weights <- kept$weights
       run$lowest <- kept$lowest
@@ -58,11 +62,11 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
 
 write_checkpoint <- function(path, identity, kept) {
   block <- function(bytes) list(dtype = "F32", shape = length(bytes) / 4, data = bytes)
-  history <- as.double(unlist(kept$history))
-  tensors <- list(weights = block(kept$state$weights), m = block(kept$state$m), v = block(kept$state$v), best = block(kept$weights),
-                  numbers = list(dtype = "F64", shape = 8, data = c(kept$state$numbers, kept$lowest, kept$seconds, kept$kept)),
-                  history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)), data = history))
-  metadata <- c(format = checkpoint_format, version = "2", identity, digest = checkpoint_digest(tensors))
+  number <- function(value) list(dtype = "F64", shape = 1, data = value)
+  state <- lapply(kept$state, function(part) if (is.raw(part)) block(part) else number(part))
+  tensors <- c(state, list(best = block(kept$weights), lowest = number(kept$lowest), seconds = number(kept$seconds), kept = number(kept$kept),
+                           history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)), data = as.double(unlist(kept$history)))))
+  metadata <- c(format = checkpoint_format, version = checkpoint_version, identity, digest = checkpoint_digest(tensors))
   .Call(ffi_safetensors_write, path, tensors, metadata, TRUE)
 }
 
@@ -73,8 +77,8 @@ read_checkpoint <- function(path, identity) {
   file <- tryCatch(.Call(ffi_safetensors_read, path, NULL), spender_error_format = function(e) damaged(conditionMessage(e)))
   metadata <- as.list(file$metadata)
   if (!identical(metadata[["format"]], checkpoint_format)) damaged("it does not say that it is one")
-  if (!identical(metadata[["version"]], "2")) damaged("it is of version ", metadata[["version"]], " of the format, not 2")
-  wanted <- c("weights", "m", "v", "best", "numbers", "history")
+  if (!identical(metadata[["version"]], checkpoint_version)) damaged("it is of version ", metadata[["version"]], " of the format, not ", checkpoint_version)
+  wanted <- c(state_parts, "best", "lowest", "seconds", "kept", "history")
   if (!all(wanted %in% names(file$tensors))) damaged("it lacks ", enumerate(setdiff(wanted, names(file$tensors))))
   data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)
   if (!identical(checkpoint_digest(lapply(data, function(d) list(data = d))), metadata[["digest"]])) damaged("its digest does not fit")
@@ -84,6 +88,5 @@ read_checkpoint <- function(path, identity) {
           ". Give the arguments it was begun with, or another file.")
   }
   history <- as.data.frame(matrix(data$history, ncol = length(empty_history()), dimnames = list(NULL, names(empty_history()))))
-  list(state = list(numbers = data$numbers[1:5], weights = data$weights, m = data$m, v = data$v), history = history, weights = data$best,
-       lowest = data$numbers[6], seconds = data$numbers[7], kept = data$numbers[8])
+  list(state = data[state_parts], history = history, weights = data$best, lowest = data$lowest, seconds = data$seconds, kept = data$kept)
 }

@@ -3,7 +3,8 @@
 
 #include "network/model.h"
 #include "r-entries.h"
-#include "r-model.h"
+#include "r-numbers.h"
+#include "r-session.h"
 #include "r-network.h"
 
 struct maps {
@@ -83,9 +84,9 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
     const size_t count = n - from < capacity ? n - from : capacity;
     R_CheckUserInterrupt();
     for (size_t i = 0; i < count; i++) z_rows[i] = (float)REAL_RO(z)[from + i];
-    r_rows_to_float(flux_rows, REAL_RO(flux), n, n_observed, from, count);
-    r_rows_to_float(ivar_rows, REAL_RO(ivar), n, n_observed, from, count);
-    if (wanted) r_rows_to_float(rest_rows, REAL_RO(gradient), n, n_rest, from, count);
+    r_columns_to_floats(flux_rows, REAL_RO(flux), n, n_observed, from, count);
+    r_columns_to_floats(ivar_rows, REAL_RO(ivar), n, n_observed, from, count);
+    if (wanted) r_columns_to_floats(rest_rows, REAL_RO(gradient), n, n_rest, from, count);
     status = spd_model_load(session->model, flux_rows, ivar_rows, z_rows, count, &error);
     if (status == SPD_STATUS_OK) status = one_batch(&maps, from, count, rest_rows, &error);
   }

@@ -1,4 +1,8 @@
-/* .Call entry that reads columns of a catalogue. */
+/* .Call entries of catalogues. */
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
 #include "data/catalogue.h"
 #include "r-entries.h"
 #include "r-util.h"
@@ -72,4 +76,20 @@ SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names) {
   UNPROTECT(2);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return result;
+}
+
+/* Numbers of class integer64 (package bit64), which are doubles that hold the bits of 64-bit integers, as text */
+SEXP ffi_integer64_text(SEXP x) {
+  if (!Rf_isReal(x)) Rf_error("internal: integer64 is a vector of doubles");
+  const R_xlen_t n = Rf_xlength(x);
+  SEXP out = PROTECT(Rf_allocVector(STRSXP, n));
+  for (R_xlen_t i = 0; i < n; i++) {
+    int64_t value;
+    char text[24];
+    memcpy(&value, &REAL_RO(x)[i], sizeof value);
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    SET_STRING_ELT(out, i, value == INT64_MIN ? NA_STRING : Rf_mkChar(text));
+  }
+  UNPROTECT(1);
+  return out;
 }

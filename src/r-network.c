@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "r-entries.h"
+#include "r-numbers.h"
 
 #define FAIL_INVALID(...)                                                         \
   do {                                                                            \
@@ -206,6 +207,17 @@ SEXP ffi_network_import(SEXP architecture, SEXP tensors) {
     spd_parameter_import(block + p->offset, values, p);
     vmaxset(top);
   }
+  UNPROTECT(1);
+  return weights;
+}
+
+/* Initial weights */
+SEXP ffi_network_fill(SEXP architecture, SEXP seed) {
+  struct spd_network network;
+  r_network(architecture, &network);
+  const double first = r_whole(seed, "seed", 0, R_MOST_SEED);
+  SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(network.size * sizeof(float))));
+  spd_network_fill((float *)(void *)RAW(weights), &network, (uint64_t)first);
   UNPROTECT(1);
   return weights;
 }

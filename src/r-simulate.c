@@ -8,12 +8,10 @@
 #include "r-spectra.h"
 #include "r-util.h"
 
-#define MOST 9007199254740992.0 /* 2^53, of a seed */
-
 /* (n, k): row i is that of number first + i in a sample of any size with this seed. */
 SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
   const R_xlen_t rows = (R_xlen_t)r_whole(n, "n", 0, INT_MAX), columns = (R_xlen_t)r_whole(k, "k", 0, INT_MAX);
-  const double start = r_whole(first, "first", 0, 1e15), from = r_whole(seed, "seed", -MOST, MOST);
+  const double start = r_whole(first, "first", 0, 1e15), from = r_whole(seed, "seed", -R_MOST_SEED, R_MOST_SEED);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)rows, (int)columns));
   const uint64_t stream = 0x6761; /* apart from those of data/simulate.c */
   for (R_xlen_t i = 0; i < rows; i++) {
@@ -59,7 +57,7 @@ static struct spd_simulation simulation_from(SEXP shared) {
       .photons = r_list_numbers(shared, "photons", n_observed),
       .noise = r_list_flag(shared, "noise"),
       .defects = r_list_flag(shared, "defects"),
-      .seed = (uint64_t)(int64_t)r_list_whole(shared, "seed", -MOST, MOST),
+      .seed = (uint64_t)(int64_t)r_list_whole(shared, "seed", -R_MOST_SEED, R_MOST_SEED),
   };
 }
 

@@ -1,23 +1,20 @@
-/* Spectra between R's matrices, whose rows are spectra and whose columns lie one after the other, and the core's rows. */
+/* Spectra in R's matrices: how they are prepared. */
 #ifndef SPD_R_SPECTRA_H
 #define SPD_R_SPECTRA_H
 
 #include "data/prepare.h"
-#include "r-util.h"
+#include "r-numbers.h"
 
-/* Rows that a thread makes before it writes them into R's matrices, 128 contiguous bytes a column; and rows between two looks at
- * Ctrl-C. */
-enum { R_BLOCK = 16, R_CHUNK = 1024 };
-
-/* columns: (n, M) of R, rows: (count, M); row 0 is R's row `first`. */
-void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t n_observed, size_t first, size_t count);
-void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t n_observed, size_t first, size_t count);
-
-/* Threads for n rows, no more than there are blocks; wanted: a number. */
-int r_team_size(SEXP wanted, size_t n);
-
-/* recipe: wave, sky (wavelengths of lines, may be empty), half_width, window, normalize, threads; R/spectra.R makes it. Its memory
- * is R's. */
+/* recipe: a list of wave, sky (wavelengths of lines, may be empty), half_width, window, normalize, threads; made by preparation() in
+ * R/spectra.R. The result points into it, or into R_alloc'ed memory. */
 struct spd_preparation r_preparation(SEXP recipe);
+
+/* Buffers of one thread for a block of spectra */
+struct r_block {
+  double *flux, *ivar; /* (R_BLOCK, M) */
+  double *work;        /* (M) */
+};
+/* R_alloc'ed, one for each of n threads */
+struct r_block *r_blocks(int n, size_t n_observed);
 
 #endif

@@ -6,8 +6,7 @@
 
 #include "core/bytes.h"
 #include "r-entries.h"
-#include "r-model.h"
-#include "r-spectra.h"
+#include "r-numbers.h"
 
 /* ---- opening ---- */
 
@@ -326,7 +325,7 @@ static void put_text(unsigned char *to, SEXP text, size_t width) {
 /* A column of `count` rows from `first` on; x: a vector, or a matrix for a column of floats. values: (R_BLOCK, repeat). */
 static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t first, size_t count,
                        const struct spd_survey_column *c, float *values) {
-  if (c->type == 'E') r_rows_to_float(values, REAL_RO(x), (size_t)Rf_nrows(x), c->repeat, first, count);
+  if (c->type == 'E') r_columns_to_floats(values, REAL_RO(x), (size_t)Rf_nrows(x), c->repeat, first, count);
   for (size_t i = 0; i < count; i++) {
     unsigned char *to = rows + i * row_bytes + c->offset;
     const size_t row = first + i;

@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "r-entries.h"
-#include "r-model.h"
+#include "core/rng.h"
 #include "r-network.h"
+#include "r-numbers.h"
+#include "r-session.h"
 
 /* Rows of a column-major matrix, row by row; columns one after the other in blocks, so that lines of the cache are used whole */
 static void take_rows(float *to, SEXP matrix, SEXP rows, size_t n, size_t width) {
@@ -16,59 +18,71 @@ static void take_rows(float *to, SEXP matrix, SEXP rows, size_t n, size_t width)
       for (size_t i = i0; i < n && i < i0 + AT_ONCE; i++) to[i * width + m] = (float)from[m * n_rows + (size_t)row[i] - 1];
 }
 
-/* data: list(flux, ivar, rows), matrices and numbers from 1 of the rows to take; or list(paths, counts, rows), survey files, how many
- * spectra each has, and numbers from 1 over all of them. */
-/* The same types and lengths, checked; what the files hold is for those who open them. */
-static void check_data(SEXP data, size_t n, size_t width) {
-  const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), paths = r_list_get(data, "paths");
-  if (flux != R_NilValue) {
-    if (!Rf_isMatrix(flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
-    const size_t n_rows = (size_t)Rf_nrows(flux);
-    r_check_matrix(flux, "flux", n_rows, width);
-    r_check_matrix(ivar, "ivar", n_rows, width);
-    r_check_rows(r_list_get(data, "rows"), n, (double)n_rows);
-    return;
+/* Where the spectra of a training are: `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra each
+ * and `rows` over all of them. */
+struct data {
+  SEXP flux, ivar, paths, counts, rows;
+  SEXP z, is_training;
+  size_t n, width;
+};
+
+static struct data check_data(SEXP list, SEXP z, SEXP is_training, size_t width) {
+  const struct data d = {r_list_get(list, "flux"), r_list_get(list, "ivar"), r_list_get(list, "paths"), r_list_get(list, "counts"),
+                         r_list_get(list, "rows"), z, is_training, (size_t)Rf_xlength(z), width};
+  r_check_numbers(z, "z", d.n);
+  if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != d.n) Rf_error("internal: 'is_training' must be %zu logicals", d.n);
+  if (d.flux == R_NilValue) {
+    r_check_texts(d.paths, "paths", R_ANY);
+    if (Rf_xlength(d.paths) == 0) Rf_error("internal: there are neither spectra nor survey files");
+    r_check_numbers(d.counts, "counts", (size_t)Rf_xlength(d.paths));
+    r_check_numbers(d.rows, "rows", d.n); /* their range is known once the files are open */
+    return d;
   }
-  r_check_texts(paths, "paths", R_ANY);
-  if (Rf_xlength(paths) == 0) Rf_error("internal: there are neither spectra nor survey files");
-  r_list_numbers(data, "counts", (size_t)Rf_xlength(paths));
-  r_list_numbers(data, "rows", n);
+  if (!Rf_isMatrix(d.flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
+  const size_t n_rows = (size_t)Rf_nrows(d.flux);
+  r_check_matrix(d.flux, "flux", n_rows, width);
+  r_check_matrix(d.ivar, "ivar", n_rows, width);
+  r_check_rows(d.rows, d.n, (double)n_rows);
+  return d;
 }
 
-static spd_status take_data(struct r_session *session, SEXP data, size_t n, size_t width, struct spd_error *error) {
-  const SEXP flux = r_list_get(data, "flux"), ivar = r_list_get(data, "ivar"), rows = r_list_get(data, "rows");
-  if (flux == R_NilValue) {
-    SPD_TRY(r_surveys_open(&session->surveys, r_list_get(data, "paths"), r_list_get(data, "counts"), error));
-    session->places = malloc((n + 1) * sizeof *session->places);
-    if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
-    int results = 0;
-    for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
-    const uint64_t n_there = session->surveys.first[session->surveys.n_files];
-    for (size_t i = 0; i < n; i++) {
-      const double row = REAL_RO(rows)[i];
-      if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width || results)
-        return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
-      session->places[i] = (uint64_t)row - 1;
-    }
-    return SPD_STATUS_OK;
+static spd_status open_files(struct r_session *session, const struct data *d, struct spd_error *error) {
+  SPD_TRY(r_surveys_open(&session->surveys, d->paths, d->counts, error));
+  session->places = malloc((d->n + 1) * sizeof *session->places);
+  if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", d->n);
+  int results = 0;
+  for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
+  const uint64_t n_there = session->surveys.first[session->surveys.n_files];
+  for (size_t i = 0; i < d->n; i++) {
+    const double row = REAL_RO(d->rows)[i];
+    if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != d->width || results)
+      return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
+    session->places[i] = (uint64_t)row - 1;
   }
-  session->flux = malloc((n * width + 1) * sizeof(float));
-  session->ivar = malloc((n * width + 1) * sizeof(float));
-  if (!session->flux || !session->ivar)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY,
-                    "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
-                    8e-6 * (double)(n * width));
-  take_rows(session->flux, flux, rows, n, width);
-  take_rows(session->ivar, ivar, rows, n, width);
   return SPD_STATUS_OK;
 }
 
-static spd_status copy_rows(struct r_session *session, const double *z, const int *is_training, size_t n,
-                            struct spd_error *error) {
-  session->z = malloc((n + 1) * sizeof(float));
-  session->is_training = malloc(n + 1);
+static spd_status copy_spectra(struct r_session *session, const struct data *d, struct spd_error *error) {
+  session->flux = malloc((d->n * d->width + 1) * sizeof(float));
+  session->ivar = malloc((d->n * d->width + 1) * sizeof(float));
+  if (!session->flux || !session->ivar)
+    return spd_fail(error, SPD_STATUS_NO_MEMORY,
+                    "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
+                    8e-6 * (double)(d->n * d->width));
+  take_rows(session->flux, d->flux, d->rows, d->n, d->width);
+  take_rows(session->ivar, d->ivar, d->rows, d->n, d->width);
+  return SPD_STATUS_OK;
+}
+
+static spd_status take_data(struct r_session *session, const struct data *d, struct spd_error *error) {
+  SPD_TRY(d->flux == R_NilValue ? open_files(session, d, error) : copy_spectra(session, d, error));
+  session->z = malloc((d->n + 1) * sizeof(float));
+  session->is_training = malloc(d->n + 1);
   if (!session->z || !session->is_training) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate redshifts");
-  for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->is_training[i] = is_training[i] != 0;
+  for (size_t i = 0; i < d->n; i++) {
+    session->z[i] = (float)REAL_RO(d->z)[i];
+    session->is_training[i] = LOGICAL_RO(d->is_training)[i] != 0;
+  }
   return SPD_STATUS_OK;
 }
 
@@ -94,15 +108,12 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   struct spd_network network;
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
-  const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
-  r_check_numbers(z, "z", n);
-  check_data(data, n, width);
-  if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != n) Rf_error("internal: 'is_training' must be %zu logicals", n);
-  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", width);
+  const struct data d = check_data(data, z, is_training, network.architecture.n_observed);
+  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", d.width);
   const float *rest_grid = r_float_vector(wave_rest, "wave_rest", network.architecture.n_rest);
   const struct r_device device = r_device(options);
-  struct spd_training_options o = {.batch_size = r_batch_size(options, n),
-                                   .seed = (uint64_t)r_list_whole(options, "seed", 0, 9007199254740992.0),
+  struct spd_training_options o = {.batch_size = r_batch_size(options, d.n),
+                                   .seed = (uint64_t)r_list_whole(options, "seed", 0, R_MOST_SEED),
                                    .schedule = {.rate = r_list_real(options, "rate"),
                                                 .total_steps = (uint64_t)r_list_whole(options, "total_steps", 1, 1e15),
                                                 .steps_per_stage = (uint64_t)r_list_whole(options, "steps_per_stage", 1, 1e15),
@@ -117,10 +128,9 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
-  spd_status status = take_data(session, data, n, width, &error);
-  if (status == SPD_STATUS_OK) status = copy_rows(session, REAL_RO(z), LOGICAL_RO(is_training), n, &error);
+  spd_status status = take_data(session, &d, &error);
   if (status == SPD_STATUS_OK)
-    status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, &device, &error);
+    status = open_session(session, &network, parameters, observed_grid, rest_grid, d.n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
     r_session_free(pointer);
     r_raise(status, &error);
@@ -171,58 +181,68 @@ SEXP ffi_train_weights(SEXP pointer) {
   return weights;
 }
 
-/* list(numbers, weights, m, v): what a checkpoint holds. */
+/* The state of a training between two steps, as a list; its weights and Adam's moments m and v are float32 as raw vectors. */
+static const char *const state_names[] = {"epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v"};
+enum { N_COUNTS = 4, WEIGHTS = 5, N_STATE = 8 };
+
+static float *raw_floats(SEXP list, int i) { return (float *)(void *)RAW(VECTOR_ELT(list, i)); }
+
 SEXP ffi_train_state(SEXP pointer) {
-  static const char *const names[] = {"numbers", "weights", "m", "v"};
   struct r_session *session = r_session_get(pointer);
   const size_t bytes = spd_model_network(session->model)->size * sizeof(float);
   const struct spd_training_state s = spd_training_get_state(session->training);
-  const double numbers[5] = {(double)s.epoch, (double)s.step, (double)s.step_in_epoch, (double)s.loss_count, s.loss_sum};
-  SEXP list = PROTECT(r_list_new(4, names));
-  SET_VECTOR_ELT(list, 0, Rf_allocVector(REALSXP, 5));
-  memcpy(REAL(VECTOR_ELT(list, 0)), numbers, sizeof numbers);
-  for (int i = 1; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_allocVector(RAWSXP, (R_xlen_t)bytes));
+  const double numbers[WEIGHTS] = {(double)s.epoch, (double)s.step, (double)s.step_in_epoch, (double)s.loss_count, s.loss_sum};
+  SEXP list = PROTECT(r_list_new(N_STATE, state_names));
+  for (int i = 0; i < N_STATE; i++)
+    SET_VECTOR_ELT(list, i, i < WEIGHTS ? Rf_ScalarReal(numbers[i]) : Rf_allocVector(RAWSXP, (R_xlen_t)bytes));
   struct spd_error error;
-  spd_status status = spd_model_get_parameters((float *)(void *)RAW(VECTOR_ELT(list, 1)), session->model, &error);
+  spd_status status = spd_model_get_parameters(raw_floats(list, WEIGHTS), session->model, &error);
   if (status == SPD_STATUS_OK)
-    status = spd_model_get_moments((float *)(void *)RAW(VECTOR_ELT(list, 2)), (float *)(void *)RAW(VECTOR_ELT(list, 3)),
-                                   session->model, &error);
+    status = spd_model_get_moments(raw_floats(list, WEIGHTS + 1), raw_floats(list, WEIGHTS + 2), session->model, &error);
   UNPROTECT(1);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return list;
 }
 
+static spd_status restore(struct r_session *session, const struct spd_training_state *state, const float *weights, const float *m,
+                          const float *v, struct spd_error *error) {
+  SPD_TRY(spd_model_set_parameters(session->model, weights, error));
+  SPD_TRY(spd_model_set_moments(session->model, m, v, error));
+  return spd_training_set_state(session->training, state, error);
+}
+
 SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   struct r_session *session = r_session_get(pointer);
   const struct spd_network *network = spd_model_network(session->model);
-  const SEXP numbers = r_list_get(list, "numbers");
-  r_check_numbers(numbers, "numbers", 5);
-  const double *s = REAL_RO(numbers);
-  for (int i = 0; i < 4; i++)
-    if (!(s[i] >= 0 && s[i] <= 1e15)) Rf_error("internal: this is not the state of a training");
-  const struct spd_training_state state = {(uint64_t)s[0], (uint64_t)s[1], (uint64_t)s[2], (uint64_t)s[3], s[4]};
+  uint64_t counts[N_COUNTS];
+  for (int i = 0; i < N_COUNTS; i++) counts[i] = (uint64_t)r_list_whole(list, state_names[i], 0, 1e15);
+  const struct spd_training_state state = {counts[0], counts[1], counts[2], counts[3], r_list_real(list, "loss_sum")};
   const float *weights = r_weights(r_list_get(list, "weights"), network), *m = r_weights(r_list_get(list, "m"), network),
               *v = r_weights(r_list_get(list, "v"), network);
   struct spd_error error;
-  spd_status status = spd_model_set_parameters(session->model, weights, &error);
-  if (status == SPD_STATUS_OK) status = spd_model_set_moments(session->model, m, v, &error);
-  if (status == SPD_STATUS_OK) status = spd_training_set_state(session->training, &state, &error);
+  const spd_status status = restore(session, &state, weights, m, v, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
-}
-
-/* Are all floats in a raw vector finite? */
-SEXP ffi_all_finite(SEXP bytes) {
-  if (TYPEOF(bytes) != RAWSXP) Rf_error("internal: 'bytes' must be raw");
-  const float *values = (const float *)(const void *)RAW(bytes);
-  const R_xlen_t n = Rf_xlength(bytes) / (R_xlen_t)sizeof *values;
-  int finite = 1;
-  for (R_xlen_t i = 0; i < n; i++) finite &= isfinite(values[i]) != 0;
-  return Rf_ScalarLogical(finite);
 }
 
 SEXP ffi_train_close(SEXP pointer) {
   r_session_get(pointer);
   r_session_free(pointer);
   return R_NilValue;
+}
+
+/* For each id whether it trains (TRUE) or validates: decided by a hash of the id and the seed alone. */
+SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed) {
+  r_check_texts(ids, "ids", R_ANY);
+  const R_xlen_t n = Rf_xlength(ids);
+  const double validation = r_number(fraction, "fraction");
+  const uint64_t first = (uint64_t)r_whole(seed, "seed", 0, R_MOST_SEED);
+  SEXP is_training = PROTECT(Rf_allocVector(LGLSXP, n));
+  for (R_xlen_t i = 0; i < n; i++) {
+    const char *id = CHAR(STRING_ELT(ids, i));
+    const uint64_t h = spd_hash(id, strlen(id), first);
+    LOGICAL(is_training)[i] = (double)(h >> 11) * 0x1p-53 >= validation;
+  }
+  UNPROTECT(1);
+  return is_training;
 }

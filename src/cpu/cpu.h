@@ -20,18 +20,20 @@ struct cpu_backend {
   size_t arena_size;
 };
 
+static inline struct cpu_backend *cpu_of(const struct spd_backend *backend) { return (struct cpu_backend *)backend; }
+
 /* work(context, piece, thread) for each piece, on the backend's threads (core/threads.h). What a piece is may depend on the number
  * of threads, what an element is summed from may not: each is summed by one piece, and what pieces leave is added in a fixed order. So
  * the bits are the same for any number of threads. */
 static inline void cpu_parallel(const struct spd_backend *backend, size_t pieces, spd_piece *work, const void *context) {
-  spd_parallel(((const struct cpu_backend *)backend)->threads, pieces, work, context);
+  spd_parallel(cpu_of(backend)->threads, pieces, work, context);
 }
 
 /* The arena, grown to at least this many floats; what it held before is lost. */
 spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error);
 
 static inline const struct cpu_kernels *cpu_kernels_of(const struct spd_backend *backend) {
-  return ((const struct cpu_backend *)backend)->kernels;
+  return cpu_of(backend)->kernels;
 }
 
 /* C (m, n) = A (m, k) B (k, n), or C += A B, on the calling thread (product.c). Element (i, l) of A is a[i * a_row + l * a_depth],

@@ -87,7 +87,7 @@ static void free_plan(struct spd_backend *backend, struct cpu_fourier *f) {
 }
 
 void cpu_fourier_free(struct spd_backend *backend) {
-  struct cpu_backend *cpu = (struct cpu_backend *)backend;
+  struct cpu_backend *cpu = cpu_of(backend);
   while (cpu->plans) {
     struct cpu_fourier *next = cpu->plans->next;
     free_plan(backend, cpu->plans);
@@ -98,7 +98,7 @@ void cpu_fourier_free(struct spd_backend *backend) {
 /* The plan for a convolution, made at its first use; NULL where plain products are cheaper. */
 static spd_status plan(struct cpu_fourier **out, struct spd_backend *backend, const struct cpu_convolution *c,
                        struct spd_error *error) {
-  struct cpu_backend *cpu = (struct cpu_backend *)backend;
+  struct cpu_backend *cpu = cpu_of(backend);
   for (*out = cpu->plans; *out; *out = (*out)->next)
     if ((*out)->length == c->in->length && (*out)->kernel == c->kernel && (*out)->in == c->in->channels &&
         (*out)->out == c->out)
@@ -164,7 +164,7 @@ static size_t packed_stride(const struct work *w, const struct direction *d) {
 static size_t blocks_of(size_t channels) { return (channels + COLUMNS - 1) / COLUMNS; }
 
 static struct work start(struct spd_backend *backend, struct cpu_fourier *f, const struct cpu_convolution *c, size_t n) {
-  const struct cpu_backend *cpu = (const struct cpu_backend *)backend;
+  const struct cpu_backend *cpu = cpu_of(backend);
   struct work w = {.backend = backend, .kernels = cpu->kernels, .f = f, .c = c, .n = n, .threads = (size_t)cpu->threads};
   return w;
 }

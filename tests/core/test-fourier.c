@@ -107,8 +107,8 @@ static void test_kept(struct spd_backend *backend, const struct shape *s) {
 static struct spd_backend *backend_with(const struct cpu_kernels *kernels, int always_fourier, int threads) {
   struct spd_backend *backend = NULL;
   MUST(spd_cpu_create(&backend, threads, error));
-  ((struct cpu_backend *)backend)->kernels = kernels;
-  ((struct cpu_backend *)backend)->always_fourier = always_fourier;
+  cpu_of(backend)->kernels = kernels;
+  cpu_of(backend)->always_fourier = always_fourier;
   MUST(backend->ops->enter(backend, error));
   return backend;
 }

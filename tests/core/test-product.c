@@ -18,7 +18,7 @@ static float *noises(size_t count) {
 static struct spd_backend *backend_with(const struct cpu_kernels *kernels, int threads) {
   struct spd_backend *backend;
   MUST(spd_cpu_create(&backend, threads, error));
-  ((struct cpu_backend *)backend)->kernels = kernels;
+  cpu_of(backend)->kernels = kernels;
   return backend;
 }
 

@@ -274,7 +274,7 @@ static void test_paper_with(const struct cpu_kernels *kernels) {
   struct spd_model *model;
   double losses[16];
   MUST(spd_network_init(&net, &a, error));
-  if (kernels) ((struct cpu_backend *)backend)->kernels = kernels;
+  if (kernels) cpu_of(backend)->kernels = kernels;
   const char *at = spd_safetensors_metadata(file, "parameter_order"), *seed = spd_safetensors_metadata(file, "seed");
   if (!at || !seed) {
     check_fail(__FILE__, __LINE__, "no parameter_order or seed in the metadata");

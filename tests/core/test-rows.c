@@ -105,8 +105,8 @@ static void test_subject(struct subject *s, const struct cpu_kernels *kernels, i
   size_t order[MOST];
   for (int t = 0; t < 3; t++) {
     MUST(spd_cpu_create(&backends[t], t + 1, error));
-    ((struct cpu_backend *)backends[t])->kernels = kernels;
-    ((struct cpu_backend *)backends[t])->always_fourier = always_fourier;
+    cpu_of(backends[t])->kernels = kernels;
+    cpu_of(backends[t])->always_fourier = always_fourier;
   }
   s->n = pick(1, MOST);
   for (size_t b = 0; b < s->n_buffers; b++) {

@@ -505,8 +505,8 @@ int main(int argc, char **argv) {
      * are not by themselves */
     for (size_t run = 0; cpu_kernels_available(run / 3); run++) {
       MUST(spd_cpu_create(&backend, (int)(run % 3) + 1, error));
-      ((struct cpu_backend *)backend)->kernels = cpu_kernels_available(run / 3);
-      ((struct cpu_backend *)backend)->always_fourier = run % 3 == 2;
+      cpu_of(backend)->kernels = cpu_kernels_available(run / 3);
+      cpu_of(backend)->always_fourier = run % 3 == 2;
       test_all(folder);
     }
   }

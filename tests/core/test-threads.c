@@ -364,7 +364,7 @@ static void test_kept_weights(void) {
   struct spd_backend *backend;
   struct spd_model *model;
   MUST(spd_cpu_create(&backend, 1, error));
-  ((struct cpu_backend *)backend)->always_fourier = 1;
+  cpu_of(backend)->always_fourier = 1;
   for (int i = 0; i < 3; i++) { /* weights 0; then 1 and 0 in a model that follows */
     if (i < 2)
       MUST(spd_model_create(&model, &net, backend, d[0].wave_observed, d[0].wave_rest, N, SPD_MODEL_FORWARD, error));
@@ -376,7 +376,7 @@ static void test_kept_weights(void) {
   CHECK(memcmp(latent[0], want, bytes) == 0, "weights that were set again give other latents");
   backend->ops->destroy(backend);
   MUST(spd_cpu_create(&backend, 1, error));
-  ((struct cpu_backend *)backend)->always_fourier = 1;
+  cpu_of(backend)->always_fourier = 1;
   MUST(spd_model_create(&model, &net, backend, d[0].wave_observed, d[0].wave_rest, N, SPD_MODEL_FORWARD, error));
   encode_with(want, model, d[1].weights, &d[0], N);
   CHECK(memcmp(latent[1], want, bytes) == 0, "a model that follows another on a backend has its weights");

@@ -34,7 +34,7 @@ test_that("a checkpoint can be of any step", {
     .Call(ffi_train_close, session)
     session <- open()
     .Call(ffi_train_restore, session, state)
-    epochs <- state$numbers[1]
+    epochs <- state$epoch
     losses <- c()
     while (epochs < 2) {
       now <- .Call(ffi_train_advance, session, 0)

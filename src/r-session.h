@@ -1,6 +1,6 @@
-/* What r-model.c and r-train.c share: sessions, and R matrices as rows of floats. */
-#ifndef SPD_R_MODEL_H
-#define SPD_R_MODEL_H
+/* Sessions: a backend, a model and what a training holds, owned by an external pointer. */
+#ifndef SPD_R_SESSION_H
+#define SPD_R_SESSION_H
 
 #include <stdlib.h>
 
@@ -27,7 +27,7 @@ SEXP r_session_new(struct r_session **session);
 struct r_session *r_session_get(SEXP pointer);
 void r_session_free(SEXP pointer);
 
-/* Where to compute, from an R list: device ("cpu" or "cuda"), threads, precision ("fp32", "tf32", "bf16"). */
+/* Where to compute, from an R list: device ("cpu" or "cuda"), threads, precision ("fp32", "tf32", "bf16", "fp16"). */
 struct r_device {
   int cuda, threads;
   spd_precision precision;
@@ -38,11 +38,7 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                            const struct r_device *device, struct spd_error *error);
 
-/* R_alloc'ed copy of n doubles */
-float *r_float_vector(SEXP x, const char *name, size_t n);
-/* Spectra that are computed at a time, from an R list, no more than n of which there are. */
+/* Spectra that are computed at a time, from an R list; no more than the n that there are. */
 size_t r_batch_size(SEXP options, size_t n);
-/* rows from ... from + n - 1 of a column-major matrix, row by row */
-void r_rows_to_float(float *to, const double *matrix, size_t n_rows, size_t width, size_t from, size_t n);
 
 #endif

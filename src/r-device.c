@@ -1,0 +1,48 @@
+/* .Call entries about the build and the devices. */
+#include <stdio.h>
+
+#include "core/threads.h"
+#include "network/backend.h"
+#include "r-entries.h"
+
+SEXP ffi_build_info(void) {
+  static const char *const names[] = {"cblas", "cfitsio", "cuda", "cores", "instructions"};
+  SEXP list = PROTECT(r_list_new(5, names));
+  int cblas = FALSE, cfitsio = FALSE;
+#ifdef SPD_HAVE_CBLAS
+  cblas = TRUE;
+#endif
+#ifdef SPD_HAVE_CFITSIO
+  cfitsio = TRUE;
+#endif
+  SET_VECTOR_ELT(list, 0, Rf_ScalarLogical(cblas));
+  SET_VECTOR_ELT(list, 1, Rf_ScalarLogical(cfitsio));
+  SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(spd_cuda_built()));
+  SET_VECTOR_ELT(list, 3, Rf_ScalarInteger(spd_cores()));
+  SET_VECTOR_ELT(list, 4, Rf_mkString(spd_cpu_instructions()));
+  UNPROTECT(1);
+  return list;
+}
+
+/* name, memory (bytes) and compute capability of each GPU that can be used now */
+SEXP ffi_cuda_devices(void) {
+  static const char *const names[] = {"name", "memory", "capability"};
+  const int count = spd_cuda_count();
+  SEXP list = PROTECT(r_list_new(3, names));
+  SET_VECTOR_ELT(list, 0, Rf_allocVector(STRSXP, count));
+  SET_VECTOR_ELT(list, 1, Rf_allocVector(REALSXP, count));
+  SET_VECTOR_ELT(list, 2, Rf_allocVector(STRSXP, count));
+  for (int i = 0; i < count; i++) {
+    struct spd_cuda_device device;
+    struct spd_error error;
+    char capability[32];
+    const spd_status status = spd_cuda_describe(&device, i, &error);
+    if (status != SPD_STATUS_OK) r_raise(status, &error);
+    snprintf(capability, sizeof capability, "%d.%d", device.major, device.minor);
+    SET_STRING_ELT(VECTOR_ELT(list, 0), i, Rf_mkChar(device.name));
+    REAL(VECTOR_ELT(list, 1))[i] = (double)device.memory;
+    SET_STRING_ELT(VECTOR_ELT(list, 2), i, Rf_mkChar(capability));
+  }
+  UNPROTECT(1);
+  return list;
+}
