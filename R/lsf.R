@@ -78,10 +78,8 @@ print.spender_lsf_check <- function(x, ...) {
   invisible(x)
 }
 
-# The kernel stands first in the block of float32 weights, in correlation order.
 set_lsf <- function(fit, kernel) {
-  bytes <- writeBin(rev(as.double(kernel)) / sum(kernel), raw(), size = 4)
-  fit$weights[seq_along(bytes)] <- bytes
+  fit$weights <- .Call(ffi_network_set_lsf, fit$architecture, fit$weights, as.double(kernel) / sum(kernel))
   fit
 }
 

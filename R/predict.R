@@ -207,18 +207,12 @@ run_network <- function(fit, type, device, batch_size, flux = NULL, ivar = NULL,
   architecture <- fit$architecture
   weights <- fit$weights
   if (!identical(instrument$wave, fit$instrument$wave)) { # another instrument has another LSF: leave this one out
-    weights <- without_lsf(architecture, weights)
     architecture$lsf <- 0
     architecture$n_observed <- length(instrument$wave)
+    weights <- .Call(ffi_network_carry, fit$architecture, weights, architecture)
   }
   .Call(ffi_predict, architecture, weights, instrument$wave, fit$wave_rest, flux, ivar, as.double(z), latent, type,
         c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(z)))))
-}
-
-# The LSF stands first in the block of parameters, padded to 16 floats.
-without_lsf <- function(architecture, weights) {
-  if (architecture$lsf == 0) return(weights)
-  weights[-seq_len(4 * 16 * ceiling(architecture$lsf / 16))]
 }
 
 #' Latents of spectra

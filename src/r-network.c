@@ -221,3 +221,34 @@ SEXP ffi_network_fill(SEXP architecture, SEXP seed) {
   UNPROTECT(1);
   return weights;
 }
+
+/* Weights for another architecture, with the parameters that both have; what the first lacks is 0. */
+SEXP ffi_network_carry(SEXP architecture, SEXP weights, SEXP to) {
+  struct spd_network from_network, to_network;
+  struct spd_error error;
+  r_network(architecture, &from_network);
+  r_network(to, &to_network);
+  const float *from = r_weights(weights, &from_network);
+  SEXP out = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(to_network.size * sizeof(float))));
+  float *block = (float *)(void *)RAW(out);
+  memset(block, 0, to_network.size * sizeof *block);
+  const spd_status status = spd_network_copy(block, &to_network, from, &from_network, &error);
+  UNPROTECT(1);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return out;
+}
+
+/* Weights with another line spread function; kernel: in the order of convolution, which the network stores reversed */
+SEXP ffi_network_set_lsf(SEXP architecture, SEXP weights, SEXP kernel) {
+  struct spd_network network;
+  r_network(architecture, &network);
+  const struct spd_parameter *p = spd_network_find(&network, SPD_PART_INSTRUMENT, 0, SPD_PARAMETER_LSF);
+  if (!p) FAIL_INVALID("the network has no line spread function");
+  r_check_numbers(kernel, "kernel", p->count);
+  r_weights(weights, &network);
+  SEXP out = PROTECT(Rf_duplicate(weights));
+  float *to = (float *)(void *)RAW(out) + p->offset;
+  for (size_t i = 0; i < p->count; i++) to[i] = (float)REAL_RO(kernel)[p->count - 1 - i];
+  UNPROTECT(1);
+  return out;
+}

@@ -6,7 +6,7 @@ SPD_HOT static void update(float *restrict p, float *restrict m, float *restrict
   const struct spd_adam o = *a;
   SPD_SIMD
   for (size_t i = 0; i < count; i++)
-    spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.rest1, o.beta2, o.rest2, o.epsilon, o.correction1,
+    spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.new1, o.beta2, o.new2, o.epsilon, o.correction1,
                     o.correction2, o.lowest);
 }
 

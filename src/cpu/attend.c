@@ -52,7 +52,7 @@ static void forward_piece(const void *context, size_t piece, int thread) {
   const struct spd_attend *s = context;
   const size_t channels = s->channels, i = piece / blocks_of(s), c0 = piece % blocks_of(s) * CHANNELS;
   const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS, plane = i * s->length * channels + c0;
-  forward(s->attention + plane, s->feature + i * s->feature_stride + c0, spd_plane_floats(s->v) + 2 * i * s->length * channels + c0,
+  forward(s->attention + plane, s->feature + i * s->feature_stride + c0, spd_plane_floats(s->segments) + 2 * i * s->length * channels + c0,
           s->gate.at ? spd_plane_floats(s->gate) + plane : NULL, s->length, channels, width);
 }
 
@@ -97,9 +97,9 @@ static void backward_piece(const void *context, size_t piece, int thread) {
   const size_t channels = s->channels, i = piece / blocks_of(s), c0 = piece % blocks_of(s) * CHANNELS;
   const size_t width = channels - c0 < CHANNELS ? channels - c0 : CHANNELS;
   const size_t plane = i * s->length * channels + c0, row = i * s->feature_stride + c0;
-  backward(spd_plane_floats(s->dv) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->dgate) + plane : NULL,
+  backward(spd_plane_floats(s->dsegments) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->dgate) + plane : NULL,
            s->dattention ? s->dattention + plane : NULL, s->dfeature + row, s->feature + row, s->attention + plane,
-           spd_plane_floats(s->v) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->gate) + plane : NULL,
+           spd_plane_floats(s->segments) + 2 * i * s->length * channels + c0, s->gate.at ? spd_plane_floats(s->gate) + plane : NULL,
            s->length, channels, width);
 }
 

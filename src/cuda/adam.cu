@@ -11,7 +11,7 @@ static __global__ void update(float *p, float *m, float *v, const float *g, size
         return here;
       },
       [&](unsigned i, parameter here) {
-        spd_adam_update(&here.p, &here.m, &here.v, here.g, o.rate, o.beta1, o.rest1, o.beta2, o.rest2, o.epsilon, o.correction1,
+        spd_adam_update(&here.p, &here.m, &here.v, here.g, o.rate, o.beta1, o.new1, o.beta2, o.new2, o.epsilon, o.correction1,
                         o.correction2, o.lowest);
         p[i] = here.p, m[i] = here.m, v[i] = here.v;
       });

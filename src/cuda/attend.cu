@@ -13,7 +13,7 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) forward(struct spd_a
   const size_t i = blockIdx.x / groups, c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
   const bool on = c < channels;
   const unsigned length = on ? (unsigned)s.length : 0;
-  const T *values = (const T *)s.v.at + i * s.length * 2 * channels + c, *keys = values + channels;
+  const T *values = (const T *)s.segments.at + i * s.length * 2 * channels + c, *keys = values + channels;
   const T *gate = s.gate.at ? (const T *)s.gate.at + i * s.length * channels + c : NULL;
   float *attention = s.attention + i * s.length * channels + c, *feature = s.feature + i * s.feature_stride;
   float largest[V], sum[V], weighted[V], key[V], value[V];
@@ -87,7 +87,7 @@ struct scales {
 template <class T, int V>
 static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scales *scales, struct spd_attend s) {
   const unsigned channels = (unsigned)s.channels, both = (unsigned)s.length * 2 * channels;
-  const T *const v = (const T *)s.v.at + (size_t)blockIdx.x * both, *const g = (const T *)s.gate.at + (size_t)blockIdx.x * (both / 2);
+  const T *const v = (const T *)s.segments.at + (size_t)blockIdx.x * both, *const g = (const T *)s.gate.at + (size_t)blockIdx.x * (both / 2);
   float feature = 0, value = 0, gate = 0, x[V];
   for (unsigned c = threadIdx.x; c < channels; c += CUDA_THREADS)
     feature = cuda_larger(feature, fabsf(s.dfeature[blockIdx.x * s.feature_stride + c]));
@@ -110,10 +110,10 @@ static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scale
   cuda_raise(&scales->gate, gate);
 }
 
-/* With a <= 1 and |h - e| <= 2 max|h|; dv has a de and a de (h - e) gate, dgate a de (h - e) key */
+/* With a <= 1 and |h - e| <= 2 max|h|; dsegments has a de and a de (h - e) gate, dgate a de (h - e) key */
 static __global__ void choose_scales(const struct scales *largest, struct spd_attend s) {
   const float dkey = 2 * largest->value * largest->feature, gated = s.gate.at ? dkey * largest->gate : dkey;
-  *s.dv.scale = cuda_scale(largest->feature > gated ? largest->feature : gated);
+  *s.dsegments.scale = cuda_scale(largest->feature > gated ? largest->feature : gated);
   if (s.gate.at) *s.dgate.scale = cuda_scale(dkey * largest->value);
 }
 
@@ -125,7 +125,7 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) backward(struct spd_
   const size_t i = blockIdx.x / groups;
   const unsigned c = blockIdx.x % groups * (CUDA_LANES * V) + threadIdx.x * V;
   if (c >= channels) return;
-  const float stored = cuda_plane_type<T>::scaled ? *s.dv.scale : 1.0f;
+  const float stored = cuda_plane_type<T>::scaled ? *s.dsegments.scale : 1.0f;
   const float gate_stored = cuda_plane_type<T>::scaled && s.gate.at ? *s.dgate.scale : 1.0f;
   float de[V], e[V];
 #pragma unroll
@@ -142,9 +142,9 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) backward(struct spd_
         const size_t one = (row + l) * channels + c, both = (row + l) * 2 * channels + c;
         position p;
         p.attention = *(const typename cuda_pack<float, V>::type *)(s.attention + one);
-        p.value = *(const pack *)((const T *)s.v.at + both);
+        p.value = *(const pack *)((const T *)s.segments.at + both);
         if (s.gate.at) {
-          p.key = *(const pack *)((const T *)s.v.at + both + channels);
+          p.key = *(const pack *)((const T *)s.segments.at + both + channels);
           p.gate = *(const pack *)((const T *)s.gate.at + one);
         } else {
           p.key = p.gate = p.value;
@@ -166,8 +166,8 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES) backward(struct spd_
           dkey[v] = (s.gate.at ? d * gate[v] : d) * stored;
           dgate[v] = d * key[v] * gate_stored;
         }
-        cuda_store<V>((T *)s.dv.at + both, dvalue);
-        cuda_store<V>((T *)s.dv.at + both + channels, dkey);
+        cuda_store<V>((T *)s.dsegments.at + both, dvalue);
+        cuda_store<V>((T *)s.dsegments.at + both + channels, dkey);
         if (s.gate.at) cuda_store<V>((T *)s.dgate.at + one, dgate);
         if (s.dattention) cuda_store<V>(s.dattention + one, dattention);
       });

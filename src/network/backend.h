@@ -73,7 +73,7 @@ struct spd_block {
 /* Attention over the segments: a = softmax(keys), e = sum over positions of values * a. */
 struct spd_attend {
   size_t length, channels; /* L segments, C = n_feature */
-  struct spd_plane v;      /* (N, L, 2C): values, then keys */
+  struct spd_plane segments; /* (N, L, 2C): values, then keys */
   struct spd_plane gate;   /* (N, L, C) multiplies the keys; NULL without weight attention */
   const float *z;          /* (N): written behind the features where feature_stride > C */
   size_t feature_stride;   /* C or C + 1 */
@@ -81,7 +81,7 @@ struct spd_attend {
   float *feature;          /* (N, feature_stride) */
   const float *dfeature;   /* (N, feature_stride) */
   float *dattention;       /* (N, L, C): gradient with respect to the softmax's output; may be NULL */
-  struct spd_plane dv, dgate; /* (N, L, 2C), (N, L, C) */
+  struct spd_plane dsegments, dgate; /* (N, L, 2C), (N, L, C) */
 };
 
 /* Linear layer and activation. */
@@ -138,7 +138,7 @@ struct spd_loss {
 /* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */
 struct spd_adam {
   float rate, beta1, beta2, epsilon;
-  float rest1, rest2;             /* 1 - beta1, 1 - beta2 */
+  float new1, new2;             /* 1 - beta1, 1 - beta2 */
   float correction1, correction2; /* 1 / (1 - beta1^t), 1 / (1 - beta2^t) */
   float lowest;                   /* parameters do not go below: -INFINITY for no limit */
 };

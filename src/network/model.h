@@ -14,6 +14,7 @@ typedef enum {
 
 /* Values that can be read, and gradients that can be read or set, by name. Shapes are those of the host array. */
 typedef enum {
+  SPD_TENSOR_INPUT,     /* as the end of a backward pass only: through the stem */
   SPD_TENSOR_STEM,      /* (N, L1, C1) after the first pool */
   SPD_TENSOR_BLOCK,     /* (N, L2, C2) after the second pool */
   SPD_TENSOR_SEGMENTS,  /* (N, L3, 2C) values and keys */
@@ -21,7 +22,8 @@ typedef enum {
   SPD_TENSOR_FEATURE,   /* (N, C) attended features */
   SPD_TENSOR_LATENT,    /* (N, S) */
   SPD_TENSOR_REST,      /* (N, R) */
-  SPD_TENSOR_OBSERVED   /* (N, M) */
+  SPD_TENSOR_OBSERVED,  /* (N, M) */
+  SPD_TENSORS
 } spd_tensor;
 
 struct spd_model;

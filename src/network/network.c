@@ -10,33 +10,44 @@ enum { ALIGNMENT = 16 }; /* floats: a cache line */
 
 static size_t pooled_length(size_t length, size_t pool) { return (length + 2 * (pool / 2) - pool) / pool + 1; }
 
-static void add(struct spd_network *network, spd_parameter_role role, double spread, size_t rank, size_t a, size_t b, size_t c,
-                const char *name) {
+/* Fills the tensor's PyTorch name. In the published MLPs each layer takes three places of a Sequential: linear, activation, dropout. */
+static void make_name(char *name, size_t size, spd_part part, size_t index, spd_parameter_role role) {
+  static const char *const parts[] = {"encoder.instrument", "encoder", "encoder", "encoder", "decoder"};
+  static const char *const roles[] = {"weight", "bias", "weight", "bias", "weight", "beta", "gamma", "weight"};
+  const int is_activation = role == SPD_PARAMETER_SLOPE || role == SPD_PARAMETER_BETA || role == SPD_PARAMETER_GAMMA;
+  if (part == SPD_PART_INSTRUMENT)
+    snprintf(name, size, "%s.lsf.%s", parts[part], roles[role]);
+  else if (part == SPD_PART_SPECTRUM || part == SPD_PART_WEIGHTS)
+    snprintf(name, size, "%s.conv%zu%s.%d.%s", parts[part], index + 1, part == SPD_PART_WEIGHTS ? "w" : "", is_activation ? 2 : 0, roles[role]);
+  else
+    snprintf(name, size, "%s.mlp.%zu.%s", parts[part], 3 * index + (is_activation ? 1 : 0), roles[role]);
+}
+
+static size_t padded(size_t count) { return (count + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
+/* shape: (a), (a, b) or (a, b, c); 0 where a dimension is missing */
+static void add(struct spd_network *network, spd_part part, size_t index, spd_parameter_role role, double spread, size_t a, size_t b, size_t c) {
   struct spd_parameter *p = &network->parameters[network->n_parameters++];
   memset(p, 0, sizeof *p);
-  snprintf(p->name, sizeof p->name, "%s", name);
-  p->role = role;
-  p->rank = rank;
+  p->part = part, p->index = index, p->role = role;
+  make_name(p->name, sizeof p->name, part, index, role);
+  p->rank = c ? 3 : b ? 2 : 1;
   p->shape[0] = a, p->shape[1] = b, p->shape[2] = c;
   p->spread = (float)spread;
   p->offset = network->size;
-  p->count = a * (rank > 1 ? b : 1) * (rank > 2 ? c : 1);
-  network->size += (p->count + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  p->count = a * (b ? b : 1) * (c ? c : 1);
+  network->size += padded(p->count);
 }
 
-/* suffix is "" for the spectrum encoder and "w" for the weight encoder, whose blocks are half as wide: it makes keys only */
-static void add_convolutions(struct spd_network *network, const char *suffix, size_t divisor) {
+/* divisor: the blocks of the weight encoder, which makes keys only, are half as wide */
+static void add_convolutions(struct spd_network *network, spd_part part, size_t divisor) {
   const struct spd_architecture *a = &network->architecture;
-  char name[64];
   for (size_t i = 0; i < SPD_BLOCKS; i++) {
-    size_t in = i == 0 ? 1 : a->filters[i - 1] / divisor, out = a->filters[i] / divisor, k = a->kernels[i];
-    double spread = 1 / sqrt((double)(in * k)); /* the norm that follows makes any other the same */
-    snprintf(name, sizeof name, "encoder.conv%zu%s.0.weight", i + 1, suffix);
-    add(network, SPD_PARAMETER_CONV_WEIGHT, spread, 3, k, in, out, name);
-    snprintf(name, sizeof name, "encoder.conv%zu%s.0.bias", i + 1, suffix);
-    add(network, SPD_PARAMETER_CONV_BIAS, spread, 1, out, 0, 0, name);
-    snprintf(name, sizeof name, "encoder.conv%zu%s.2.weight", i + 1, suffix);
-    add(network, SPD_PARAMETER_SLOPE, 0, 1, out, 0, 0, name);
+    const size_t in = i == 0 ? 1 : a->filters[i - 1] / divisor, out = a->filters[i] / divisor, k = a->kernels[i];
+    const double spread = 1 / sqrt((double)(in * k)); /* any would do: a norm follows */
+    add(network, part, i, SPD_PARAMETER_CONV_WEIGHT, spread, k, in, out);
+    add(network, part, i, SPD_PARAMETER_CONV_BIAS, spread, out, 0, 0);
+    add(network, part, i, SPD_PARAMETER_SLOPE, 0, out, 0, 0);
   }
 }
 
@@ -48,21 +59,10 @@ static const double GAIN_SPECULATOR = 2.6999; /* sqrt(3) * 1.5588: x sigma(x), x
 static const double GAIN_LEAKY = 2.4494;      /* sqrt(3 * 2 / (1 + 0.01^2)) */
 static const double GAIN_SPECTRUM = 0.3;      /* the decoder's last layer: training starts near a flat spectrum */
 
-/* Layers stand at every third place of the published Sequential: linear, activation, dropout. */
-static void add_linear(struct spd_network *network, const char *part, size_t layer, size_t in, size_t out, double gain) {
-  double spread = 1 / sqrt((double)in);
-  char name[64];
-  snprintf(name, sizeof name, "%s.mlp.%zu.weight", part, 3 * layer);
-  add(network, SPD_PARAMETER_LINEAR_WEIGHT, gain * spread, 2, out, in, 0, name);
-  snprintf(name, sizeof name, "%s.mlp.%zu.bias", part, 3 * layer);
-  add(network, SPD_PARAMETER_LINEAR_BIAS, spread, 1, out, 0, 0, name);
-}
-
-static void add_unit_parameters(struct spd_network *network, spd_parameter_role role, const char *part, size_t layer,
-                                size_t units, const char *what) {
-  char name[64];
-  snprintf(name, sizeof name, "%s.mlp.%zu.%s", part, 3 * layer + 1, what);
-  add(network, role, 0, 1, units, 0, 0, name);
+static void add_linear(struct spd_network *network, spd_part part, size_t layer, size_t in, size_t out, double gain) {
+  const double spread = 1 / sqrt((double)in);
+  add(network, part, layer, SPD_PARAMETER_LINEAR_WEIGHT, gain * spread, out, in, 0);
+  add(network, part, layer, SPD_PARAMETER_LINEAR_BIAS, spread, out, 0, 0);
 }
 
 static spd_status check(const struct spd_architecture *a, struct spd_error *error) {
@@ -114,34 +114,50 @@ spd_status spd_network_init(struct spd_network *network, const struct spd_archit
                       network->lengths[i], i + 1, i);
   network->n_feature = a->filters[SPD_BLOCKS - 1] / 2;
 
-  if (a->lsf) add(network, SPD_PARAMETER_LSF, 0, 3, 1, 1, a->lsf, "encoder.instrument.lsf.weight");
-  add_convolutions(network, "", 1);
+  if (a->lsf) add(network, SPD_PART_INSTRUMENT, 0, SPD_PARAMETER_LSF, 0, 1, 1, a->lsf);
+  network->lsf_size = network->size;
+  add_convolutions(network, SPD_PART_SPECTRUM, 1);
   size_t in = network->n_feature + (a->redshift_input ? 1 : 0);
   for (size_t i = 0; i <= a->n_encoder_hidden; i++) {
-    size_t out = i < a->n_encoder_hidden ? a->encoder_hidden[i] : a->n_latent;
-    add_linear(network, "encoder", i, in, out, GAIN_PRELU);
-    if (i < a->n_encoder_hidden) add_unit_parameters(network, SPD_PARAMETER_SLOPE, "encoder", i, out, "weight");
+    const size_t out = i < a->n_encoder_hidden ? a->encoder_hidden[i] : a->n_latent;
+    add_linear(network, SPD_PART_ENCODER, i, in, out, GAIN_PRELU);
+    if (i < a->n_encoder_hidden) add(network, SPD_PART_ENCODER, i, SPD_PARAMETER_SLOPE, 0, out, 0, 0);
     in = out;
   }
-  if (a->weight_attention) add_convolutions(network, "w", 2);
+  if (a->weight_attention) add_convolutions(network, SPD_PART_WEIGHTS, 2);
   in = a->n_latent;
   const double gain = a->decoder_activation == SPD_ACTIVATION_SPECULATOR ? GAIN_SPECULATOR : GAIN_LEAKY;
   for (size_t i = 0; i <= a->n_decoder_hidden; i++) {
-    size_t out = i < a->n_decoder_hidden ? a->decoder_hidden[i] : a->n_rest;
-    add_linear(network, "decoder", i, in, out, i < a->n_decoder_hidden ? gain : GAIN_SPECTRUM);
+    const size_t out = i < a->n_decoder_hidden ? a->decoder_hidden[i] : a->n_rest;
+    add_linear(network, SPD_PART_DECODER, i, in, out, i < a->n_decoder_hidden ? gain : GAIN_SPECTRUM);
     if (a->decoder_activation == SPD_ACTIVATION_SPECULATOR) {
-      add_unit_parameters(network, SPD_PARAMETER_BETA, "decoder", i, out, "beta");
-      add_unit_parameters(network, SPD_PARAMETER_GAMMA, "decoder", i, out, "gamma");
+      add(network, SPD_PART_DECODER, i, SPD_PARAMETER_BETA, 0, out, 0, 0);
+      add(network, SPD_PART_DECODER, i, SPD_PARAMETER_GAMMA, 0, out, 0, 0);
     }
     in = out;
   }
   return SPD_STATUS_OK;
 }
 
-const struct spd_parameter *spd_network_find(const struct spd_network *network, const char *name) {
-  for (size_t i = 0; i < network->n_parameters; i++)
-    if (strcmp(network->parameters[i].name, name) == 0) return &network->parameters[i];
+const struct spd_parameter *spd_network_find(const struct spd_network *network, spd_part part, size_t index, spd_parameter_role role) {
+  for (size_t i = 0; i < network->n_parameters; i++) {
+    const struct spd_parameter *p = &network->parameters[i];
+    if (p->part == part && p->index == index && p->role == role) return p;
+  }
   return NULL;
+}
+
+spd_status spd_network_copy(float *to, const struct spd_network *to_network, const float *from, const struct spd_network *from_network,
+                            struct spd_error *error) {
+  for (size_t i = 0; i < to_network->n_parameters; i++) {
+    const struct spd_parameter *p = &to_network->parameters[i];
+    const struct spd_parameter *q = spd_network_find(from_network, p->part, p->index, p->role);
+    if (!q) continue;
+    if (memcmp(p->shape, q->shape, sizeof p->shape) != 0)
+      return spd_fail(error, SPD_STATUS_INVALID, "the two networks have different shapes of %s", p->name);
+    memcpy(to + p->offset, from + q->offset, p->count * sizeof *to);
+  }
+  return SPD_STATUS_OK;
 }
 
 void spd_network_fill(float *weights, const struct spd_network *network, uint64_t seed) {

@@ -27,7 +27,10 @@ struct spd_architecture {
   size_t lsf;                        /* 0, or the odd number of kernel pixels */
 };
 
-/* Which of the roles a parameter plays decides its initial values and its PyTorch layout. */
+/* The part of the network that a parameter belongs to. Its index counts convolutions or linear layers, from 0. */
+typedef enum { SPD_PART_INSTRUMENT, SPD_PART_SPECTRUM, SPD_PART_WEIGHTS, SPD_PART_ENCODER, SPD_PART_DECODER } spd_part;
+
+/* The role decides the initial values and the PyTorch layout. */
 typedef enum {
   SPD_PARAMETER_CONV_WEIGHT,   /* (k, in, out) here, (out, in, k) in PyTorch */
   SPD_PARAMETER_CONV_BIAS,     /* (out): kept for exchange; the norm removes it, so it takes part in nothing */
@@ -40,8 +43,10 @@ typedef enum {
 } spd_parameter_role;
 
 struct spd_parameter {
-  char name[64]; /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
+  spd_part part;
+  size_t index;
   spd_parameter_role role;
+  char name[64]; /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
   size_t rank, shape[3]; /* as stored here */
   float spread;           /* initial values are uniform in +- spread; 0: as the role has it */
   size_t offset, count; /* in floats; every offset is a multiple of 16 */
@@ -53,14 +58,19 @@ struct spd_network {
   size_t n_feature;               /* C of the attended features: half the last filters */
   size_t n_parameters;
   struct spd_parameter parameters[SPD_MAX_PARAMETERS];
-  size_t size; /* floats in a parameter block, gaps for alignment included (they are always zero) */
+  size_t size;     /* floats in a parameter block, gaps for alignment included (they are always zero) */
+  size_t lsf_size; /* of them, those of the LSF, at the beginning of the block; 0 without one */
 };
 
-/* Checks the sizes and fills the table. Order: LSF, encoder, weight encoder, decoder. */
+/* Checks the sizes and fills the table. Order: LSF, convolutions of the spectrum, encoder MLP, convolutions of the weights, decoder MLP. */
 spd_status spd_network_init(struct spd_network *network, const struct spd_architecture *architecture, struct spd_error *error);
 
-/* NULL when there is no such parameter. */
-const struct spd_parameter *spd_network_find(const struct spd_network *network, const char *name);
+/* NULL if there is no such parameter. */
+const struct spd_parameter *spd_network_find(const struct spd_network *network, spd_part part, size_t index, spd_parameter_role role);
+
+/* Copies the parameters that both networks have; their shapes must be the same, or the status is INVALID. */
+spd_status spd_network_copy(float *to, const struct spd_network *to_network, const float *from, const struct spd_network *from_network,
+                            struct spd_error *error);
 
 /* weights: (network->size). Convolutions, linear layers uniform in +- spread, PReLU 0.25, beta 1, gamma 0, LSF a delta. */
 void spd_network_fill(float *weights, const struct spd_network *network, uint64_t seed);

@@ -6,6 +6,12 @@
 #include "network/model.h"
 #include "core/rng.h"
 
+CHECK_UNUSED static const struct spd_parameter *parameter_named(const struct spd_network *network, const char *name) {
+  for (size_t i = 0; i < network->n_parameters; i++)
+    if (strcmp(network->parameters[i].name, name) == 0) return &network->parameters[i];
+  return NULL;
+}
+
 CHECK_UNUSED static struct spd_architecture small_architecture(void) {
   struct spd_architecture a = {.n_observed = 139,
                                .n_rest = 187,

@@ -19,16 +19,16 @@ static void check_table(const struct spd_network *net, const char *what) {
     for (size_t r = 0; r < p->rank; r++) product *= p->shape[r];
     wrong += p->offset % 16 != 0 || p->offset < end || product != p->count || p->count == 0;
     end = p->offset + p->count;
-    repeated += spd_network_find(net, p->name) != p;
+    repeated += parameter_named(net, p->name) != p || spd_network_find(net, p->part, p->index, p->role) != p;
   }
   CHECK(wrong == 0 && end <= net->size && net->size - end < 16, "%s: %zu bad entries, block of %zu ends at %zu", what, wrong,
         net->size, end);
-  CHECK(repeated == 0, "%s: %zu names occur twice", what, repeated);
+  CHECK(repeated == 0, "%s: %zu names or places occur twice", what, repeated);
 }
 
 static void check_shape(const struct spd_network *net, const char *name, spd_parameter_role role, size_t rank, size_t a, size_t b,
                         size_t c, double spread) {
-  const struct spd_parameter *p = spd_network_find(net, name);
+  const struct spd_parameter *p = parameter_named(net, name);
   if (!p) {
     check_fail(__FILE__, __LINE__, "no parameter %s", name);
     return;
@@ -61,8 +61,8 @@ static void test_paper(void) {
   check_shape(&net, "decoder.mlp.9.weight", SPD_PARAMETER_LINEAR_WEIGHT, 2, 5881, 1024, 0, 0.3 / sqrt(1024));
   check_shape(&net, "decoder.mlp.10.beta", SPD_PARAMETER_BETA, 1, 5881, 0, 0, 0);
   check_shape(&net, "decoder.mlp.10.gamma", SPD_PARAMETER_GAMMA, 1, 5881, 0, 0, 0);
-  CHECK(spd_network_find(&net, "encoder.instrument.lsf.weight") == NULL, "an LSF that was not asked for");
-  CHECK(spd_network_find(&net, "decoder.mlp.1") == NULL, "a prefix of a name is found");
+  CHECK(parameter_named(&net, "encoder.instrument.lsf.weight") == NULL, "an LSF that was not asked for");
+  CHECK(parameter_named(&net, "decoder.mlp.1") == NULL, "a prefix of a name is found");
 }
 
 static void test_options(void) {
@@ -81,7 +81,7 @@ static void test_options(void) {
   a.decoder_activation = SPD_ACTIVATION_LEAKY;
   MUST(spd_network_init(&net, &a, error));
   check_table(&net, "leaky");
-  CHECK(spd_network_find(&net, "decoder.mlp.1.beta") == NULL, "leaky ReLU has a beta");
+  CHECK(parameter_named(&net, "decoder.mlp.1.beta") == NULL, "leaky ReLU has a beta");
 
   a.weight_attention = 1;
   MUST(spd_network_init(&net, &a, error));
@@ -194,9 +194,9 @@ static double pass_layer(double *values, const struct spd_network *net, const fl
                          spd_activation activation) {
   char name[64];
   snprintf(name, sizeof name, "%s.mlp.%zu.weight", part, 3 * layer);
-  const struct spd_parameter *weight = spd_network_find(net, name);
+  const struct spd_parameter *weight = parameter_named(net, name);
   snprintf(name, sizeof name, "%s.mlp.%zu.bias", part, 3 * layer);
-  const struct spd_parameter *bias = spd_network_find(net, name);
+  const struct spd_parameter *bias = parameter_named(net, name);
   const size_t out = weight->shape[0], in = weight->shape[1];
   double *after = check_alloc(out * sizeof *after), squares = 0;
   for (size_t o = 0; o < out; o++) {
@@ -305,6 +305,27 @@ static void test_rng(void) {
         "spd_hash does not tell identities or seeds apart");
 }
 
+/* What two networks have in common is copied, wherever it is in their blocks. */
+static void test_copy(void) {
+  struct spd_network with, without, wider;
+  struct spd_architecture a = small_architecture();
+  struct spd_error refused;
+  MUST(spd_network_init(&with, &a, error));
+  a.lsf = 0;
+  MUST(spd_network_init(&without, &a, error));
+  a.n_rest++;
+  MUST(spd_network_init(&wider, &a, error));
+  CHECK(with.lsf_size == 16 && without.lsf_size == 0, "LSF: %zu and %zu floats", with.lsf_size, without.lsf_size);
+  float *from = malloc(with.size * sizeof *from), *to = calloc(with.size, sizeof *to);
+  spd_network_fill(from, &with, 3);
+  MUST(spd_network_copy(to, &without, from, &with, error));
+  CHECK(memcmp(to, from + with.lsf_size, without.size * sizeof *to) == 0, "without the LSF the others differ");
+  CHECK(spd_network_copy(to, &wider, from, &with, &refused) == SPD_STATUS_INVALID && strstr(refused.message, "decoder.mlp.6.weight"),
+        "other shapes: %s", refused.message);
+  free(from);
+  free(to);
+}
+
 int main(void) {
   test_paper();
   test_options();
@@ -313,5 +334,6 @@ int main(void) {
   test_fill_keeps_variance();
   test_layouts();
   test_rng();
+  test_copy();
   return check_end();
 }

@@ -289,7 +289,7 @@ static void test_paper_with(const struct cpu_kernels *kernels) {
     memcpy(name, at, length < sizeof name ? length : sizeof name - 1);
     at += length + (at[length] == ',');
     number++;
-    const struct spd_parameter *p = spd_network_find(&net, name);
+    const struct spd_parameter *p = parameter_named(&net, name);
     CHECK(p != NULL, "no parameter %s", name);
     if (!p) continue;
     fill_by_rule(values, p, number, strtoull(seed, NULL, 10));

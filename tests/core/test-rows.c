@@ -200,7 +200,7 @@ static void test_attend(const struct cpu_kernels *kernels) {
   struct spd_attend *t = &s.stage.attend;
   t->length = pick(1, 80), t->channels = pick(1, 150), t->feature_stride = t->channels + pick(0, 1);
   const size_t plane = t->length * t->channels, stride = t->feature_stride;
-  add(&s, offsetof(union stage, attend.v.at), GIVEN, sizeof(float), 2 * plane, 0, 2 * plane);
+  add(&s, offsetof(union stage, attend.segments.at), GIVEN, sizeof(float), 2 * plane, 0, 2 * plane);
   if (pick(0, 1)) {
     add(&s, offsetof(union stage, attend.gate.at), GIVEN, sizeof(float), plane, 0, plane);
     add(&s, offsetof(union stage, attend.dgate.at), MADE, sizeof(float), plane, 0, plane);
@@ -210,7 +210,7 @@ static void test_attend(const struct cpu_kernels *kernels) {
   VALUES(&s, attend, attention, MADE, plane);
   VALUES(&s, attend, feature, MADE, stride);
   VALUES(&s, attend, dattention, MADE, plane);
-  add(&s, offsetof(union stage, attend.dv.at), MADE, sizeof(float), 2 * plane, 0, 2 * plane);
+  add(&s, offsetof(union stage, attend.dsegments.at), MADE, sizeof(float), 2 * plane, 0, 2 * plane);
   test_subject(&s, kernels, 0, 0);
 }
 

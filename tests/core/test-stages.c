@@ -227,22 +227,22 @@ static void test_attend(const struct vector_case *c) {
   size_t stride = vectors_size(c, "feature_stride"), size = n * length * channels;
   const double *gate = vectors_array(c, "gate");
   struct spd_attend a = {.length = length, .channels = channels, .feature_stride = stride};
-  a.v = new_elements(vectors_array(c, "v"), 2 * size);
+  a.segments = new_elements(vectors_array(c, "v"), 2 * size);
   if (gate) a.gate = new_elements(gate, size), a.dgate = new_elements(NULL, size);
   a.z = new_floats(vectors_array(c, "z"), n);
   a.attention = new_floats(NULL, size);
   a.feature = new_floats(NULL, n * stride);
   a.dfeature = new_floats(vectors_array(c, "dfeature"), n * stride);
   a.dattention = new_floats(NULL, size);
-  a.dv = new_elements(NULL, 2 * size);
+  a.dsegments = new_elements(NULL, 2 * size);
   OPS(attend_forward, &a, n);
   check_floats(c, "attention", a.attention, "attend");
   check_floats(c, "feature", a.feature, "attend");
   for (int with_attention = 1; with_attention >= 0; with_attention--) {
-    if (!with_attention) a.dattention = NULL, a.dv = new_elements(NULL, 2 * size);
+    if (!with_attention) a.dattention = NULL, a.dsegments = new_elements(NULL, 2 * size);
     OPS(attend_backward, &a, n);
     if (with_attention) check_floats(c, "dattention", a.dattention, "attend gradient");
-    check_elements(c, "dv", a.dv, "attend gradient");
+    check_elements(c, "dv", a.dsegments, "attend gradient");
     if (gate) check_elements(c, "dgate", a.dgate, "attend gradient");
   }
 }
@@ -372,8 +372,8 @@ static void test_adam(const struct vector_case *c) {
     struct spd_adam adam = {.rate = (float)vectors_number(c, "rate"),
                             .beta1 = (float)beta1,
                             .beta2 = (float)beta2,
-                            .rest1 = (float)(1 - beta1),
-                            .rest2 = (float)(1 - beta2),
+                            .new1 = (float)(1 - beta1),
+                            .new2 = (float)(1 - beta2),
                             .epsilon = (float)vectors_number(c, "epsilon"),
                             .lowest = -INFINITY,
                             .correction1 = (float)(1 / (1 - pow(beta1, (double)(t + 1)))),

@@ -217,7 +217,7 @@ static void test_training(void) {
     MUST(spd_model_get_parameters(weights, model, error));
     int lsf_moved = memcmp(weights, d.weights, a.lsf * sizeof *weights) != 0;
     CHECK(lsf_moved == factor, "lsf_factor %d: the LSF %s", factor, lsf_moved ? "moved" : "stayed");
-    const struct spd_parameter *p = spd_network_find(&net, "decoder.mlp.0.weight");
+    const struct spd_parameter *p = parameter_named(&net, "decoder.mlp.0.weight");
     CHECK(memcmp(weights + p->offset, d.weights + p->offset, p->count * sizeof *weights) != 0, "lsf_factor %d stops the decoder",
           factor);
   }

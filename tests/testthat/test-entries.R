@@ -19,6 +19,8 @@ valid_calls <- function(folder) {
     .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
+  with_lsf <- fit$architecture
+  with_lsf$lsf <- 3
   fits <- file.path(folder, "catalogue.fits")
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(list(Z = list(type = "E", values = c(0.1, 0.2))))), fits)
   image <- file.path(folder, "image.fits")
@@ -37,6 +39,8 @@ valid_calls <- function(folder) {
       ffi_integer64_text = list(c(1, 2)),
       ffi_network_export = list(fit$architecture, fit$weights),
       ffi_network_fill = list(fit$architecture, 1),
+      ffi_network_carry = list(fit$architecture, fit$weights, fit$architecture),
+      ffi_network_set_lsf = list(with_lsf, .Call(ffi_network_fill, with_lsf, 1), c(0.1, 0.8, 0.1)),
       ffi_network_import = list(fit$architecture, tensors),
       ffi_network_table = list(fit$architecture),
       ffi_predict = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, NULL, "loss", options),
