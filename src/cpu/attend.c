@@ -5,7 +5,7 @@
 #include "network/scalar.h"
 #include "cpu/cpu.h"
 
-enum { CHANNELS = 64 };
+enum { CHANNELS = CPU_CHANNELS };
 
 SPD_HOT static void forward(float *a, float *e, const float *v, const float *gate, size_t length, size_t channels,
                             size_t width) {

@@ -6,7 +6,7 @@
 #include "network/scalar.h"
 #include "cpu/cpu.h"
 
-enum { CHANNELS = 64 }; /* channels at a time, so that what a position needs stays in the first-level cache */
+enum { CHANNELS = CPU_CHANNELS };
 
 /* m_j and R_jk from the autocorrelation at k lags, less the products that the window j leaves out at the ends */
 SPD_HOT static void moments(double *m, double *r, const float *x, size_t length, size_t kernel) {

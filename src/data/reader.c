@@ -5,10 +5,11 @@
 #include <string.h>
 
 #include "core/threads.h"
+#include "data/order.h"
 
 enum {
-  BLOCK = 512, /* rows; that of spd_order_fill() */
-  BLOCKS = 16, /* of a buffer */
+  BLOCK = SPD_ORDER_BLOCK,
+  BLOCKS = SPD_ORDER_WINDOW, /* of a buffer */
   RUN = 64     /* rows that one read brings, at most */
 };
 

@@ -145,6 +145,9 @@ struct spd_adam {
 
 struct spd_backend;
 
+/* Of free memory on a backend, what may be planned with: a quarter is left for workspaces of stages and libraries. */
+static inline size_t spd_usable_memory(size_t available) { return available / 4 * 3; }
+
 /* A buffer on the host and its twin on the backend, between which copies run beside the arithmetic. The host writes into `host`
  * after lane_fill, lane_send starts the copy, lane_take lets the arithmetic have it: each may follow the other at once, and two
  * lanes taken in turns hide the copies behind the arithmetic. */

@@ -78,8 +78,7 @@ static spd_status prepare(struct spd_feed *feed, spd_feed_way way, struct spd_er
   if (way == SPD_FEED_AUTO) {
     size_t available;
     SPD_TRY(ops->available(feed->backend, &available, error));
-    /* a fifth of the memory stays for workspaces, which a backend makes when it first needs them */
-    feed->resident = batch_bytes(feed, source->n_rows) + source->n_rows * sizeof(uint64_t) <= available / 5 * 4;
+    feed->resident = batch_bytes(feed, source->n_rows) + source->n_rows * sizeof(uint64_t) <= spd_usable_memory(available);
   } else {
     feed->resident = way == SPD_FEED_RESIDENT;
   }

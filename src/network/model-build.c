@@ -310,8 +310,8 @@ static size_t count_bytes(const struct spd_network *network, const struct spd_ba
   return bytes;
 }
 
-/* The backend's own sentence, or a better one where it knows how much memory is left: what a batch takes, and which would fit
- * with a quarter to spare for workspaces. */
+/* The backend's own sentence, or a better one where it knows how much memory is left: what a batch takes, and which would
+ * fit. */
 static spd_status no_memory(const struct spd_network *network, struct spd_backend *backend, size_t capacity,
                             spd_model_purpose purpose, struct spd_error *error) {
   size_t available = 0;
@@ -321,7 +321,7 @@ static spd_status no_memory(const struct spd_network *network, struct spd_backen
   if (backend->ops->shares_host_memory || capacity < 2 || all <= one ||
       backend->ops->available(backend, &available, &ignored) != SPD_STATUS_OK)
     return SPD_STATUS_NO_MEMORY;
-  const double each = (double)(all - one) / (double)(capacity - 1), room = 0.75 * (double)available - (double)one;
+  const double each = (double)(all - one) / (double)(capacity - 1), room = (double)spd_usable_memory(available) - (double)one;
   if (room < 0) return SPD_STATUS_NO_MEMORY;
   const size_t fits = 1 + (size_t)(room / each);
   return spd_fail(error, SPD_STATUS_NO_MEMORY,

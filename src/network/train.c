@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "core/rng.h"
+#include "data/order.h"
 
 /* ---- schedule ---- */
 
@@ -32,46 +32,6 @@ void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *s, 
     if (f > 1.0) f = 1.0;
     *rate = anneal(s->rate, end, f);
     if (s->cycle_momentum) *beta1 = anneal(0.85, 0.95, f);
-  }
-}
-
-/* ---- order ---- */
-
-enum { ROWS_PER_BLOCK = 512, BLOCKS_PER_WINDOW = 16 };
-
-static void shuffle(uint64_t *x, uint64_t n, uint64_t key) {
-  for (uint64_t i = n; i > 1; i--) {
-    uint64_t j = spd_below(spd_mix64(key ^ spd_mix64(i)), i), swap = x[i - 1];
-    x[i - 1] = x[j];
-    x[j] = swap;
-  }
-}
-
-/* The blocks' order stands in the first entries of `order` until the last window has been written; windows are written from the
- * last to the first, so that no block number is overwritten before it is read. */
-void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch) {
-  if (n_rows == 0) return;
-  const uint64_t key = spd_mix64(spd_mix64(seed) ^ spd_mix64(epoch + 0x5eed)),
-                 n_blocks = (n_rows + ROWS_PER_BLOCK - 1) / ROWS_PER_BLOCK;
-  const uint64_t short_rows = n_rows - (n_blocks - 1) * ROWS_PER_BLOCK;
-  for (uint64_t b = 0; b < n_blocks; b++) order[b] = b;
-  shuffle(order, n_blocks, key);
-  uint64_t short_place = 0;
-  while (order[short_place] != n_blocks - 1) short_place++;
-  const uint64_t n_windows = (n_blocks + BLOCKS_PER_WINDOW - 1) / BLOCKS_PER_WINDOW;
-  for (uint64_t w = n_windows; w-- > 0;) {
-    uint64_t blocks[BLOCKS_PER_WINDOW];
-    const uint64_t first = w * BLOCKS_PER_WINDOW;
-    const uint64_t count = n_blocks - first < BLOCKS_PER_WINDOW ? n_blocks - first : BLOCKS_PER_WINDOW;
-    memcpy(blocks, order + first, count * sizeof *blocks);
-    const uint64_t start = first * ROWS_PER_BLOCK - (short_place < first ? ROWS_PER_BLOCK - short_rows : 0);
-    uint64_t used = 0;
-    for (uint64_t b = 0; b < count; b++) {
-      const uint64_t rows = blocks[b] == n_blocks - 1 ? short_rows : ROWS_PER_BLOCK;
-      for (uint64_t i = 0; i < rows; i++) order[start + used + i] = blocks[b] * ROWS_PER_BLOCK + i;
-      used += rows;
-    }
-    shuffle(order + start, used, spd_mix64(key ^ spd_mix64(w + 0x3107)));
   }
 }
 

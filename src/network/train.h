@@ -14,11 +14,6 @@ struct spd_schedule {
 };
 void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *schedule, uint64_t step /* from 0 */);
 
-/* Order in which the rows of a survey are visited in an epoch: blocks of 512 rows are shuffled, 16 blocks at a time form a
- * window, and the rows of a window are shuffled. One rule for memory and for files, so that both see the same order, and a
- * reader needs no more than one window in memory. order: (n_rows). */
-void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch);
-
 struct spd_training_options {
   size_t batch_size;
   uint64_t seed;

@@ -190,7 +190,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   if compile release "$release"; then
-    for name in stages gradients reference threads fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
+    for name in stages gradients reference threads train fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
     # whatever OpenBLAS takes the processor for
     for core in ${blas:+Prescott Haswell SkylakeX}; do
       echo "OPENBLAS_CORETYPE=$core"
@@ -203,7 +203,7 @@ int main(void) { return 0; }
 C
   then
     if compile races "$races"; then
-      for name in reader pool threads; do among $name && run races $name "$races" "$libs"; done
+      for name in reader pool threads train; do among $name && run races $name "$races" "$libs"; done
     fi
   else skip "races: a program built with -fsanitize=thread does not run here"
   fi
@@ -220,7 +220,7 @@ C
     cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
     common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||; s|-DSPD_HAVE_ZLIB||")
     if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
-      for name in stages gradients fourier product threads; do
+      for name in stages gradients fourier product threads train; do
         among $name && run arm64 $name "-O2" "-static -lm -pthread" qemu-aarch64
       done
     fi

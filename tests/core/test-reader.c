@@ -1,5 +1,6 @@
 /* The reader of surveys: all rows come, once and in their order, whatever the order and wherever it stops. */
 #include "check.h"
+#include "data/order.h"
 #include "data/reader.h"
 #include "network/train.h"
 #include "survey-files.h"
