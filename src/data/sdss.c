@@ -148,7 +148,7 @@ static spd_status open_table(struct table *table, const struct reader *reader, i
   return status ? fail_fits(reader, "its tables", status) : SPD_STATUS_OK;
 }
 
-/* Rows of a mask of whatever integers, 0 or 1: every bit counts, of a sign or beyond 32 too; what is not known is masked. */
+/* Rows of a mask, as 0 or 1: any bit of any integer type sets it, also the sign bit or bits beyond 32; missing values set it. */
 static void read_mask(int32_t *mask, const struct reader *reader, const struct spd_cfitsio_column *column, long first, long count,
                       int *status) {
   enum { PART = 2048 };

@@ -28,11 +28,11 @@ struct spd_sdss_object {
   char class_name[SPD_SDSS_TEXT], subclass[SPD_SDSS_TEXT], plate_quality[SPD_SDSS_TEXT], instrument[SPD_SDSS_TEXT];
 };
 
-/* HDU 1; the pixels as they are in the file */
+/* HDU 1; flux, ivar and loglam as they are in the file */
 struct spd_sdss_pixels {
   size_t n;
   float flux[SPD_SDSS_MAX_PIXELS], ivar[SPD_SDSS_MAX_PIXELS], loglam[SPD_SDSS_MAX_PIXELS];
-  int32_t and_mask[SPD_SDSS_MAX_PIXELS];
+  int32_t and_mask[SPD_SDSS_MAX_PIXELS]; /* 1 where any bit is set or the value is missing, else 0 */
 };
 
 /* The sentence on failure begins with the file's name, without its folder. Reentrant, one pair of structs per thread. */
