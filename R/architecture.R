@@ -47,29 +47,3 @@ new_architecture <- function(network, n_observed, n_rest, n_latent, lsf) {
 }
 
 count_parameters <- function(architecture) sum(.Call(ffi_network_table, architecture)$count)
-
-# ---- argument checks ----
-
-check_counts <- function(x, name, length = NULL) {
-  if (!is.numeric(x) || anyNA(x) || any(x < 1) || any(x != round(x)) || (!is.null(length) && length(x) != length)) {
-    abort("invalid", "`", name, "` must be ", if (is.null(length)) "" else paste0(length, " "), "positive whole numbers.")
-  }
-}
-
-check_number <- function(x, name, min = -Inf, max = Inf, whole = FALSE) {
-  if (!is.numeric(x) || length(x) != 1 || is.na(x) || x < min || x > max || (whole && x != round(x))) {
-    range <- if (is.finite(max)) paste0(" between ", format(min), " and ", format(max, scientific = FALSE))
-             else if (is.finite(min)) paste0(" of at least ", format(min)) else ""
-    abort("invalid", "`", name, "` must be one ", if (whole) "whole ", "number", range, ", not ", describe(x), ".")
-  }
-}
-
-check_flag <- function(x, name) {
-  if (!is.logical(x) || length(x) != 1 || is.na(x)) abort("invalid", "`", name, "` must be TRUE or FALSE, not ", describe(x), ".")
-}
-
-describe <- function(x) {
-  if (is.null(x)) return("NULL")
-  if (is.atomic(x) && length(x) == 1) return(if (is.character(x)) paste0("\"", x, "\"") else format(x))
-  paste0("an object of class \"", class(x)[1], "\" and length ", length(x))
-}

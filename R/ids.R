@@ -52,3 +52,15 @@ object_of <- function(x) if (is.null(x$object)) x$id else x$object
 
 # Ids of all rows of a survey, unique, in whatever parts they are asked for.
 survey_ids <- function(x) make.unique(survey_catalogue(x, "ID")$ID)
+
+ids_of <- function(x, rows) if (inherits(x, "survey")) survey_catalogue(x, "ID", x$rows[rows])$ID else x$id[rows]
+
+# Objects that the spectra of some rows are of
+objects_of <- function(x, rows) {
+  if (inherits(x, "survey")) objects_in(survey_catalogue(x, name_columns(x), x$rows[rows])) else object_of(x)[rows]
+}
+
+# A survey's columns that name its spectra, and the objects that they say
+name_columns <- function(x) c("ID", if (x$has_objects %in% TRUE) "OBJECT")
+
+objects_in <- function(names) if (is.null(names$OBJECT)) names$ID else ifelse(is.na(names$OBJECT), names$ID, names$OBJECT)

@@ -74,38 +74,6 @@ predict_rows <- function(fit, x, unknown, type, device, batch_size) {
   if (type == "loss") out[, 1] else out
 }
 
-# Why a fit can say nothing of a row: 1, it has no norm; 2, the restframe grid covers none of its valid pixels. Else 0.
-unknown_rows <- function(fit, x) {
-  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, if (is.null(fit$architecture)) 0 else fit$architecture$lsf)
-  ifelse(is.na(x$norm), 1, ifelse(has_valid_pixel(x$ivar, covered[, "from"], covered[, "to"], which(!is.na(x$norm))), 0, 2))
-}
-
-# For each row, whether a pixel from ... to has weight; asked of `rows` only
-has_valid_pixel <- function(ivar, from = rep(1, nrow(ivar)), to = rep(ncol(ivar), nrow(ivar)), rows = seq_len(nrow(ivar))) {
-  found <- logical(nrow(ivar))
-  pixels <- seq_len(ncol(ivar))
-  for (m in c(pixels[pixels %% 64 == 32], pixels[pixels %% 64 != 32])) { # a few columns tell, of most
-    if (!length(rows)) break
-    valid <- (ivar[rows, m] > 0 & m >= from[rows] & m <= to[rows]) %in% TRUE
-    found[rows[valid]] <- TRUE
-    rows <- rows[!valid]
-  }
-  found
-}
-
-warn_unknown <- function(unknown) {
-  sentence <- function(rows, why) {
-    paste0(length(rows), ngettext(length(rows), " spectrum ", " spectra "), why, ": rows ", enumerate(rows), " of the result are NA.")
-  }
-  without <- which(unknown == 1)
-  uncovered <- which(unknown == 2)
-  if (length(without)) warn("no_norm", sentence(without, ngettext(length(without), "has no norm", "have no norm")))
-  if (length(uncovered)) {
-    warn("coverage", sentence(uncovered, ngettext(length(uncovered), "has no valid pixel that the restframe grid covers",
-                                                  "have no valid pixel that the restframe grid covers")))
-  }
-}
-
 # A table of results, part after part. What is there of the same fit, type and spectra is not computed again.
 predict_to_file <- function(fit, x, type, path, overwrite, device, precision, threads, batch_size) {
   if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
@@ -142,35 +110,6 @@ predict_to_file <- function(fit, x, type, path, overwrite, device, precision, th
   warn_unknown(unknown)
   finish_survey(path)
   path
-}
-
-# What results are of, as a file keeps it: the type, and short digests of the fit, the spectra and their ids.
-result_identity <- function(fit, x, type, ids) {
-  short <- function(...) substr(digest_of(list(...)), 1, 12)
-  shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
-  paste0(type, " fit:", short(fit$weights, shape, fit$wave_rest, fit$instrument$wave),
-         " spectra:", short(data_digest(x)), " ids:", short(ids))
-}
-
-# Names of the parts that differ in two texts such as result_identity() and preparation_text() make
-differing_parts <- function(there, wanted) {
-  split_parts <- function(text) {
-    words <- strsplit(text, " ", fixed = TRUE)[[1]]
-    named <- grepl(":", words, fixed = TRUE)
-    setNames(c(words[!named], sub("^[^:]*:", "", words[named])), c(rep("type", sum(!named)), sub(":.*", "", words[named])))
-  }
-  there <- split_parts(there)
-  wanted <- split_parts(wanted)
-  all <- union(names(wanted), names(there))
-  all[vapply(all, function(name) !identical(unname(there[name]), unname(wanted[name])), NA)]
-}
-
-digest_of <- function(x) .Call(ffi_digest, x, default_threads())
-
-# Of flux, ivar, redshifts and norms. A survey's rows have checksums in its file, which are read instead.
-data_digest <- function(x) {
-  if (!inherits(x, "survey")) return(digest_of(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm))))
-  digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
 }
 
 result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS")

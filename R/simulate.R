@@ -220,11 +220,6 @@ check_kernel <- function(lsf) {
   as.double(lsf) / sum(lsf)
 }
 
-check_positive <- function(x, name, n) {
-  if (!is.numeric(x) || !length(x) %in% c(1, n) || any(!is.finite(x)) || any(x <= 0))
-    abort("invalid", "`", name, "` must be one number or one for each of the ", n, " spectra, finite and above 0.")
-}
-
 check_z_range <- function(z_range) {
   if (!is.numeric(z_range) || length(z_range) != 2 || any(!is.finite(z_range)) || z_range[1] < 0 || z_range[1] > z_range[2])
     abort("invalid", "`z_range` must be two redshifts, the lower one first, 0 or more.")

@@ -140,53 +140,6 @@ preparation <- function(instrument, mask_sky, window, normalize, threads) {
        normalize = normalize, threads = fit_threads(threads))
 }
 
-count <- function(n, noun, plural = paste0(noun, "s")) paste(n, if (n == 1) noun else plural)
-
-check_pixels <- function(x, name, instrument) {
-  if (is.data.frame(x)) x <- as.matrix(x)
-  if (!is.numeric(x) && !(is.logical(x) && all(is.na(x))) || length(dim(x)) > 2) {
-    abort("invalid", "`", name, "` must be a numeric matrix or vector, not ", describe(x), ".")
-  }
-  if (!is.matrix(x)) x <- matrix(x, nrow = 1)
-  if (ncol(x) != length(instrument$wave)) {
-    abort("dimension", "`", name, "` has ", count(ncol(x), "pixel"), " a spectrum, but the grid `wave` has ",
-          length(instrument$wave), ".")
-  }
-  storage.mode(x) <- "double"
-  x
-}
-
-check_redshift <- function(z, n) {
-  if (!is.numeric(z) && !(is.logical(z) && all(is.na(z)))) abort("invalid", "`z` must be numeric, not ", describe(z), ".")
-  if (length(z) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `z` has length ", length(z), ".")
-  z <- as.double(z)
-  bad <- which(!is.finite(z) | z <= -1)
-  if (length(bad)) {
-    abort("redshift", "`z` must be finite and above -1; it is not in row", if (length(bad) > 1) "s", " ", enumerate(bad), ".")
-  }
-  z
-}
-
-# Row names that are the spectra's, in another order, are followed; others are taken for the numbers that data frames keep of rows.
-check_meta <- function(meta, n, names = NULL) {
-  if (is.null(meta)) return(data.frame(row.names = seq_len(n)))
-  if (!is.data.frame(meta)) abort("invalid", "`meta` must be a data frame, not ", describe(meta), ".")
-  if (nrow(meta) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `meta` has ", nrow(meta), ".")
-  meta <- as.data.frame(meta)
-  own <- row.names(meta)
-  if (!is.null(names) && !identical(own, names) && !anyDuplicated(names) && setequal(own, names)) meta <- meta[match(names, own), , drop = FALSE]
-  row.names(meta) <- NULL
-  meta
-}
-
-check_truth <- function(truth, n) {
-  if (!is.null(truth) && !is.list(truth)) abort("invalid", "`truth` must be a list or NULL, not ", describe(truth), ".")
-  wrong <- which(vapply(truth, function(e) has_rows(e) && nrow(e) != n, NA))
-  if (length(wrong)) {
-    abort("dimension", "`flux` has ", count(n, "row"), ", but `truth$", names(truth)[wrong[1]], "` has ", nrow(truth[[wrong[1]]]), ".")
-  }
-}
-
 # found: the values of spd_norm in data/prepare.h
 norm_problems <- function(found, id, file, window) {
   row <- which(found > 0)
@@ -218,26 +171,7 @@ problems.spectra <- function(x, ...) {
   x$problems
 }
 
-#' Night-sky lines
-#'
-#' The emission lines of the night sky that [spectra()] and [read_sdss()] mask: their subtraction leaves residuals that the noise
-#' does not account for.
-#'
-#' @return A data frame with columns `wave` (Å, in vacuum), `intensity` (in the units of its source; `NA` where the source has
-#'   none), `species` and `source`. It holds the 100 strongest lines between 3784 and 9333 Å of the night-sky list of the Prime
-#'   Focus Spectrograph, which begins at 5579 Å, and the brightest bluer ones: mercury from street lamps (Osterbrock & Martel
-#'   1992) and airglow of neutral nitrogen. Air wavelengths are converted after Ciddor (1996).
-#' @references
-#' Osterbrock, D. E. & Martel, A. 1992, PASP 104, 76. Ciddor, P. E. 1996, Applied Optics 35, 1566.
-#' @examples
-#' head(sky_lines())
-#' @export
-sky_lines <- function() {
-  utils::read.csv(system.file("extdata", "sky-lines.csv", package = "spender", mustWork = TRUE),
-                  colClasses = c("numeric", "numeric", "character", "character"))
-}
-
-# ---- rows -------------------------------------------------------------------------------------------------------------------
+# ---- rows ----
 
 #' @export
 length.spectra <- function(x) length(x$z)
@@ -363,7 +297,6 @@ c.spectra <- function(...) {
 #' @export
 rbind.spectra <- function(..., deparse.level = 1) c.spectra(...)
 
-# ---- looking at them --------------------------------------------------------------------------------------------------------
 
 #' @export
 as.data.frame.spectra <- function(x, row.names = NULL, optional = FALSE, ...) {
@@ -373,170 +306,4 @@ as.data.frame.spectra <- function(x, row.names = NULL, optional = FALSE, ...) {
   result <- cbind(own, x$meta[setdiff(names(x$meta), names(own))])
   row.names(result) <- row.names
   result
-}
-
-#' @export
-summary.spectra <- function(object, ...) {
-  check_dots("summary", ...)
-  check_whole(object, "object")
-  catalogue <- as.data.frame(object)
-  structure(list(n = length(object), instrument = object$instrument, z = catalogue$z, sn = catalogue$sn,
-                 masked = catalogue$masked, norm = catalogue$norm, meta = names(object$meta),
-                 class = if (!is.null(object$meta$class)) table(object$meta$class, useNA = "ifany"),
-                 problems = object$problems, truth = names(object$truth)), class = "summary.spectra")
-}
-
-#' @export
-print.spectra <- function(x, ...) {
-  print_facts(summary(x))
-  invisible(x)
-}
-
-#' @export
-print.summary.spectra <- function(x, ...) {
-  print_facts(x)
-  if (x$n) {
-    cat("\n")
-    print(t(vapply(list(redshift = x$z, `S/N` = x$sn, masked = x$masked, norm = x$norm), function(v) {
-      stats::quantile(v, c(0, 0.05, 0.5, 0.95, 1), na.rm = TRUE)
-    }, double(5))), digits = 3)
-  }
-  if (length(x$class)) cat("\nclass: ", paste0(names(x$class), " ", x$class, collapse = ", "), "\n", sep = "")
-  if (nrow(x$problems)) {
-    cat("\nproblems:\n")
-    print(x$problems, right = FALSE)
-  }
-  invisible(x)
-}
-
-fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
-
-print_facts <- function(s) {
-  between <- function(v, digits) {
-    v <- v[!is.na(v)]
-    if (length(v) == 1) return(formatC(v, digits = digits, format = "f"))
-    v <- formatC(c(stats::median(v), range(v)), digits = digits, format = "f")
-    paste0(v[2], " to ", v[3], ", median ", v[1])
-  }
-  cat("<spectra> ", count(s$n, "spectrum", "spectra"), "\n", sep = "")
-  fact("grid", format(s$instrument))
-  if (s$n) {
-    fact("redshift", between(s$z, 3))
-    if (!all(is.na(s$sn))) fact("S/N", between(s$sn, 1), " (per pixel)")
-    fact("masked", sprintf("%.1f %% of the pixels", 100 * mean(s$masked)))
-  }
-  without <- sum(is.na(s$norm))
-  if (without) fact("without norm", without, " (fits leave ", if (without == 1) "it" else "them", " out)")
-  if (length(s$meta)) fact("catalogue", enumerate(s$meta, 8))
-  if (length(s$truth)) fact("truth", enumerate(s$truth, 8))
-  if (nrow(s$problems)) {
-    unread <- sum(is.na(s$problems$row))
-    rest <- nrow(s$problems) - unread
-    what <- c(if (rest) count(rest, "spectrum", "spectra"), if (unread) paste(count(unread, "file"), "not read"))
-    fact("problems", paste(what, collapse = ", "), "; see problems()")
-  }
-}
-
-# What a galaxy spectrum is recognised by, the most telling first.
-telling_lines <- function() {
-  lines <- spectral_lines()
-  order <- c("Halpha", "Hbeta", "OIII_5008", "OII_3727", "CaII_K", "MgI_b2", "NaI_D2", "Hgamma", "Hdelta", "SII_6718", "G_band",
-             "CaII_H", "OIII_4960", "OI_6302", "NII_6585", "CaII_8544")
-  lines[match(order, lines$name), c("wave", "label")]
-}
-
-#' Plot spectra
-#'
-#' One panel per spectrum: normalised flux against observed wavelength, masked and unobserved pixels shaded, and what a galaxy
-#' is recognised by labelled at the spectrum's redshift.
-#'
-#' @param x [spectra()].
-#' @param rows Which to draw, by number or id; the first four if there are more. More than six go on further pages.
-#' @param lines Label spectral lines?
-#' @param xlim Range of observed wavelengths, Å.
-#' @param col Colour of the flux.
-#' @param ... Passed on to [graphics::plot.default()].
-#' @return `x`, invisibly.
-#' @examples
-#' grid <- instrument("sdss")
-#' flux <- 1 + 0.2 * sin(grid$wave / 500) + rnorm(3921, sd = 0.05)
-#' x <- spectra(flux, rep(400, 3921), z = 0.1, wave = grid)
-#' plot(x)
-#' @export
-plot.spectra <- function(x, rows = NULL, lines = TRUE, xlim = NULL, col = "grey15", ...) {
-  rows <- if (is.null(rows)) seq_len(min(4, length(x))) else find_rows(x, rows)
-  if (!length(rows)) {
-    message("No spectra to plot.")
-    return(invisible(x))
-  }
-  if (length(rows) > panels_of_page) { # further pages
-    for (page in split(rows, (seq_along(rows) - 1) %/% panels_of_page)) plot(x, page, lines, xlim, col, ...)
-    return(invisible(x))
-  }
-  old <- graphics::par(mfrow = c(length(rows), 1), mar = c(1.8, 3.8, 2.6, 1.2), oma = c(1.8, 0, 0, 0), mgp = c(2.4, 0.6, 0),
-                       tcl = -0.3, las = 1)
-  on.exit(graphics::par(old))
-  graphics::par(cex = 0.8) # mfrow shrinks text by the number of panels
-  if (is.null(xlim)) xlim <- range(x$instrument$wave)
-  for (row in rows) plot_one(x, row, lines, xlim, col, ...)
-  graphics::mtext(paste0("observed wavelength (", angstrom(), ", vacuum)"), side = 1, line = 0.4, outer = TRUE, cex = 0.8)
-  invisible(x)
-}
-
-panels_of_page <- 6
-
-plot_one <- function(x, row, lines, xlim, col, ...) {
-  wave <- x$instrument$wave
-  flux <- x$flux[row, ]
-  valid <- x$ivar[row, ] > 0
-  shown <- wave >= xlim[1] & wave <= xlim[2]
-  inside <- flux[shown & if (any(valid & shown)) valid else flux != 0]
-  span <- if (length(inside)) stats::quantile(inside, c(0.002, 0.998), names = FALSE) else c(0, 1)
-  margin <- max(diff(span), 1e-3 * abs(span[2]), .Machine$double.eps)
-  ylim <- c(min(0, span[1]), span[2] + 0.15 * margin)
-
-  has_norm <- !is.na(x$norm[row])
-  graphics::plot(range(wave), ylim, type = "n", xlim = xlim, ylim = ylim, xaxs = "i", xlab = "",
-                 ylab = if (has_norm) "normalised flux" else "flux (no norm)", ...)
-  box <- graphics::par("usr")
-  edges <- c(wave[1], (wave[-1] + wave[-length(wave)]) / 2, wave[length(wave)])
-  runs <- rle(valid)
-  ends <- cumsum(runs$lengths)
-  starts <- ends - runs$lengths + 1
-  masked <- !runs$values
-  if (any(masked)) {
-    graphics::rect(edges[starts[masked]], box[3], edges[ends[masked] + 1], box[4], col = "grey90", border = NA)
-  }
-  seen <- replace(flux, !valid & flux == 0, NA)
-  graphics::lines(wave, seen, col = "grey70")
-  graphics::lines(wave, replace(flux, !valid, NA), col = col)
-  if (lines) label_lines(x$z[row], xlim, box)
-  graphics::box()
-  graphics::mtext(paste0(x$id[row], "   z = ", format(round(x$z[row], 4))), side = 3, line = 1.4, adj = 0, cex = 0.8)
-}
-
-# A label that would run into one already written is left out.
-label_lines <- function(z, xlim, box) {
-  features <- telling_lines()
-  features$wave <- features$wave * (1 + z)
-  features <- features[features$wave > xlim[1] & features$wave < xlim[2], ]
-  gap <- 0.3 * graphics::strwidth("M", cex = 0.65)
-  taken <- matrix(0, 0, 2)
-  for (i in seq_len(nrow(features))) {
-    wave <- features$wave[i]
-    label <- device_label(features$label[i])
-    half <- graphics::strwidth(label, cex = 0.75) / 2 + gap
-    graphics::segments(wave, box[3], wave, box[4], col = grDevices::adjustcolor("steelblue", 0.35), lty = 3)
-    if (wave - half < xlim[1] || wave + half > xlim[2]) next
-    if (any(wave - half < taken[, 2] & wave + half > taken[, 1])) next
-    taken <- rbind(taken, c(wave - half, wave + half))
-    graphics::mtext(label, side = 3, line = 0.15, at = wave, cex = 0.6, col = "steelblue4", las = 1)
-  }
-}
-
-# Greek letters as plotmath: pdf() has none in its text fonts.
-device_label <- function(label) {
-  greek <- c(alpha = "\u03b1", beta = "\u03b2", gamma = "\u03b3", delta = "\u03b4", epsilon = "\u03b5", zeta = "\u03b6")
-  name <- names(greek)[match(substring(label, 2), greek)]
-  if (is.na(name)) label else as.expression(call("*", substr(label, 1, 1), as.name(name)))
 }

@@ -1,0 +1,37 @@
+# Fingerprints: digests by which files know what they were made of.
+
+digest_of <- function(x) .Call(ffi_digest, x, default_threads())
+
+# Of flux, ivar, redshifts and norms. A survey's rows have checksums in its file, which are read instead.
+data_digest <- function(x) {
+  if (!inherits(x, "survey")) return(digest_of(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm))))
+  digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
+}
+
+# What results are of, as a file keeps it: the type, and short digests of the fit, the spectra and their ids.
+result_identity <- function(fit, x, type, ids) {
+  short <- function(...) substr(digest_of(list(...)), 1, 12)
+  shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
+  paste0(type, " fit:", short(fit$weights, shape, fit$wave_rest, fit$instrument$wave),
+         " spectra:", short(data_digest(x)), " ids:", short(ids))
+}
+
+# How spectra were prepared, as a survey file keeps it
+preparation_text <- function(recipe) {
+  short <- function(x) substr(digest_of(x), 1, 12)
+  paste0("wave:", short(recipe$wave), " mask_sky:", if (length(recipe$sky)) short(c(recipe$sky, recipe$half_width)) else "none",
+         " window:", sprintf("%.6g", recipe$window[1]), "-", sprintf("%.6g", recipe$window[2]))
+}
+
+# Names of the parts that differ in two texts such as result_identity() and preparation_text() make
+differing_parts <- function(there, wanted) {
+  split_parts <- function(text) {
+    words <- strsplit(text, " ", fixed = TRUE)[[1]]
+    named <- grepl(":", words, fixed = TRUE)
+    setNames(c(words[!named], sub("^[^:]*:", "", words[named])), c(rep("type", sum(!named)), sub(":.*", "", words[named])))
+  }
+  there <- split_parts(there)
+  wanted <- split_parts(wanted)
+  all <- union(names(wanted), names(there))
+  all[vapply(all, function(name) !identical(unname(there[name]), unname(wanted[name])), NA)]
+}

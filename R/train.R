@@ -1,0 +1,209 @@
+# Training: the loop around the core's steps, and what is decided before it.
+
+# The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
+train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
+                  precision, threads = NULL, seed, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE,
+                  progress, callback = NULL) {
+  check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
+  check_number(learning_rate, "learning_rate", 0, 10)
+  check_number(lsf_rate, "lsf_rate", 0, 1e3)
+  check_number(validation, "validation", 0, 0.95)
+  check_flag(cycle_momentum, "cycle_momentum")
+  check_flag(best, "best")
+  check_flag(progress, "progress")
+  check_checkpoint(checkpoint, checkpoint_minutes, resume)
+  if (!is.null(callback) && !is.function(callback)) abort("invalid", "`callback` must be a function, not ", describe(callback), ".")
+  if (!is.character(lsf_sign) || !lsf_sign %in% c("free", "nonnegative")) {
+    abort("invalid", "`lsf_sign` must be \"free\" or \"nonnegative\", not ", describe(lsf_sign), ".")
+  }
+  if (!is.character(schedule) || !schedule %in% c("step", "epoch", "constant")) {
+    abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
+  }
+  device <- choose_device(device, precision, threads)
+  if (inherits(x, "survey")) check_unchanged(x)
+  rows <- usable_for_fit(fit, x)
+  if (inherits(x, "survey") && length(rows) < length(x)) { # numbers of rows only; spectra in memory are not copied
+    x <- x[rows]
+    rows <- seq_along(x$z)
+  }
+  n <- length(rows)
+  z <- x$z[rows]
+  is_training <- split_rows(x, validation, split_seed, rows)
+  n_training <- sum(is_training)
+  batch_size <- min(choose_batch_size(batch_size, device), n)
+  steps_per_epoch <- ceiling(n_training / batch_size)
+  if (progress) {
+    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {n - n_training}; {device$device}, {device$name}, {device$precision}."))
+  }
+
+  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows) else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
+  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, z,
+                   is_training, c(device, list(batch_size = batch_size, seed = seed, rate = learning_rate,
+                                     total_steps = steps_per_epoch * epochs,
+                                     steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
+                                     cycle_momentum = cycle_momentum, constant = schedule == "constant",
+                                     lsf_factor = lsf_rate, lsf_nonnegative = lsf_sign == "nonnegative")))
+  on.exit(.Call(ffi_train_close, session))
+
+  run <- new_run(fit, epochs, best)
+  keeper <- if (!is.null(checkpoint)) {
+    checkpoint_keeper(checkpoint, checkpoint_minutes, session, run, training_identity(fit, x, rows, is_training, list(
+      epochs = epochs, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule, cycle_momentum = cycle_momentum,
+      best = best, lsf_rate = lsf_rate, lsf_sign = lsf_sign, seed = seed, device = device$device, precision = device$precision
+    )))
+  }
+  if (resume && file.exists(checkpoint)) {
+    keeper$restore()
+    message("Going on after epoch ", run$epoch, " of ", epochs, ", from ", basename(checkpoint), ".")
+  } else if (resume) {
+    message("There is no ", basename(checkpoint), " to resume from: the training begins.")
+  }
+  bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
+                                             format = "{cli::pb_bar} epoch {run$epoch}/{epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
+  tick <- function(step) if (progress) cli::cli_progress_update(id = bar, set = step)
+  outcome <- tryCatch(training_loop(session, run, keeper, tick, callback), interrupt = function(e) e, spender_diverged = function(e) e)
+  if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
+  if (progress) cli::cli_progress_done(id = bar)
+
+  if (inherits(outcome, "spender_diverged")) {
+    if (run$epoch == 0) {
+      abort("diverged", "The loss is not finite after ", run$step, " steps. Try a lower `learning_rate` than ",
+            format(learning_rate), ", or look for extreme values of flux or ivar.")
+    }
+    warn("diverged", "The loss was no longer finite in epoch ", run$epoch + 1, "; the fit is that of epoch ", run$epoch,
+         ". Try a lower `learning_rate`.")
+  } else if (inherits(outcome, "interrupt")) {
+    warn("interrupted", "Training was interrupted; the fit is that of ",
+         if (run$epoch > 0) paste0("epoch ", run$epoch) else "the initial weights", ".")
+  }
+
+  fit$weights <- run$weights
+  fit$history <- rbind(fit$history, run$history)
+  fit$training <- list(
+    epochs = nrow(fit$history), batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
+    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
+    seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
+    n_training = n_training, n_validation = n - n_training, z_range = range(z),
+    kept = nrow(run$earlier) + run$kept
+  )
+  if (inherits(x, "survey")) {
+    x <- a_part_of(x)
+    rows <- seq_along(x$z)
+  }
+  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
+  fit$training[c("flat_loss", "valid_fraction")] <- list(flat$loss, flat$valid)
+  fit
+}
+
+# What a training has reached: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
+# (those that the fit would have now), `lowest` validation loss, `loss` and `step`.
+new_run <- function(fit, epochs, best) {
+  list2env(list(epochs = epochs, best = best, earlier = fit$history, epoch = 0, history = empty_history(), weights = fit$weights,
+                lowest = Inf, loss = NA_real_, step = 0, kept = 0, started = proc.time()[["elapsed"]]), parent = emptyenv())
+}
+
+training_loop <- function(session, run, keeper, tick, callback) {
+  while (run$epoch < run$epochs) {
+    # An interrupt comes between two steps of this loop, never between an epoch's last step and its line in the history.
+    finished <- suspendInterrupts({
+      state <- .Call(ffi_train_advance, session, 0.2)
+      run$loss <- state$loss
+      run$step <- state$step
+      if (!is.finite(run$loss)) stop(diverged_condition(run$epoch + 1))
+      if (state$epoch_finished) end_epoch(session, run, state)
+      state$epoch_finished
+    })
+    tick(run$step)
+    if (!is.null(keeper)) keeper$keep_if_due()
+    if (finished && !is.null(callback) && identical(callback(rbind(run$earlier, run$history)), FALSE)) break
+  }
+  NULL
+}
+
+end_epoch <- function(session, run, state) {
+  held_out <- .Call(ffi_train_validate, session)
+  weights <- .Call(ffi_train_weights, session)
+  # the epoch's last step may be the one that diverged
+  if (is.nan(held_out) || is.infinite(held_out) || !.Call(ffi_all_finite, weights)) stop(diverged_condition(run$epoch + 1))
+  run$epoch <- run$epoch + 1
+  run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = state$loss, validation_loss = held_out,
+                                               learning_rate = state$learning_rate, seconds = proc.time()[["elapsed"]] - run$started))
+  if (!run$best || is.na(held_out) || held_out < run$lowest) {
+    run$weights <- weights
+    run$kept <- run$epoch
+    run$lowest <- min(run$lowest, held_out, na.rm = TRUE)
+  }
+}
+
+diverged_condition <- function(epoch) {
+  structure(class = c("spender_diverged", "condition"), list(message = paste("diverged in epoch", epoch), call = NULL))
+}
+
+empty_history <- function() {
+  data.frame(epoch = numeric(), train_loss = numeric(), validation_loss = numeric(), learning_rate = numeric(),
+             seconds = numeric())
+}
+
+# Rows to train on
+usable_for_fit <- function(fit, x) {
+  check_same_grid(fit, x)
+  rows <- seq_along(x$z)
+  without <- which(is.na(x$norm))
+  if (length(without)) {
+    warn("no_norm", length(without), ngettext(length(without), " spectrum has", " spectra have"),
+         " no norm and ", ngettext(length(without), "is", "are"), " left out of the fit: rows ", enumerate(without), ".")
+    rows <- rows[-without]
+  }
+  masked <- if (!inherits(x, "survey")) rows[!has_valid_pixel(x$ivar)[rows]]
+  if (length(masked)) {
+    warn("masked", length(masked), ngettext(length(masked), " spectrum has", " spectra have"), " no valid pixel and ",
+         ngettext(length(masked), "is", "are"), " left out of the fit: rows ", enumerate(masked), ".")
+    rows <- setdiff(rows, masked)
+  }
+  if (length(rows) == 0) abort("invalid", "There is no spectrum to train on.")
+  wave <- fit$instrument$wave
+  covered <- coverage(x$z[rows], wave, fit$wave_rest)
+  fraction <- (covered[, "to"] - covered[, "from"] + 1) / length(wave)
+  if (any(fraction < 0.5)) {
+    far <- rows[fraction < 0.5]
+    abort("invalid", "The restframe grid covers less than half of ", length(far), ngettext(length(far), " spectrum", " spectra"),
+          " at ", ngettext(length(far), "its redshift", "their redshifts"), ": ", enumerate(paste0(ids_of(x, far), " (z = ", format(x$z[far], digits = 4, trim = TRUE), ")")),
+          ". Leave them out, or give a larger `z_max` or a wider `wave_rest`.")
+  }
+  if (any(fraction < 1)) {
+    warn("coverage", sum(fraction < 1), " of ", length(rows), " spectra reach beyond the restframe grid (",
+         describe_grid(fit$wave_rest), "); their pixels there get no weight.")
+  }
+  rows
+}
+
+# TRUE trains, FALSE validates, by hash of the id; at least one trains.
+split_by_id <- function(id, validation, seed) {
+  is_training <- .Call(ffi_split, id, as.double(validation), as.double(seed))
+  if (!any(is_training)) is_training[] <- TRUE
+  is_training
+}
+
+split_rows <- function(x, validation, seed, rows = seq_along(x$z), part = 1e5) {
+  if (!inherits(x, "survey")) return(split_by_id(object_of(x)[rows], validation, seed))
+  is_training <- logical(length(x))
+  for (rows in parts_of(length(x), part)) {
+    is_training[rows] <- .Call(ffi_split, objects_of(x, rows), as.double(validation), as.double(seed))
+  }
+  if (!any(is_training)) is_training[] <- TRUE
+  is_training
+}
+
+# Of rows of spectra: `loss`, of the model that is 1 everywhere, the spectrum that the normalisation makes of any galaxy and what a fit has to
+# beat; `valid`, the share of the pixels that have weight.
+flat_model <- function(x, wave_rest, lsf, rows = seq_along(x$z)) {
+  covered <- coverage(x$z[rows], x$instrument$wave, wave_rest, lsf)
+  found <- .Call(ffi_flat_model, x$flux, x$ivar, as.double(rows), covered, default_threads())
+  list(loss = mean(found$loss), valid = mean(found$valid) / ncol(x$ivar))
+}
+
+# What is measured of all spectra in memory is measured of some thousand spread over a survey.
+a_part_of <- function(x, most = 4096) {
+  if (!inherits(x, "survey")) return(x)
+  as_spectra(if (length(x) > most) x[round(seq(1, length(x), length.out = most))] else x)
+}

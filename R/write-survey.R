@@ -1,0 +1,192 @@
+#' Write a survey file
+#'
+#' Prepares spectra, or takes prepared ones, and appends them to one FITS file, in bounded memory: from SDSS or BOSS files hundreds of
+#' thousands at a time. A program that was killed is called again with the same arguments and goes on where it was.
+#'
+#' @param x Names of SDSS or BOSS files or folders, as for [read_sdss()]; or [spectra()], or a survey (whose rows are copied).
+#' @param path The file to write.
+#' @param instrument,mask_sky,window,threads As in [read_sdss()].
+#' @param overwrite Replace a file that is there? Otherwise a survey that was made from files is continued: files that it has, or
+#'   that were rejected, are not read again; any other file is an error.
+#' @param progress Show a progress bar?
+#' @return The survey, opened, invisibly: see [open_survey()] for the format. Files that could not be read are in [problems()], with
+#'   reasons; a spectrum without norm has its row.
+#' @section Errors: `spender_error_exists` for a file that is there and cannot be continued, or was made with another mask, window or grid; `spender_error_io` where writing fails (the
+#'   file then holds the rows before); those of [read_sdss()].
+#' @seealso [open_survey()]
+#' @export
+#' @inherit open_survey examples
+write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL, overwrite = FALSE,
+                         progress = interactive()) {
+  check_flag(overwrite, "overwrite")
+  check_flag(progress, "progress")
+  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  path <- path.expand(path)
+  if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
+  check_not_source(path, x)
+  if (overwrite) unlink(c(path, rejects_path(path)))
+  if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
+  if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
+  if (inherits(x, "spectra")) {
+    append_spectra(x, path)
+  } else {
+    widths <- text_widths(x)
+    if (anyDuplicated(survey_catalogue(x, "ID")$ID)) { # ids are made unique, and objects kept beside them
+      widths$OBJECT <- max(widths$OBJECT, widths$ID)
+      widths$ID <- widths$ID + 8
+    }
+    in_parts(x, function(part, rows) append_spectra(part, path, widths))
+  }
+  finish_survey(path)
+  invisible(open_survey(path))
+}
+
+rejects_path <- function(path) paste0(path, ".rejected")
+
+# A survey's own files are not written to while it is read.
+check_not_source <- function(path, x) {
+  if (inherits(x, "survey") && normalizePath(path, mustWork = FALSE) %in% x$files$path) {
+    abort("exists", path, " is a file of the survey that is read; choose another.")
+  }
+}
+
+append_spectra <- function(x, path, widths = list(), prepared = "") {
+  meta <- x$meta
+  nested <- vapply(meta, function(column) is.list(column) && !inherits(column, "POSIXlt") || !is.null(dim(column)), NA)
+  if (any(nested)) {
+    abort("invalid", "A survey file holds numbers and texts, one a spectrum, and the catalogue column ", enumerate(paste0("`", names(meta)[nested], "`")),
+          " is a list or a matrix: leave it out, x$meta$", names(meta)[nested][1], " <- NULL.")
+  }
+  own <- toupper(names(meta)) %in% own_columns
+  if (any(own)) abort("invalid", "A catalogue column cannot be called ", names(meta)[own][1], " in a survey file, which has its own.")
+  odd <- !grepl("^[ -~]{1,60}$", names(meta)) | duplicated(names(meta))
+  if (any(odd)) {
+    abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"", names(meta)[odd][1], "\".")
+  }
+  # OBJECT stands in all parts of a file or in none
+  names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
+           else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
+  objects <- if (names) list(OBJECT = object_of(x))
+  append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
+              x$instrument$wave, x$instrument$name, widths, prepared)
+}
+
+# Of the text columns of a survey, in bytes: the widest of its files.
+text_widths <- function(x) {
+  widths <- list()
+  for (path in x$files$path) {
+    info <- .Call(ffi_survey_info, path)
+    for (i in which(info$types == "A")) widths[[info$columns[i]]] <- max(widths[[info$columns[i]]], info$repeats[i])
+  }
+  widths
+}
+
+# Appends to a file, which the first rows make. columns: named, matrices for vectors of floats; widths: of text columns, where later
+# texts may be longer.
+append_rows <- function(columns, path, table, wave, instrument, widths = list(), prepared = "") {
+  columns <- lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
+  if (!file.exists(path)) {
+    types <- vapply(columns, function(column) {
+      if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
+    }, "")
+    repeats <- mapply(function(column, name, type) {
+      if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
+    }, columns, names(columns), types)
+    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(types), as.double(repeats))
+  }
+  info <- .Call(ffi_survey_info, path)
+  ours <- setdiff(info$columns, c("PADDING", "ROWSUM"))
+  if (!identical(ours, names(columns)) || !identical(info$wave, wave)) {
+    abort("grid", basename(path), " has other columns or another grid than what is to be appended.")
+  }
+  place <- match(ours, info$columns)
+  as_type <- function(column, type) {
+    switch(type, A = as.character(column), J = as.integer(column), L = as.logical(column), D = as.double(column), column)
+  }
+  columns <- Map(as_type, columns, info$types[place])
+  texts <- which(info$types[place] == "A")
+  long <- texts[vapply(columns[texts], function(column) max(0, nchar(column, "bytes"), na.rm = TRUE), 0) > info$repeats[place][texts]]
+  if (length(long)) abort("invalid", "Column ", ours[long[1]], " of ", basename(path), " is too narrow for the texts to append.")
+  .Call(ffi_survey_append, path, unname(columns))
+}
+
+# Dates and 64-bit integers become texts.
+plain_column <- function(column) {
+  if (inherits(column, "POSIXt")) return(format(column, "%Y-%m-%dT%H:%M:%OS6", tz = "UTC"))
+  if (is.object(column)) return(plain_text(column))
+  if (is.numeric(column) || is.logical(column)) column else as.character(column)
+}
+
+finish_survey <- function(path, rejected = data.frame(file = character(), reason = character())) {
+  .Call(ffi_survey_finish, path, to_ascii(rejected$file), to_ascii(rejected$reason))
+}
+
+# Reads files some at a time. What is done is known from the column `file` and from the sidecar of rejected ones, into which each goes
+# before the spectra of its part are appended, so that a kill between the two only reads a part again.
+ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = 1024) {
+  files <- expand_folders(files)
+  prepared <- preparation_text(preparation(instrument(instrument), mask_sky, window, TRUE, threads))
+  rejected <- data.frame(file = character(), reason = character())
+  if (file.exists(path)) {
+    survey <- open_survey(path)
+    if (!"file" %in% survey$columns) abort("exists", path, " exists already and was not made from files; `overwrite = TRUE` replaces it.")
+    there <- .Call(ffi_survey_info, path)$prepared
+    other <- if (nzchar(there)) differing_parts(there, prepared) # files of earlier versions do not say
+    if (length(other)) {
+      abort("exists", path, " exists already and was made otherwise: not the same ", enumerate(other), ". Give the arguments it was made with, or `overwrite = TRUE`.")
+    }
+    rejected <- unique(rbind(rejected, rejected_of(path)))
+    done <- survey_catalogue(survey, "file")$file
+  } else {
+    done <- character()
+  }
+  sidecar <- rejects_path(path)
+  if (file.exists(sidecar)) rejected <- unique(rbind(rejected, read_rejects(sidecar)))
+  rejected <- rejected[!duplicated(rejected$file), ]
+  if (nrow(rejected)) write_rejects(rejected, sidecar) # those of the table too, which appending cuts off
+  left <- files[!to_ascii(files) %in% to_ascii(c(done, rejected$file))]
+  # as long as data/sdss.h lets texts be
+  widths <- list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes")), class = 63,
+                 subclass = 63, plate_quality = 63, instrument = 63)
+  bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
+  for (rows in parts_of(length(left), part)) {
+    some <- left[rows]
+    if (!length(some)) break
+    x <- withCallingHandlers(read_sdss(some, instrument, mask_sky, window, threads, progress = FALSE),
+                             spender_warning_files = function(w) invokeRestart("muffleWarning"))
+    unread <- problems(x)[is.na(problems(x)$row), c("file", "reason")]
+    if (nrow(unread)) {
+      rejected <- rbind(rejected, unread)
+      write_rejects(rejected, sidecar)
+    }
+    x$id <- object_of(x) # in a file ids may repeat, whichever part the spectra come in
+    if (length(x)) append_spectra(x, path, widths, prepared)
+    if (progress) cli::cli_progress_update(set = max(rows), id = bar)
+  }
+  if (!file.exists(path)) {
+    abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ",
+          rejected$reason[1], ".")
+  }
+  finish_survey(path, rejected)
+  unlink(sidecar)
+  if (nrow(rejected)) {
+    warn("files", nrow(rejected), " of ", count(length(files), "file"), " could not be read; problems() says why. The first: ",
+         rejected$reason[1], ".")
+  }
+  open_survey(path)
+}
+
+write_rejects <- function(rejected, path) {
+  lines <- paste(to_ascii(rejected$file), to_ascii(rejected$reason), sep = "\t")
+  temporary <- paste0(path, ".tmp")
+  con <- file(temporary, "wb")
+  writeLines(lines, con)
+  close(con)
+  file.rename(temporary, path)
+}
+
+read_rejects <- function(path) {
+  parts <- strsplit(readLines(path, warn = FALSE), "\t", fixed = TRUE)
+  parts <- parts[lengths(parts) == 2]
+  data.frame(file = from_ascii(vapply(parts, `[`, "", 1)), reason = from_ascii(vapply(parts, `[`, "", 2)))
+}
