@@ -14,9 +14,7 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
     if (resume) abort("invalid", "`resume` needs the `checkpoint` to go on from.")
     return()
   }
-  if (!is.character(checkpoint) || length(checkpoint) != 1 || is.na(checkpoint) || !nzchar(checkpoint)) {
-    abort("invalid", "`checkpoint` must be one file name, not ", describe(checkpoint), ".")
-  }
+  check_path(checkpoint, "checkpoint")
   if (!dir.exists(dirname(checkpoint))) abort("io", "There is no folder ", dirname(checkpoint), " for the checkpoint.")
   if (file.exists(checkpoint) && !resume) {
     abort("exists", checkpoint, " exists already: `resume = TRUE` goes on from it; remove it to begin anew.")

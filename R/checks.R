@@ -144,6 +144,24 @@ check_positive <- function(x, name, n) {
     abort("invalid", "`", name, "` must be one number or one for each of the ", n, " spectra, finite and above 0.")
 }
 
+# One of some texts
+check_choice <- function(x, name, choices) {
+  if (!is.character(x) || length(x) != 1 || !x %in% choices) {
+    quoted <- paste0("\"", choices, "\"")
+    abort("invalid", "`", name, "` must be ", paste(quoted[-length(quoted)], collapse = ", "), " or ", quoted[length(quoted)], ", not ", describe(x), ".")
+  }
+}
+
+# One file name, there or not
+check_path <- function(x, name = "path") {
+  if (!is.character(x) || length(x) != 1 || is.na(x) || !nzchar(x)) abort("invalid", "`", name, "` must be one file name, not ", describe(x), ".")
+}
+
+# A file to be made
+check_new_file <- function(path) {
+  if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
+}
+
 describe <- function(x) {
   if (is.null(x)) return("NULL")
   if (is.atomic(x) && length(x) == 1) return(if (is.character(x)) paste0("\"", x, "\"") else format(x))

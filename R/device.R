@@ -71,12 +71,8 @@ fit_threads <- function(threads) {
 
 # "auto" is a wish, anything else a demand. What a .Call entry needs to know of where to compute; on a CPU arithmetic is fp32.
 choose_device <- function(device, precision, threads) {
-  if (!is.character(device) || length(device) != 1 || !device %in% c("auto", "cpu", "cuda")) {
-    abort("invalid", "`device` must be \"auto\", \"cpu\" or \"cuda\", not ", describe(device), ".")
-  }
-  if (!is.character(precision) || length(precision) != 1 || !precision %in% c("fp32", "tf32", "bf16", "fp16")) {
-    abort("invalid", "`precision` must be \"fp32\", \"tf32\", \"fp16\" or \"bf16\", not ", describe(precision), ".")
-  }
+  check_choice(device, "device", c("auto", "cpu", "cuda"))
+  check_choice(precision, "precision", c("fp32", "tf32", "fp16", "bf16"))
   threads <- fit_threads(threads)
   gpu <- if (device != "cpu") .Call(ffi_cuda_devices)$name else character()
   if (device == "cuda" && length(gpu) == 0) {

@@ -3,7 +3,7 @@
 model_format <- "spender"
 model_version <- 1L
 first_tensor <- "encoder.conv1.0.weight"
-grid_tensors <- c(wave_obs = "encoder.instrument.wave_obs", wave_rest = "decoder.wave_rest")
+grid_tensors <- c(wave = "encoder.instrument.wave_obs", wave_rest = "decoder.wave_rest")
 # Buffers of the published code that say nothing about the network.
 known_buffers <- "encoder.instrument.skyline_mask"
 
@@ -28,8 +28,8 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' @param fit A fit from [spender()] or `read_model()`.
 #' @param path The file, by custom `*.safetensors`.
 #' @param overwrite Whether an existing file may be replaced. The old file stays whole until the new one is complete.
-#' @param wave_obs,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
-#'   grids; they take precedence over the file's, and are rounded to single precision. `wave_obs` may be an [instrument()].
+#' @param wave,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
+#'   grids; they take precedence over the file's, and are rounded to single precision. `wave` may be an [instrument()].
 #' @param pools Sizes of the two max-pools, for a file without our metadata: shapes do not tell them. By default they equal the
 #'   kernels of the convolutions before them.
 #' @param decoder_offset What is added to the decoder's output (0 or 1), for a file without our metadata. By default 1 with
@@ -40,8 +40,8 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #'
 #' @section Errors:
 #' `spender_error_format` where the file is cut short, foreign, lacks a tensor, or has one of another shape than the
-#' architecture needs; `spender_error_io` where it cannot be opened or written, or exists already; `spender_error_invalid`
-#' where an argument is wrong. Messages name the file and the tensor. Tensors that are no part of the network, and weights that
+#' architecture needs; `spender_error_io` where it cannot be opened or written, `spender_error_exists` where it exists already;
+#' `spender_error_invalid` where an argument is wrong. Messages name the file and the tensor. Tensors that are no part of the network, and weights that
 #' are not finite, are reported by a warning of class `spender_warning_format`.
 #'
 #' @examples
@@ -56,10 +56,10 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' @export
 write_model <- function(fit, path, overwrite = FALSE) {
   check_fit(fit)
-  check_model_path(path)
+  check_path(path)
   check_flag(overwrite, "overwrite")
   if (dir.exists(path)) abort("io", path, ": is a folder")
-  if (!overwrite && file.exists(path)) abort("io", path, ": exists already; overwrite = TRUE replaces it")
+  if (!overwrite) check_new_file(path)
 
   parameters <- lapply(.Call(ffi_network_export, fit$architecture, fit$weights), float32_tensor)
   check_grid(fit$instrument$wave, fit$architecture$n_observed, "the fit's observed grid")
@@ -80,15 +80,15 @@ write_model <- function(fit, path, overwrite = FALSE) {
 
 #' @rdname write_model
 #' @export
-read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, decoder_offset = NULL) {
+read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decoder_offset = NULL) {
   call <- match.call()
-  check_model_path(path)
+  check_path(path)
   instrument_name <- "custom"
-  if (inherits(wave_obs, "spender_instrument")) {
-    instrument_name <- wave_obs$name
-    wave_obs <- wave_obs$wave
+  if (inherits(wave, "spender_instrument")) {
+    instrument_name <- wave$name
+    wave <- wave$wave
   }
-  if (!is.null(wave_obs)) wave_obs <- argument_grid(wave_obs, "`wave_obs`")
+  if (!is.null(wave)) wave <- argument_grid(wave, "`wave`")
   if (!is.null(wave_rest)) wave_rest <- argument_grid(wave_rest, "`wave_rest`")
   check_hints(pools, decoder_offset)
 
@@ -103,23 +103,23 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
     architecture <- metadata_json(metadata, "architecture", path)
     if (is.null(architecture)) abort("format", path, ": its metadata lacks the architecture")
   } else {
-    architecture <- infer_architecture(tensors, wave_obs, pools, decoder_offset, path)
+    architecture <- infer_architecture(tensors, wave, pools, decoder_offset, path)
   }
   table <- tryCatch(.Call(ffi_network_table, architecture), spender_error_invalid = function(e) {
     abort("format", path, ": not an architecture that can be built: ", conditionMessage(e))
   })
   check_tensors(tensors, table, path)
 
-  if (is.null(wave_obs) && !is.null(metadata[["instrument"]])) instrument_name <- metadata[["instrument"]]
+  if (is.null(wave) && !is.null(metadata[["instrument"]])) instrument_name <- metadata[["instrument"]]
   weights <- .Call(ffi_network_import, architecture, read_tensors(tensors[table$name], path))
   if (ours && !is.null(metadata[["digest"]])) { # earlier versions wrote none
-    written <- model_digest(metadata, weights, choose_grid(NULL, "wave_obs", architecture$n_observed, tensors, path),
+    written <- model_digest(metadata, weights, choose_grid(NULL, "wave", architecture$n_observed, tensors, path),
                             choose_grid(NULL, "wave_rest", architecture$n_rest, tensors, path))
     if (!identical(metadata[["digest"]], written)) {
       abort("format", path, ": is damaged: what it holds is not what was written (its digest does not fit)")
     }
   }
-  wave_obs <- choose_grid(wave_obs, "wave_obs", architecture$n_observed, tensors, path)
+  wave <- choose_grid(wave, "wave", architecture$n_observed, tensors, path)
   wave_rest <- choose_grid(wave_rest, "wave_rest", architecture$n_rest, tensors, path)
   training <- metadata_json(metadata, "training", path)
   if (!is.null(training) && !is.list(training)) abort("format", path, ": its metadata 'training' is not a list")
@@ -128,7 +128,7 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
     list(
       architecture = architecture,
       weights = weights,
-      instrument = new_instrument(wave_obs, instrument_name),
+      instrument = new_instrument(wave, instrument_name),
       wave_rest = wave_rest,
       history = read_history(metadata, path),
       training = if (is.null(training)) list() else training,
@@ -139,13 +139,9 @@ read_model <- function(path, wave_obs = NULL, wave_rest = NULL, pools = NULL, de
 }
 
 # Of all that a model file holds
-model_digest <- function(metadata, weights, wave_obs, wave_rest) {
+model_digest <- function(metadata, weights, wave, wave_rest) {
   keys <- c("format", "version", "instrument", "architecture", "training", "history")
-  digest_of(list(unlist(unname(as.list(metadata)[keys])), weights, as.double(wave_obs), as.double(wave_rest)))
-}
-
-check_model_path <- function(path) {
-  if (!is.character(path) || length(path) != 1 || is.na(path) || !nzchar(path)) abort("invalid", "`path` must be one file name.")
+  digest_of(list(unlist(unname(as.list(metadata)[keys])), weights, as.double(wave), as.double(wave_rest)))
 }
 
 check_hints <- function(pools, decoder_offset) {
@@ -233,7 +229,7 @@ tensor_shape <- function(tensors, name, rank, path) {
   tensor$shape
 }
 
-infer_architecture <- function(tensors, wave_obs, pools, decoder_offset, path) {
+infer_architecture <- function(tensors, wave, pools, decoder_offset, path) {
   conv <- lapply(1:3, function(i) tensor_shape(tensors, paste0("encoder.conv", i, ".0.weight"), 3, path))
   filters <- vapply(conv, `[`, 0, 1)
   kernels <- vapply(conv, `[`, 0, 3)
@@ -258,7 +254,7 @@ infer_architecture <- function(tensors, wave_obs, pools, decoder_offset, path) {
   speculator <- any(grepl("^decoder\\.mlp\\.[0-9]+\\.(beta|gamma)$", names(tensors)))
   lsf <- "encoder.instrument.lsf.weight"
   list(
-    n_observed = if (is.null(wave_obs)) tensor_length(tensors, "wave_obs", path) else length(wave_obs),
+    n_observed = if (is.null(wave)) tensor_length(tensors, "wave", path) else length(wave),
     n_rest = units(decoder)[length(decoder)],
     n_latent = units(encoder)[length(encoder)],
     filters = filters,

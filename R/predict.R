@@ -76,7 +76,7 @@ predict_rows <- function(fit, x, unknown, type, device, batch_size) {
 
 # A table of results, part after part. What is there of the same fit, type and spectra is not computed again.
 predict_to_file <- function(fit, x, type, path, overwrite, device, precision, threads, batch_size) {
-  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  check_path(path)
   device <- choose_device(device, precision, threads)
   path <- path.expand(path)
   check_not_source(path, x)
@@ -129,7 +129,7 @@ result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", los
 #' predict(fit, x, "latent", path = path)
 #' read_predictions(path)[1:3, ]
 read_predictions <- function(path) {
-  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  check_path(path)
   info <- .Call(ffi_survey_info, path)
   name <- intersect(result_columns, info$columns)
   if (length(name) != 1) abort("format", basename(path), " does not hold predictions.")

@@ -24,7 +24,7 @@
 #' }
 read_catalogue <- function(file, columns = c("PLATE", "MJD", "FIBERID", "RUN2D", "CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING", "PLATEQUALITY",
                                              "SPECPRIMARY", "SN_MEDIAN_ALL", "FIELD", "CATALOGID", "SDSS_ID", "FIELDQUALITY"), hdu = 1) {
-  if (!is.character(file) || length(file) != 1 || is.na(file)) abort("invalid", "`file` must be one file name, not ", describe(file), ".")
+  check_path(file, "file")
   if (!is.character(columns) || !length(columns)) abort("invalid", "`columns` must be names of columns, not ", describe(columns), ".")
   check_number(hdu, "hdu", 0, 10000, whole = TRUE)
   read <- .Call(ffi_read_catalogue, file, hdu + 1, columns)

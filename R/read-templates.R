@@ -17,7 +17,7 @@
 #' simulate_spectra(10, templates = templates)
 #' }
 read_templates <- function(file) {
-  if (!is.character(file) || length(file) != 1 || is.na(file)) abort("invalid", "`file` must be one file name, not ", describe(file), ".")
+  check_path(file, "file")
   image <- .Call(ffi_read_image, file, 1)
   if (!is.finite(image$first) || !is.finite(image$step) || image$step <= 0) {
     abort("format", basename(file), " does not say where its pixels are: CRVAL1 and CDELT1, or COEFF0 and COEFF1.")

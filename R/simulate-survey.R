@@ -18,6 +18,7 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   check_number(n, "n", 1, 1e9, whole = TRUE)
   check_flag(overwrite, "overwrite")
   check_flag(progress, "progress")
+  check_path(path)
   arguments <- list(...)
   unknown <- setdiff(names(arguments), setdiff(names(formals(simulate_spectra)), c("n", "rest", "galaxies")))
   if (length(unknown) || length(arguments) && is.null(names(arguments))) {
@@ -28,7 +29,7 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   if (length(wrong)) abort("invalid", "`", wrong[1], "` must be one number or one for each of the ", n, " spectra.")
   if (is.null(arguments$seed)) arguments$seed <- sample.int(.Machine$integer.max, 1)
   if (overwrite) unlink(path)
-  if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
+  check_new_file(path)
   part <- 4096
   bar <- if (progress) cli::cli_progress_bar("Simulating spectra", total = n)
   for (first in seq(0, n - 1, by = part)) {

@@ -93,10 +93,10 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
     abort("invalid", "`lsf` must not be longer than a spectrum: it is ", lsf, " pixels, and the grid has ", length(x$instrument$wave), ".")
   }
   lsf_sign <- match.arg(lsf_sign)
+  schedule <- match.arg(schedule)
   if (lsf_sign == "nonnegative" && any(kernel < 0)) abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
   check_number(seed, "seed", 0, 2^53, whole = TRUE)
-  check_number(split_seed, "split_seed", 0, 2^53, whole = TRUE)
 
   architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf)
   fit <- structure(list(
@@ -109,10 +109,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
     call = match.call()
   ), class = "spender")
   if (!is.null(kernel)) fit <- set_lsf(fit, kernel)
-  train(fit, x, lsf_rate = lsf_rate, lsf_sign = lsf_sign, epochs = epochs, batch_size = batch_size, learning_rate = learning_rate,
-        schedule = match.arg(schedule), cycle_momentum = cycle_momentum, validation = validation, best = best,
-        device = device, precision = precision, threads = threads, seed = seed, split_seed = split_seed, checkpoint = checkpoint,
-        checkpoint_minutes = checkpoint_minutes, resume = resume, progress = progress, callback = callback)
+  train(fit, x, mget(training_arguments()))
 }
 
 #' Train a fit further
@@ -122,33 +119,43 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument.
 #' @param epochs Further epochs.
-#' @param ... Arguments of [spender()] that concern training: `batch_size`, `learning_rate`, `schedule`, `cycle_momentum`,
-#'   `validation`, `best`, `lsf_rate`, `lsf_sign`, `device`, `precision`, `threads`, `seed`, `split_seed`, `checkpoint`,
-#'   `checkpoint_minutes`, `resume`, `progress`, `callback`. Those left out are as in the
-#'   training before.
+#' @param ... Arguments of [spender()] that concern training: `r paste0("\x60", setdiff(training_arguments(), "epochs"), "\x60", collapse = ", ")`.
+#'   Of those left out, rates, schedule, batch size, validation and seeds are as in the training before.
 #' @return The fit, trained further.
 #' @export
 update.spender <- function(object, x, epochs, ...) {
   check_source(x)
   check_same_grid(object, x)
-  known <- c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "best", "lsf_rate", "lsf_sign", "device",
-             "precision", "threads", "seed", "split_seed", "checkpoint", "checkpoint_minutes", "resume", "progress", "callback")
   given <- list(...)
-  unknown <- setdiff(names(given), known)
+  unknown <- setdiff(names(given), setdiff(training_arguments(), "epochs"))
   if (length(unknown) || length(given) && is.null(names(given))) {
     abort("invalid", "update() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
   }
-  before <- object$training[intersect(c("batch_size", "learning_rate", "schedule", "cycle_momentum", "validation", "lsf_rate",
-                                        "lsf_sign", "seed", "split_seed"), names(object$training))]
-  defaults <- list(batch_size = NULL, learning_rate = 1e-3, schedule = "step", cycle_momentum = FALSE, validation = 0.15,
-                   best = FALSE, lsf_rate = 1, lsf_sign = "free", device = "auto", precision = "fp16", threads = NULL, seed = 1,
-                   split_seed = NULL, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL)
-  arguments <- utils::modifyList(utils::modifyList(defaults, before, keep.null = TRUE), given, keep.null = TRUE)
-  if (is.null(arguments$split_seed)) arguments$split_seed <- arguments$seed
-  do.call(train, c(list(object, x, epochs = epochs), arguments))
+  before <- object$training[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(object$training))]
+  options <- utils::modifyList(utils::modifyList(training_defaults(), before, keep.null = TRUE), given, keep.null = TRUE)
+  options$epochs <- epochs
+  if (is.null(options$split_seed)) options$split_seed <- options$seed
+  train(object, x, options)
 }
 
-# ---- looking at a fit ----
+# Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
+training_arguments <- function() {
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "network"))
+}
+
+# Of those, the ones that decide the result; a fit keeps them as `training`.
+training_settings <- function() {
+  setdiff(training_arguments(), c("threads", "checkpoint", "checkpoint_minutes", "resume", "progress", "callback"))
+}
+
+training_defaults <- function() {
+  defaults <- formals(spender)[training_arguments()]
+  defaults["split_seed"] <- list(NULL) # the seed
+  lapply(defaults, function(default) {
+    value <- eval(default)
+    if (is.character(value)) value[1] else value # of choices, the first
+  })
+}
 
 #' @export
 print.spender <- function(x, ...) {

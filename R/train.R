@@ -1,70 +1,91 @@
 # Training: the loop around the core's steps, and what is decided before it.
 
-# The training loop: steps happen in C, a fraction of a second at a time; progress, interrupts and history here.
-train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate, schedule, cycle_momentum, validation, best, device,
-                  precision, threads = NULL, seed, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE,
-                  progress, callback = NULL) {
-  check_number(epochs, "epochs", 1, 1e9, whole = TRUE)
-  check_number(learning_rate, "learning_rate", 0, 10)
-  check_number(lsf_rate, "lsf_rate", 0, 1e3)
-  check_number(validation, "validation", 0, 0.95)
-  check_flag(cycle_momentum, "cycle_momentum")
-  check_flag(best, "best")
-  check_flag(progress, "progress")
-  check_checkpoint(checkpoint, checkpoint_minutes, resume)
-  if (!is.null(callback) && !is.function(callback)) abort("invalid", "`callback` must be a function, not ", describe(callback), ".")
-  if (!is.character(lsf_sign) || !lsf_sign %in% c("free", "nonnegative")) {
-    abort("invalid", "`lsf_sign` must be \"free\" or \"nonnegative\", not ", describe(lsf_sign), ".")
-  }
-  if (!is.character(schedule) || !schedule %in% c("step", "epoch", "constant")) {
-    abort("invalid", "`schedule` must be \"step\", \"epoch\" or \"constant\", not ", describe(schedule), ".")
-  }
-  device <- choose_device(device, precision, threads)
+# options: a list of training_arguments()
+train <- function(fit, x, options) {
+  check_training(options)
+  device <- choose_device(options$device, options$precision, options$threads)
   if (inherits(x, "survey")) check_unchanged(x)
   rows <- usable_for_fit(fit, x)
   if (inherits(x, "survey") && length(rows) < length(x)) { # numbers of rows only; spectra in memory are not copied
     x <- x[rows]
     rows <- seq_along(x$z)
   }
-  n <- length(rows)
-  z <- x$z[rows]
-  is_training <- split_rows(x, validation, split_seed, rows)
-  n_training <- sum(is_training)
-  batch_size <- min(choose_batch_size(batch_size, device), n)
-  steps_per_epoch <- ceiling(n_training / batch_size)
-  if (progress) {
-    cli::cli_inform(c(i = "Training on {n_training} spectr{?um/a}, validating on {n - n_training}; {device$device}, {device$name}, {device$precision}."))
+  is_training <- split_rows(x, options$validation, options$split_seed, rows)
+  settings <- options[training_settings()]
+  settings$batch_size <- min(choose_batch_size(options$batch_size, device), length(rows))
+  settings[c("device", "precision")] <- device[c("device", "precision")]
+  steps_per_epoch <- ceiling(sum(is_training) / settings$batch_size)
+  if (options$progress) {
+    n <- sum(is_training)
+    cli::cli_inform(c(i = "Training on {n} spectr{?um/a}, validating on {length(rows) - n}; {device$device}, {device$name}, {device$precision}."))
   }
 
-  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows) else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
-  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, z,
-                   is_training, c(device, list(batch_size = batch_size, seed = seed, rate = learning_rate,
-                                     total_steps = steps_per_epoch * epochs,
-                                     steps_per_stage = if (schedule == "epoch") steps_per_epoch else 1,
-                                     cycle_momentum = cycle_momentum, constant = schedule == "constant",
-                                     lsf_factor = lsf_rate, lsf_nonnegative = lsf_sign == "nonnegative")))
+  session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
   on.exit(.Call(ffi_train_close, session))
-
-  run <- new_run(fit, epochs, best)
-  keeper <- if (!is.null(checkpoint)) {
-    checkpoint_keeper(checkpoint, checkpoint_minutes, session, run, training_identity(fit, x, rows, is_training, list(
-      epochs = epochs, batch_size = batch_size, learning_rate = learning_rate, schedule = schedule, cycle_momentum = cycle_momentum,
-      best = best, lsf_rate = lsf_rate, lsf_sign = lsf_sign, seed = seed, device = device$device, precision = device$precision
-    )))
+  run <- new_run(fit, options$epochs, options$best)
+  keeper <- if (!is.null(options$checkpoint)) {
+    of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
+    checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of)
   }
-  if (resume && file.exists(checkpoint)) {
+  if (options$resume && file.exists(options$checkpoint)) {
     keeper$restore()
-    message("Going on after epoch ", run$epoch, " of ", epochs, ", from ", basename(checkpoint), ".")
-  } else if (resume) {
-    message("There is no ", basename(checkpoint), " to resume from: the training begins.")
+    message("Going on after epoch ", run$epoch, " of ", options$epochs, ", from ", basename(options$checkpoint), ".")
+  } else if (options$resume) {
+    message("There is no ", basename(options$checkpoint), " to resume from: the training begins.")
   }
-  bar <- if (progress) cli::cli_progress_bar("Epochs", total = epochs * steps_per_epoch,
-                                             format = "{cli::pb_bar} epoch {run$epoch}/{epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
-  tick <- function(step) if (progress) cli::cli_progress_update(id = bar, set = step)
-  outcome <- tryCatch(training_loop(session, run, keeper, tick, callback), interrupt = function(e) e, spender_diverged = function(e) e)
+  bar <- if (options$progress) {
+    cli::cli_progress_bar("Epochs", total = options$epochs * steps_per_epoch,
+                          format = "{cli::pb_bar} epoch {run$epoch}/{run$epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
+  }
+  tick <- function(step) if (options$progress) cli::cli_progress_update(id = bar, set = step)
+  outcome <- tryCatch(training_loop(session, run, keeper, tick, options$callback), interrupt = function(e) e, spender_diverged = function(e) e)
   if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
-  if (progress) cli::cli_progress_done(id = bar)
+  if (options$progress) cli::cli_progress_done(id = bar)
+  report_outcome(outcome, run, options$learning_rate)
 
+  fit$weights <- run$weights
+  fit$history <- rbind(fit$history, run$history)
+  settings$epochs <- nrow(fit$history)
+  fit$training <- c(settings, list(n_training = sum(is_training), n_validation = sum(!is_training), z_range = range(x$z[rows]),
+                                   kept = nrow(run$earlier) + run$kept))
+  if (inherits(x, "survey")) {
+    x <- a_part_of(x)
+    rows <- seq_along(x$z)
+  }
+  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
+  fit$training[c("flat_loss", "valid_fraction")] <- list(flat$loss, flat$valid)
+  fit
+}
+
+check_training <- function(options) {
+  check_number(options$epochs, "epochs", 1, 1e9, whole = TRUE)
+  check_number(options$learning_rate, "learning_rate", 0, 10)
+  check_number(options$lsf_rate, "lsf_rate", 0, 1e3)
+  check_number(options$validation, "validation", 0, 0.95)
+  check_number(options$seed, "seed", 0, 2^53, whole = TRUE)
+  check_number(options$split_seed, "split_seed", 0, 2^53, whole = TRUE)
+  for (flag in c("cycle_momentum", "best", "progress")) check_flag(options[[flag]], flag)
+  check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
+  check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
+  check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
+  if (!is.null(options$callback) && !is.function(options$callback)) {
+    abort("invalid", "`callback` must be a function, not ", describe(options$callback), ".")
+  }
+}
+
+open_training <- function(fit, x, rows, is_training, settings, device, steps_per_epoch) {
+  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows)
+          else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
+  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, x$z[rows], is_training,
+        c(device, list(batch_size = settings$batch_size, seed = settings$seed, rate = settings$learning_rate,
+                       total_steps = steps_per_epoch * settings$epochs,
+                       steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,
+                       cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
+                       lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative")))
+}
+
+# How a training ended before its last epoch, if it did
+report_outcome <- function(outcome, run, learning_rate) {
   if (inherits(outcome, "spender_diverged")) {
     if (run$epoch == 0) {
       abort("diverged", "The loss is not finite after ", run$step, " steps. Try a lower `learning_rate` than ",
@@ -76,23 +97,6 @@ train <- function(fit, x, lsf_rate, lsf_sign, epochs, batch_size, learning_rate,
     warn("interrupted", "Training was interrupted; the fit is that of ",
          if (run$epoch > 0) paste0("epoch ", run$epoch) else "the initial weights", ".")
   }
-
-  fit$weights <- run$weights
-  fit$history <- rbind(fit$history, run$history)
-  fit$training <- list(
-    epochs = nrow(fit$history), batch_size = batch_size, learning_rate = learning_rate, schedule = schedule,
-    cycle_momentum = cycle_momentum, lsf_rate = lsf_rate, lsf_sign = lsf_sign, validation = validation, best = best,
-    seed = seed, split_seed = split_seed, device = device$device, precision = device$precision,
-    n_training = n_training, n_validation = n - n_training, z_range = range(z),
-    kept = nrow(run$earlier) + run$kept
-  )
-  if (inherits(x, "survey")) {
-    x <- a_part_of(x)
-    rows <- seq_along(x$z)
-  }
-  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
-  fit$training[c("flat_loss", "valid_fraction")] <- list(flat$loss, flat$valid)
-  fit
 }
 
 # What a training has reached: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`

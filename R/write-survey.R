@@ -20,13 +20,13 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
                          progress = interactive()) {
   check_flag(overwrite, "overwrite")
   check_flag(progress, "progress")
-  if (!is.character(path) || length(path) != 1 || is.na(path)) abort("invalid", "`path` must be one file name, not ", describe(path), ".")
+  check_path(path)
   path <- path.expand(path)
   if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
   check_not_source(path, x)
   if (overwrite) unlink(c(path, rejects_path(path)))
   if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
-  if (file.exists(path)) abort("exists", path, " exists already; `overwrite = TRUE` replaces it.")
+  check_new_file(path)
   if (inherits(x, "spectra")) {
     append_spectra(x, path)
   } else {

@@ -2,7 +2,7 @@
 #
 #   Rscript inst/scripts/study-truth.R spectra=20000 epochs=36 filters=32,64,256 spikes=0.7 fit=truth.rds
 #   Rscript data-raw/vignette-real.R truth.rds FOLDER      FOLDER: SDSS spectra of galaxies (spec-*.fits)
-# Trains the fit of simulated galaxies further on simulated and real ones; writes vignettes/figures/*.png and vignettes/fits/real.rds.
+# Trains the fit of simulated galaxies further on simulated and real ones; writes vignettes/figures/*.png and vignettes/models/real.rds.
 library(spender)
 library(ggplot2)
 arguments <- commandArgs(TRUE)
@@ -32,7 +32,7 @@ print(chi2)
 cat(sum(trained), "real galaxies trained,", sum(!trained), "held out\n")
 saveRDS(list(chi2 = chi2, n_trained = sum(trained), n_held = sum(!trained), problems = problems(x)[c("id", "reason")],
              selection = attr(selected, "selection"), spectra = capture.output(print(x)), fit = capture.output(print(fit))),
-        "vignettes/fits/real.rds")
+        "vignettes/models/real.rds")
 
 save_png <- function(name, plot, height = 5.4) {
   png(file.path("vignettes/figures", name), 7.2 * 110, height * 110, res = 110)

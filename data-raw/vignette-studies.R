@@ -4,13 +4,13 @@
 #   Rscript inst/scripts/study-lsf.R pixels=log rate=5 output=lsf-log.rds
 #   Rscript inst/scripts/study-doublet.R members=6 ew=50,300 fits=doublet.rds output=ratios.rds
 #   Rscript data-raw/vignette-studies.R lsf-linear.rds lsf-log.rds doublet.rds ratios.rds
-# Writes vignettes/fits/lsf.rds and vignettes/fits/doublet.rds.
+# Writes vignettes/models/lsf.rds and vignettes/models/doublet.rds.
 library(spender)
 files <- commandArgs(TRUE)
 if (length(files) != 4) stop("usage: vignette-studies.R lsf-linear.rds lsf-log.rds doublet.rds ratios.rds")
 short <- function(study) lapply(study, function(fit) list(lsf = fit$lsf, loss = fit$history$train_loss[nrow(fit$history)]))
 dir.create("vignettes/fits", FALSE)
-saveRDS(list(truth = c(0.03, 0.13, 0.42, 0.30, 0.12), linear = short(readRDS(files[1])), log = short(readRDS(files[2]))), "vignettes/fits/lsf.rds")
+saveRDS(list(truth = c(0.03, 0.13, 0.42, 0.30, 0.12), linear = short(readRDS(files[1])), log = short(readRDS(files[2]))), "vignettes/models/lsf.rds")
 
 # One emitter: what was observed, what either model makes of it around [O II], and the truth.
 fits <- readRDS(files[3])
@@ -31,4 +31,4 @@ saveRDS(list(example = rbind(
   curve("survey's resolution", fits$low$wave_rest, low),
   curve("super-resolved", fits$high[[1]]$wave_rest, rowMeans(members), apply(members, 1, sd)),
   curve("truth", x$truth$shared$wave_rest, x$truth$rest[1, ])
-), ratios = readRDS(files[4])), "vignettes/fits/doublet.rds")
+), ratios = readRDS(files[4])), "vignettes/models/doublet.rds")

@@ -131,15 +131,15 @@ test_that("grids can be given, and an instrument with its name", {
       file$tensors[grid_tensors] <- NULL
       as_plain(file)
     }, fit)
-    got <- read_model("a.safetensors", wave_obs = fit$instrument, wave_rest = fit$wave_rest)
+    got <- read_model("a.safetensors", wave = fit$instrument, wave_rest = fit$wave_rest)
     expect_identical(got$instrument, fit$instrument)
     expect_identical(got$weights, fit$weights)
     expect_identical(read_model("a.safetensors", fit$instrument$wave, fit$wave_rest)$instrument$name, "custom")
     expect_snapshot({
       says(read_model("a.safetensors"))
-      says(read_model("a.safetensors", wave_obs = fit$instrument))
-      says(read_model("a.safetensors", wave_obs = 3:1))
-      says(read_model("a.safetensors", wave_obs = fit$instrument, wave_rest = 1:9))
+      says(read_model("a.safetensors", wave = fit$instrument))
+      says(read_model("a.safetensors", wave = 3:1))
+      says(read_model("a.safetensors", wave = fit$instrument, wave_rest = 1:9))
       says(read_model("a.safetensors", pools = 4))
       says(read_model("a.safetensors", decoder_offset = 2))
     })
@@ -317,7 +317,7 @@ test_that("the reference model is read", {
   path <- reference_file("tiny.safetensors")
   file <- .Call(ffi_safetensors_read, path, c("input.wave_obs", "input.wave_rest", "weight.encoder.conv2.0.weight"))
   expect_warning(
-    fit <- read_model(path, wave_obs = file$tensors$input.wave_obs$data, wave_rest = file$tensors$input.wave_rest$data),
+    fit <- read_model(path, wave = file$tensors$input.wave_obs$data, wave_rest = file$tensors$input.wave_rest$data),
     "no part of the network"
   )
   expect_equal(unlist(fit$architecture[c("n_observed", "n_rest", "n_latent", "lsf")], use.names = FALSE), c(257, 421, 3, 5))

@@ -1,7 +1,7 @@
 # The fit that vignettes("attention") and ("latents") show: too long to train while they build.
 #
-#   Rscript data-raw/vignette-fits.R
-# 10,000 simulated galaxies on a grid with a third of SDSS's resolution; some minutes. Writes vignettes/fits/demo.rds.
+#   Rscript data-raw/vignette-models.R
+# 10,000 simulated galaxies on a grid with a third of SDSS's resolution; some minutes. Writes vignettes/models/demo.rds.
 library(spender)
 grid <- instrument(10^seq(log10(3800), log10(9200), by = 3e-4), name = "demo")
 x <- simulate_spectra(10000, instrument = grid, rest = FALSE, seed = 1)
@@ -11,5 +11,5 @@ fit <- spender(x, latents = 6, network = network, epochs = 40, validation = 0.1,
 print(fit)
 fit$call <- NULL
 dir.create("vignettes/fits", FALSE)
-saveRDS(fit, "vignettes/fits/demo.rds", compress = "xz")
-cat(file.size("vignettes/fits/demo.rds") / 1e6, "MB\n")
+saveRDS(fit, "vignettes/models/demo.rds", compress = "xz")
+cat(file.size("vignettes/models/demo.rds") / 1e6, "MB\n")
