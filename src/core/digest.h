@@ -1,4 +1,4 @@
-/* Digests: whether data are those that something was made of. Not against forgery. */
+/* Digests that tell whether data are the same as before. Not cryptographic: they do not protect against forgery. */
 #ifndef SPD_CORE_DIGEST_H
 #define SPD_CORE_DIGEST_H
 

@@ -1,4 +1,4 @@
-/* Marks for loops and functions where the time goes: what a compiler is told beyond the language. */
+/* Annotations for hot loops and functions: compiler hints that plain C cannot express. */
 #ifndef SPD_CORE_HOT_H
 #define SPD_CORE_HOT_H
 
@@ -11,15 +11,15 @@
 #define SPD_SIMD_SUM(variable)
 #endif
 
-/* A hot function is compiled for several x86 levels, and the loader picks. Kept off under sanitizers, whose runtime is not up
- * when the loader asks. */
+/* A hot function is compiled for several x86 levels, and the dynamic loader picks one. Off under sanitizers: their runtime is not
+ * initialised when the loader resolves the function. */
 #if defined(SPD_HAVE_TARGET_CLONES)
 #define SPD_HOT __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define SPD_HOT
 #endif
 
-/* What a hot function calls must be compiled into it, for the same processor. */
+/* For functions that hot functions call: they must be inlined, to be compiled for the same processor. */
 #if defined(__GNUC__)
 #define SPD_HOT_INLINE static inline __attribute__((always_inline))
 #else

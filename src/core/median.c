@@ -6,7 +6,7 @@ static void swap(double *a, double *b) {
   *b = c;
 }
 
-/* Reorders x until x[k] is what it would be in sorted order, nothing larger before it (Hoare's FIND). */
+/* Reorders x so that x[k] is the element that sorting would put there, with no larger element before it (Hoare's FIND). */
 static double select_kth(double *x, size_t n, size_t k) {
   size_t low = 0, high = n - 1;
   while (low < high) {

@@ -1,4 +1,4 @@
-/* A pool of threads. Jobs are loops that have pieces left to begin; who has nothing to do joins one. */
+/* A pool of threads. A job is a parallel loop; idle threads join the newest job that still has pieces to start. */
 #include "core/threads.h"
 
 #include <pthread.h>
@@ -13,14 +13,15 @@
 #define RELAX() __asm__ volatile("" ::: "memory")
 #endif
 
-/* Looks before going to sleep, some 20 to 50 microseconds: a stage is followed by the next one soon, and to be woken takes as long. */
+/* Polls before a thread goes to sleep, some 20 to 50 microseconds: the next stage usually starts within that time, and waking up takes as
+ * long. */
 enum { LOOKS = 1000 };
 
 struct job {
   spd_piece *work;
   const void *context;
-  size_t pieces, next; /* next: the first that nobody has begun */
-  int wanted;          /* further threads that may join; also the number of the next one */
+  size_t pieces, next; /* next: the first piece that has not been started */
+  int wanted;          /* number of further threads that may join; also the index that the next one gets */
   int helping;         /* threads that have joined and not left */
   struct job *below;
 };
@@ -37,14 +38,14 @@ static struct worker *workers;
 static int n_workers, stopping;
 static unsigned posts; /* counts jobs, for threads that look without the mutex */
 
-/* ---- forks: the child has a copy of this memory, and none of the threads ---- */
+/* ---- fork(): the child has a copy of this memory, but none of the threads ---- */
 
 static int forked;
 
 static void after_fork(void) {
   forked = 1;
   jobs = NULL, workers = NULL, n_workers = 0;
-  pthread_mutex_init(&mutex, NULL); /* whoever held it is not here */
+  pthread_mutex_init(&mutex, NULL); /* its owner does not exist in this process */
 }
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
 
@@ -134,7 +135,7 @@ void spd_parallel(int threads, size_t pieces, spd_piece *work, const void *conte
   pthread_mutex_lock(&mutex);
   struct job **place = &jobs;
   while (*place != &job) place = &(*place)->below;
-  *place = job.below; /* nobody joins from here on */
+  *place = job.below; /* no thread can join any more */
   while (job.helping > 0) pthread_cond_wait(&left, &mutex);
   pthread_mutex_unlock(&mutex);
 }

@@ -87,7 +87,7 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   fits_get_num_rowsll(c->file, &n_rows, &status);
   fits_read_key(c->file, TLONG, "NAXIS1", &row_bytes, NULL, &status);
   fits_get_hduaddrll(c->file, &start, &data, &end, &status);
-  if (end > c->opened.bytes) end = c->opened.bytes; /* what the header says is not what there is */
+  if (end > c->opened.bytes) end = c->opened.bytes; /* the header promises more than the file holds */
   if (!status) status = spd_cfitsio_names(&c->table, c->file);
   if (status)
     result = fail_fits(c, "its table", status, error);
@@ -154,7 +154,7 @@ spd_status spd_catalogue_logicals(signed char *values, struct spd_catalogue *c, 
   return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
 }
 
-/* Whether the column is unsigned is asked again, once for each part. */
+/* The type of the column is read again for each part: it tells whether integers are unsigned. */
 static int read_integers(char *texts, struct spd_catalogue *c, const struct spd_catalogue_column *column, uint64_t first, size_t n) {
   int status = 0, any_null, type = 0;
   long repeat, width;
@@ -181,7 +181,7 @@ spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *c, const struc
     status = read_integers(texts, c, column, first, n);
     return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
   }
-  for (size_t i = 0; i < n && !status; i++) { /* one at a time: CFITSIO wants a pointer for each */
+  for (size_t i = 0; i < n && !status; i++) { /* one at a time: CFITSIO takes an array of pointers */
     char *text = texts + i * (column->width + 1), *list[1] = {text};
     text[0] = '\0';
     fits_read_col(c->file, TSTRING, column->number, (LONGLONG)first + (LONGLONG)i + 1, 1, 1, NULL, list, &any_null, &status);

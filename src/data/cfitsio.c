@@ -52,7 +52,7 @@ static unsigned char *gunzip(size_t *size, const char *path, size_t most) {
   return NULL;
 }
 
-/* Of what fopen() would wait for, or CFITSIO guess at (other formats, "name.gz"), nothing gets further than here. */
+/* Refuses what CFITSIO must not see: pipes, on which fopen() would block, and other formats, at which CFITSIO would guess. */
 static spd_status look(struct spd_cfitsio_file *f, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                        const void *context, struct spd_error *error) {
   struct stat info;
@@ -179,5 +179,5 @@ int spd_cfitsio_is_single(const struct spd_cfitsio_column *column) {
 }
 
 #else
-typedef int spd_cfitsio_no_empty_file; /* ISO C wants one declaration */
+typedef int spd_cfitsio_no_empty_file; /* ISO C requires a declaration */
 #endif

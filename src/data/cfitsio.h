@@ -1,4 +1,4 @@
-/* Tables of FITS files through CFITSIO: columns by name, as what they are once scaled. Only in builds with CFITSIO. */
+/* FITS files and the columns of their tables through CFITSIO. Empty in builds without it. */
 #ifndef SPD_DATA_CFITSIO_H
 #define SPD_DATA_CFITSIO_H
 
@@ -10,16 +10,16 @@
 #include "core/status.h"
 #include "data/fits.h"
 
-/* A file as CFITSIO has it: on disk, or in memory where it was gzipped. */
+/* An open file: on disk, or in memory if it is gzipped. */
 struct spd_cfitsio_file {
   fitsfile *file;
   unsigned char *unpacked;
-  size_t size;     /* of what is unpacked */
+  size_t size;     /* of `unpacked` */
   long long bytes; /* of the file, unpacked */
 };
 
-/* Looks at a file, from its beginning, before CFITSIO sees it, which copies some of what stands there without asking how long it is (4.2
- * and earlier). The sentence on failure begins with the file's name. */
+/* Checks a file from its beginning before CFITSIO opens it (CFITSIO 4.2 and earlier copies some values without checking their length). The
+ * error message begins with the file's name. */
 typedef spd_status spd_cfitsio_check(const void *context, FILE *file, long long bytes);
 /* The usual one: the headers of HDU 0 to `last`. */
 struct spd_cfitsio_headers {
@@ -32,7 +32,7 @@ spd_cfitsio_check spd_cfitsio_check_headers; /* context: struct spd_cfitsio_head
 /* Opens a file, gzipped or not (then of up to `most` bytes, unpacked), that passes `check`. */
 spd_status spd_cfitsio_open(struct spd_cfitsio_file *file, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                          const void *context, struct spd_error *error);
-/* The same for a table or image that stands in HDU `hdu`, as CFITSIO counts: from 1 */
+/* The same for a table or image in HDU `hdu` (1: the primary HDU), with the usual check */
 spd_status spd_cfitsio_open_hdu(struct spd_cfitsio_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
 void spd_cfitsio_close(struct spd_cfitsio_file *file);
 
@@ -48,8 +48,8 @@ struct spd_cfitsio_column {
   long repeat, width;
 };
 
-/* The names of the columns of the HDU that `file` stands on: fits_get_colnum() would compare all of them, with wildcards, for each that
- * is asked for. Returns CFITSIO's status. */
+/* Reads the column names of the current HDU, once: fits_get_colnum() compares all of them, with wildcards, at each call. Returns CFITSIO's
+ * status. */
 int spd_cfitsio_names(struct spd_cfitsio_table *table, fitsfile *file);
 /* A column by its name, or else by its name in another case; of several, the first. */
 int spd_cfitsio_find(struct spd_cfitsio_column *column, const struct spd_cfitsio_table *table, const char *name);

@@ -63,7 +63,7 @@ int spd_fits_card_is_sound(const char *card) {
     if (memcmp(card, comments[k], 8) == 0) return 1;
   for (int i = 0; i < CARD; i++)
     if (card[i] < ' ' || card[i] > '~') return 0;
-  int i = 0; /* CFITSIO takes what follows the first '=' for the value, wherever it is */
+  int i = 0; /* for CFITSIO the value follows the first '=', at any position */
   while (i < CARD && card[i] != '=') i++;
   if (i == CARD) return 1;
   i++;
@@ -215,7 +215,7 @@ void spd_fits_end(struct spd_fits_header *h) {
 
 /* ---- checksums ---- */
 
-/* Adds two words at a time, which comes to the same since 2^32 counts as 1. */
+/* Adds two words at a time: the result is the same, since a carry out of 2^64 counts as 1, as one out of 2^32 does. */
 uint32_t spd_fits_sum(uint32_t sum, const unsigned char *bytes, size_t n) {
   uint64_t total = sum;
   size_t i = 0;

@@ -60,7 +60,7 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
   /* more pixels than the file has bytes is a damaged header */
   LONGLONG start = 0, data = 0, end = 0;
   fits_get_hduaddrll(file, &start, &data, &end, &status);
-  if (end > bytes) end = bytes; /* what the header says is not what there is */
+  if (end > bytes) end = bytes; /* the header promises more than the file holds */
   if (status != 0 || sizes[0] < 1 || sizes[1] < 1 || end <= data || sizes[0] > (end - data) / sizes[1])
     return spd_fail(error, SPD_STATUS_FORMAT, "%.200s, HDU %d: the image's size does not fit the file", name, hdu);
   image->width = (size_t)sizes[0];

@@ -1,4 +1,4 @@
-/* From a measured spectrum to what the network sees: masks, place on the grid, norm. No files, no R.
+/* Prepares measured spectra for the network: masks, placement on the grid, norm. No files, no R.
  *
  * flux in f_lambda, ivar its inverse variance, wavelengths in Å (vacuum). A pixel is valid where its ivar is positive.
  */
@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* At or below this, in the units of the input, a pixel says nothing. */
+/* Pixels whose inverse variance, in the units of the input, is at or below this are masked. */
 #define SPD_PREPARE_LEAST_IVAR 1e-6
 
 struct spd_preparation {
@@ -41,10 +41,9 @@ struct spd_log_grid {
   size_t size;
 };
 
-/* Places n pixels on the grid, each on the nearest one; what falls beyond an end is cropped, what is not covered is
- * flux 0, ivar 0. and_mask != 0 makes ivar 0. A pixel without a finite wavelength is left out. flux, ivar: (grid.size),
- * the rest: (n). Returns 0, or 1 + the index of a pixel whose wavelength is not where a neighbour's place puts it
- * (the input's pixels must have the grid's step). */
+/* Copies n pixels to the nearest pixels of the grid. Pixels beyond its ends are dropped; grid pixels without a source get flux 0, ivar 0;
+ * and_mask != 0 sets ivar to 0; pixels without a finite wavelength are skipped. flux, ivar: (grid.size), the others: (n). Returns 0, or 1 +
+ * the index of a pixel whose spacing from its neighbour is not the grid's step. */
 size_t spd_prepare_place(double *flux, double *ivar, struct spd_log_grid grid, const float *raw_flux, const float *raw_ivar,
                          const float *loglam, const int32_t *and_mask, size_t n);
 

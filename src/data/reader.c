@@ -10,30 +10,29 @@
 enum {
   BLOCK = SPD_ORDER_BLOCK,
   BLOCKS = SPD_ORDER_WINDOW, /* of a buffer */
-  RUN = 64     /* rows that one read brings, at most */
+  RUN = 64                   /* rows of one read, at most */
 };
 
-struct want { /* a row of the surveys, and where it stands among those of the buffer */
+struct want { /* a row of the surveys and its position in the buffer */
   uint64_t place;
   size_t position;
 };
 
-struct row { /* of a buffer: where it is in `raw`, and whose it is */
+struct row { /* of a buffer: its slot in `raw`, its file, its number there */
   size_t slot, file;
   uint64_t number; /* in its file */
 };
 
 struct buffer {
   unsigned char *raw; /* (capacity, stride): rows as they are in the files, in the order of the files */
-  struct row *rows;   /* (capacity), in the order in which they were asked for */
+  struct row *rows;   /* (capacity), in the requested order */
   size_t count, taken;
   int full;
   spd_status status;
   struct spd_error error;
 };
 
-/* The thread does nothing but read: what can be shared among the consumer's threads is left to them, so that on few cores it
- * takes little from any. */
+/* The thread only reads. Checksums and decoding are left to the consumer's threads, so that on few cores it takes little time from them. */
 struct spd_reader {
   const struct spd_surveys *surveys;
   int threads;                    /* that decode */
@@ -63,7 +62,8 @@ static size_t most_row_bytes(const struct spd_surveys *surveys) {
 
 static uint64_t place_of(const struct spd_reader *r, size_t i) { return r->places ? r->places[r->rows[i]] : r->rows[i]; }
 
-/* Rows `begun` ... of one buffer: as far as they lie in 16 blocks, so that no block is read for two buffers. */
+/* Number of rows, from `begun` on, for one buffer: as long as they belong to no more blocks than a window has, so that no block is read for
+ * two buffers. */
 static size_t extent(const struct spd_reader *r) {
   uint64_t blocks[BLOCKS];
   size_t n_blocks = 0, i = r->begun;
@@ -85,7 +85,7 @@ static int stopped(struct spd_reader *r) {
   return stop;
 }
 
-/* How many of wants[0 ... n - 1], which may repeat, lie one behind the other in one file: what one read brings. */
+/* Number of the sorted wants[0 ... n - 1], which may repeat, that are consecutive rows of one file and can be read at once */
 static size_t run_length(const struct want *wants, size_t n, uint64_t end_of_file) {
   const uint64_t first = wants[0].place;
   size_t i = 1;
@@ -93,7 +93,7 @@ static size_t run_length(const struct want *wants, size_t n, uint64_t end_of_fil
   return i;
 }
 
-/* Reads them, in file `file`, into the slots from `slot` on. */
+/* Reads n such rows of file `file` into the slots from `slot` on. */
 static spd_status read_run(struct buffer *buffer, struct spd_reader *r, const struct want *wants, size_t n, size_t file,
                            size_t slot, struct spd_error *error) {
   const struct spd_survey *survey = &r->surveys->files[file];
@@ -241,7 +241,7 @@ static void decode_piece(const void *context, size_t piece, int thread) {
   }
 }
 
-/* The next n of what is in the buffer. */
+/* Decodes the next n rows of the buffer. */
 static spd_status decode(float *flux, float *ivar, size_t n, const struct buffer *buffer, const struct spd_reader *r,
                          struct spd_error *error) {
   size_t damaged = n;
@@ -265,7 +265,7 @@ spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader
       return buffer->status;
     }
     const size_t left = buffer->count - buffer->taken, take = n < left ? n : left;
-    buffer->status = decode(flux, ivar, take, buffer, r, &buffer->error); /* stays: what follows would be other rows */
+    buffer->status = decode(flux, ivar, take, buffer, r, &buffer->error); /* permanent: the rows that follow would be other ones */
     if (buffer->status != SPD_STATUS_OK) continue;
     flux += take * r->width, ivar += take * r->width, n -= take;
     buffer->taken += take;

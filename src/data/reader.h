@@ -1,6 +1,5 @@
-/* Reads spectra from survey files ahead of who needs them, in a thread of its own and bounded memory: two buffers, each for the
- * rows of 16 blocks of 512 (a window of spd_order_fill()), as the files have them. Whoever takes them decodes them.
- */
+/* Prefetches rows of survey files on a background thread into two buffers, each of one window of the order (data/order.h). Rows stay
+ * encoded until the consumer decodes them. */
 #ifndef SPD_DATA_READER_H
 #define SPD_DATA_READER_H
 
@@ -20,8 +19,8 @@ spd_status spd_reader_create(struct spd_reader **reader, const struct spd_survey
                              struct spd_error *error);
 void spd_reader_destroy(struct spd_reader *reader);
 
-/* From now on these rows of the surveys come, in this order: places[rows[0]], ...; rows themselves where places is NULL. Both
- * must stay until all have come, or until the next start. */
+/* Starts delivering these rows of the surveys in this order: places[rows[0]], ..., or rows[0], ... if places is NULL. Both must stay valid
+ * until the last one is delivered or the next start. */
 spd_status spd_reader_start(struct spd_reader *reader, const uint64_t *rows, size_t count, const uint64_t *places,
                             struct spd_error *error);
 /* The next n. flux, ivar: (n, M). Waits for the disk where it must. Fails where the checksum of one does not fit. */

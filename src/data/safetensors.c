@@ -32,7 +32,7 @@ int spd_dtype_find(spd_dtype *dtype, const char *name) {
   return 0;
 }
 
-/* ---- what messages show ---- */
+/* ---- names in messages ---- */
 
 /* A name from a file may be long or hold control characters; a sentence shows its start, cut between characters. */
 struct shown {
@@ -121,7 +121,7 @@ static void skip_space(struct parser *p) {
   while (p->at < p->end && (*p->at == ' ' || *p->at == '\t' || *p->at == '\n' || *p->at == '\r')) p->at++;
 }
 
-/* Takes c and the space before it; 0 where something else stands. */
+/* Skips white space and the character c; 0 if another character follows. */
 static int accept(struct parser *p, char c) {
   skip_space(p);
   if (p->at == p->end || *p->at != c) return 0;
@@ -151,7 +151,7 @@ static int hex4(const char *s, const char *end, uint32_t *value) {
   return 1;
 }
 
-/* \uXXXX with p->at on the first digit; surrogates come in pairs, and NUL cannot stand in a C or R string. */
+/* \uXXXX with p->at on the first digit; surrogates come in pairs, and C and R strings cannot contain NUL. */
 static spd_status parse_unicode(struct parser *p, uint32_t *c) {
   uint32_t low;
   if (!hex4(p->at, p->end, c)) return malformed(p, "a broken \\u escape");
@@ -166,7 +166,7 @@ static spd_status parse_unicode(struct parser *p, uint32_t *c) {
   return SPD_STATUS_OK;
 }
 
-/* Decodes in place: no escape is shorter than what it stands for, and the closing quote gives room for the final 0. */
+/* Decodes in place: no escape is shorter than its character, and the closing quote leaves room for the terminating 0. */
 static spd_status parse_string(struct parser *p, const char **string) {
   skip_space(p);
   if (p->at == p->end || *p->at != '"') return malformed(p, "expected a string");
@@ -557,7 +557,7 @@ spd_status spd_safetensors_read_double(double *values, const struct spd_safetens
 
 /* ---- writing ---- */
 
-/* A text that grows; when memory runs out it stays failed, to be asked once at the end. */
+/* A growing text. `failed` is set when memory runs out and is checked once, at the end. */
 struct text {
   char *bytes;
   size_t length, capacity;
@@ -694,7 +694,7 @@ static void put_header(struct text *t, const struct spd_safetensors_item *items,
   while (!t->failed && t->length % 8 != 0) put(t, " ");
 }
 
-/* *offset moves past what was written. */
+/* Advances *offset by the bytes written. */
 static int write_little(int file, const void *values, size_t bytes, size_t size, uint64_t *offset) {
   unsigned char chunk[CHUNK];
   const uint64_t start = *offset;

@@ -1,8 +1,8 @@
 /* safetensors files: 8 bytes of length, a JSON header, then the tensors' bytes, little-endian and without gaps.
  * Format: https://github.com/huggingface/safetensors#format
  *
- * The reader takes nothing in a file on trust: whatever is not exactly the format is SPD_STATUS_FORMAT with a sentence that
- * names the file and, where there is one, the tensor. It allocates no more than a small multiple of the header it has read.
+ * The reader trusts nothing in a file: any deviation from the format is SPD_STATUS_FORMAT with a sentence that names the file and, if
+ * possible, the tensor. It allocates no more than a small multiple of the size of the header.
  */
 #ifndef SPD_DATA_SAFETENSORS_H
 #define SPD_DATA_SAFETENSORS_H
@@ -43,7 +43,7 @@ struct spd_safetensors_pair {
   const char *key, *value; /* UTF-8 */
 };
 
-/* An open file. Read-only for callers; reads may come from several threads at once. */
+/* An open file. Read-only for callers; several threads may read at once. */
 struct spd_safetensors {
   size_t n_tensors, n_metadata;
   struct spd_safetensors_tensor *tensors; /* in the order of their bytes */
@@ -77,9 +77,8 @@ struct spd_safetensors_item {
   const void *values; /* in this machine's byte order */
 };
 
-/* Writes a temporary file beside path, syncs it and gives it the name: path is at any time the old file, the new file, or
- * (where there was none) nothing. An existing file is SPD_STATUS_IO unless overwrite. After a failure nothing is left behind.
- */
+/* Writes a temporary file in the same folder, syncs it and renames it, so that `path` is at any time the complete old or new file (or
+ * absent). An existing file is SPD_STATUS_IO unless overwrite is set. A failure leaves no file. */
 spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_item *items, size_t n_items,
                                  const struct spd_safetensors_pair *metadata, size_t n_metadata, int overwrite,
                                  struct spd_error *error);

@@ -79,8 +79,8 @@ static int ends_header(const char *block) {
   return 0;
 }
 
-/* Makes sure that the headers of HDU 0 to 2 are sound and their data in the file. CFITSIO 4.2 goes on after an NAXIS2 that it
- * cannot read, and was seen to ask for petabytes of columns, or to fill what it got for 24 seconds. */
+/* Checks that the headers of HDU 0 to 2 are sound and that the file holds their data. CFITSIO 4.2 continues after an NAXIS2 that it cannot
+ * read: it was seen to allocate petabytes of columns, or to fill memory for 24 seconds. */
 static spd_status check_layout(const void *context, FILE *file, long long size) {
   const struct reader *reader = context;
   static const char *const contents[] = {"primary header", "COADD", "SPECOBJ or SPALL"};
@@ -111,7 +111,7 @@ static spd_status check_layout(const void *context, FILE *file, long long size) 
 
 enum kind { KIND_REAL, KIND_INTEGER, KIND_TEXT };
 
-/* A table that the reader stands on. */
+/* The table that is being read */
 struct table {
   const struct reader *reader;
   int hdu; /* as astronomers count, from 0 */
@@ -163,7 +163,7 @@ static void read_mask(int32_t *mask, const struct reader *reader, const struct s
   }
 }
 
-/* Scaled integers have a value that says that there is none (TNULL); reals have NaN. */
+/* Missing values: TNULL for scaled integers, NaN for reals */
 static void read_reals(float *to, const struct reader *reader, const struct spd_cfitsio_column *column, long first, long count, int *status) {
   int any_null; /* CFITSIO writes it wherever it looks for nulls */
   float null = NAN;
@@ -185,7 +185,7 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
   SPD_TRY(find_column(&ivar, &table, "ivar", KIND_REAL, 1));
   SPD_TRY(find_column(&and_mask, &table, "and_mask", KIND_INTEGER, 1));
 
-  /* all columns of as many rows as CFITSIO's buffers hold, so that each byte comes from the disk once */
+  /* all columns for as many rows as CFITSIO's buffers hold, so that each byte is read from disk once */
   fits_get_rowsize(reader->file, &chunk, &status);
   if (chunk < 1) chunk = 1;
   for (long i = 0; i < n && !status; i += chunk) {
@@ -218,7 +218,7 @@ static spd_status read_whole(double *value, const struct table *table, const cha
   return column.number ? read_real(value, table, name, 0) : SPD_STATUS_OK;
 }
 
-/* Numbers of plates and the like: what is negative, as SDSS-V's -999, or does not fit, is none. */
+/* Identifying numbers, such as plates. Negative ones (SDSS-V's -999) and those that exceed an int count as missing. */
 static spd_status read_integer(int *value, const struct table *table, const char *name) {
   double whole;
   SPD_TRY(read_whole(&whole, table, name));

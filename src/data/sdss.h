@@ -1,5 +1,5 @@
-/* Reads a native SDSS, BOSS or SDSS-V per-object file (spec-PLATE-MJD-FIBER.fits, spec-FIELD-MJD-CATALOGID.fits), gzipped or not: HDU 1 (COADD), a table of pixels, and HDU 2
- * (SPECOBJ, SPALL), a table of one row. https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
+/* Reads a per-object file of SDSS, BOSS or SDSS-V (spec-PLATE-MJD-FIBER.fits, spec-FIELD-MJD-CATALOGID.fits), gzipped or not: HDU 1 (COADD),
+ * a table of pixels, and HDU 2 (SPECOBJ or SPALL), a table of one row. https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
  */
 #ifndef SPD_DATA_SDSS_H
 #define SPD_DATA_SDSS_H

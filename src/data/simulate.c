@@ -49,7 +49,7 @@ static void add_lines(double *light, struct range range, const struct spd_object
 
 /* ---- observation ---- */
 
-/* Pixels that light is brought from: those observed and what the LSF reaches beyond them. */
+/* Pixels that contribute light: the observed ones and those beyond the ends that the LSF reaches */
 static size_t n_pixels(const struct spd_simulation *s) { return s->n_observed + s->n_lsf - 1; }
 
 /* The restframe is linear in wavelength between its pixels: pixel `left` and the fraction t of the way to the next one. */

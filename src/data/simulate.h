@@ -1,6 +1,6 @@
-/* Simulated observations: a restframe spectrum from few numbers, and what an instrument would make of it. No R.
+/* Simulated observations: a restframe spectrum from a few parameters, and its observation by an instrument. No R.
  *
- * What galaxies there are is decided outside (R/simulate.R); here a row of numbers becomes light, pixels, noise and defects.
+ * The population of galaxies is drawn in R/simulate-galaxies.R; here one row of parameters becomes light, pixels, noise and defects.
  * Random numbers are a function of the seed and the row, so that any part of a sample is the same wherever it is made.
  */
 #ifndef SPD_DATA_SIMULATE_H
@@ -11,7 +11,7 @@
 
 #include "core/status.h"
 
-/* What all spectra of a sample share. The restframe grid is uniform in log10 wavelength, log_first + step * r. */
+/* Properties that all spectra of a sample share. The restframe grid is uniform in log10 wavelength, log_first + step * r. */
 struct spd_simulation {
   size_t n_rest; /* R */
   double log_first, step;
@@ -24,8 +24,8 @@ struct spd_simulation {
   size_t n_observed;       /* M */
   const double *wave;      /* (M) observed Å */
   int integrate;           /* 1: a pixel has the mean over its width, 0: the value at its centre */
-  const double *log_wave; /* log10 of Å: (M + n_lsf - 1) of centres, one more of edges where integrate. The pixels that the LSF
-                           * brings light from beyond the ends are there too, (n_lsf - 1) / 2 on each side */
+  const double *log_wave; /* log10 of Å: (M + n_lsf - 1) of centres, one more of edges where integrate. Includes (n_lsf - 1) / 2 pixels
+                           * beyond each end, from which the LSF takes light */
   size_t n_lsf;           /* odd */
   const double *lsf;      /* (n_lsf): y_m = sum_i k_i x_{m-i}, i from -(n_lsf - 1) / 2 */
   /* (M) variances for an object whose median is 1, relative to the sky at 5500-6000 Å: the continuous sky with the read-out,

@@ -543,7 +543,7 @@ static spd_status read_rejected(char ***inputs, char ***reasons, size_t *n, stru
 spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struct spd_survey *s, struct spd_error *error) {
   *inputs = *reasons = NULL;
   *n = 0;
-  if (!s->finished) return SPD_STATUS_OK; /* what follows the rows belongs to a writer that is at work, or was killed */
+  if (!s->finished) return SPD_STATUS_OK; /* data after the rows belongs to a writer that is running or was killed */
   const spd_status status = read_rejected(inputs, reasons, n, s, error);
   if (status == SPD_STATUS_OK) return status;
   free(*inputs);

@@ -1,9 +1,7 @@
-/* A survey in one FITS file: an image WAVELENGTH, then a binary table SPECTRA with a row for each spectrum, catalogue columns
- * first, then FLUX and IVAR, then a checksum of the row (or a table RESULTS of what a
- * model makes of spectra). Rows are appended so that a program killed at any moment leaves a file
- * of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading needs
- * to distrust every byte.
- */
+/* A survey in one FITS file: an image WAVELENGTH, then a binary table SPECTRA with a row for each spectrum (catalogue columns, FLUX, IVAR, a
+ * checksum of the row), or a table RESULTS with a row for each prediction. Rows are appended so that a program killed at any moment leaves a
+ * file of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading must not trust
+ * any byte. */
 #ifndef SPD_DATA_SURVEY_H
 #define SPD_DATA_SURVEY_H
 
@@ -29,7 +27,7 @@ struct spd_survey {
   int file; /* descriptor */
   char file_name[256]; /* without folders */
   char instrument[SPD_FITS_TEXT];
-  char prepared[SPD_FITS_TEXT]; /* how the spectra were made, or of what results are; empty where the file does not say */
+  char prepared[SPD_FITS_TEXT]; /* fingerprint of the preparation, or of the inputs of results; may be empty */
   size_t n_observed; /* M */
   double *wave;      /* (M) Å */
   size_t n_columns, row_bytes;
@@ -50,7 +48,7 @@ spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct s
 spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave,
                              size_t n_observed, const char *instrument, const char *prepared, const struct spd_survey_column *columns,
                              size_t n_columns, struct spd_error *error);
-/* One that spd_survey_create() made, to append to: what a killed program left beyond the last whole row is cut off. */
+/* Opens an existing one to append to. Bytes that a killed program left after the last whole row are cut off. */
 spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);
 void spd_survey_close(struct spd_survey *survey);
 
@@ -73,7 +71,7 @@ spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *sur
 int spd_survey_is_sound(const unsigned char *row, const struct spd_survey *survey);
 spd_status spd_survey_damaged(const struct spd_survey *survey, uint64_t row, struct spd_error *error);
 
-/* n bytes of one row from `offset` on; no checksum tells whether they are right. */
+/* n bytes of one row from `offset` on, without verifying its checksum */
 spd_status spd_survey_read_part(unsigned char *bytes, const struct spd_survey *survey, uint64_t row, size_t offset, size_t n,
                                 struct spd_error *error);
 

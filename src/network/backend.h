@@ -3,10 +3,10 @@
  * A stage is a struct: its shape, its parameters, its buffers. The model (network/model.c) allocates and binds them once;
  * forward and backward get the stage and the number n of spectra in this batch. All buffers live on the backend.
  *
- * Gradients: every backward OVERWRITES what it writes, nothing accumulates. A gradient pointer that is NULL is not wanted.
+ * Gradients: every backward OVERWRITES what it writes, nothing accumulates. A NULL gradient pointer is skipped.
  * Where a comment says "in place", the output takes the place of the input it names.
  *
- * Channels-last rows with gaps: position l of spectrum n stands in row `lead + n * stride + l` of C floats; all other rows are
+ * Channels-last rows with gaps: position l of spectrum n is row `lead + n * stride + l` of C floats; all other rows are
  * zero unless the stage says otherwise. stride is a multiple of the kernel k of the convolution that reads it and stride -
  * length >= lead = (k - 1) / 2, so a patch is k * C contiguous floats, and rows r, r + k, r + 2k, ... of a whole batch are one
  * matrix with leading dimension k * C.
@@ -61,7 +61,7 @@ struct spd_block {
   const float *w, *slope; /* (k, C_in, C_out), (C_out) */
   float *dw, *dslope;
   struct spd_plane x; /* rows in */
-  uint64_t version; /* of w, for backends that keep what they make of it; 0: w changes all the time */
+  uint64_t version; /* of w, for backends that cache transformed weights; 0: w changes at every step */
   struct spd_plane u; /* rows conv: the convolution (gap rows hold anything); NULL where no backward follows, which may destroy it */
   float *mean, *inverse_sd; /* (N, C_out), of u as stored */
   uint16_t *argmax; /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
@@ -75,7 +75,7 @@ struct spd_attend {
   size_t length, channels; /* L segments, C = n_feature */
   struct spd_plane segments; /* (N, L, 2C): values, then keys */
   struct spd_plane gate;   /* (N, L, C) multiplies the keys; NULL without weight attention */
-  const float *z;          /* (N): written behind the features where feature_stride > C */
+  const float *z;          /* (N): stored after the features if feature_stride > C */
   size_t feature_stride;   /* C or C + 1 */
   float *attention;        /* (N, L, C) */
   float *feature;          /* (N, feature_stride) */
@@ -145,19 +145,19 @@ struct spd_adam {
 
 struct spd_backend;
 
-/* Of free memory on a backend, what may be planned with: a quarter is left for workspaces of stages and libraries. */
+/* Part of the free memory of a backend that may be allocated: a quarter is left for workspaces of stages and libraries. */
 static inline size_t spd_usable_memory(size_t available) { return available / 4 * 3; }
 
-/* A buffer on the host and its twin on the backend, between which copies run beside the arithmetic. The host writes into `host`
- * after lane_fill, lane_send starts the copy, lane_take lets the arithmetic have it: each may follow the other at once, and two
- * lanes taken in turns hide the copies behind the arithmetic. */
+/* A host buffer and its copy on the backend, to overlap transfers with computation: call lane_fill, write to `host`, call lane_send, then
+ * lane_take. None of them waits for the copy. Alternate two lanes for double buffering. */
 struct spd_lane {
   void *host;
   size_t bytes;
-  void *backend; /* what the backend keeps of it */
+  void *backend; /* the backend's own data */
 };
 
-/* Filled positionally, one comment per entry, and compiled with -Werror=missing-field-initializers in the tests. */
+/* Filled positionally, one comment per entry, because backend.cu is C++14, which has no designated initialisers; the tests compile it with
+ * -Werror=missing-field-initializers. */
 struct spd_backend_ops {
   const char *name;
   int shares_host_memory; /* host pointers are as good as its own */
@@ -220,7 +220,7 @@ spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_
 /* Name of the instruction set that convolutions use on this processor. */
 const char *spd_cpu_instructions(void);
 
-/* What a GPU rounds. FP32: nothing. TF32: operands of matrix products, to 10 bits of mantissa. FP16 and BF16: planes, and the
+/* Rounding on a GPU. FP32: none. TF32: operands of matrix products, to 10 bits of mantissa. FP16 and BF16: planes, and the
  * operands of the products that read them, to 10 bits with a scale per gradient, or to 7 bits; large linear layers as TF32. Sums,
  * statistics, weights and the optimiser are float in all of them. */
 typedef enum { SPD_PRECISION_FP32 = 0, SPD_PRECISION_TF32, SPD_PRECISION_BF16, SPD_PRECISION_FP16 } spd_precision;

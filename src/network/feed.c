@@ -8,9 +8,9 @@ struct spd_feed {
   struct spd_backend *backend;
   struct spd_source source;
   size_t width, batch_size;
-  const uint64_t *rows; /* (count), of which `loaded` have come */
+  const uint64_t *rows; /* (count), of which `loaded` were delivered */
   size_t count, loaded;
-  /* resident: on the backend; what `owned` names is ours to free */
+  /* resident: on the backend; `owned`: buffers to free */
   int resident;
   const float *flux, *ivar, *z;
   const uint64_t *resident_rows;

@@ -1,5 +1,5 @@
-/* The way of spectra from a source into a model, batch after batch: out of the backend's own memory where they fit into it,
- * otherwise through two lanes, so that the next batch comes while the backend computes with this one. */
+/* Feeds a model batch by batch: from the backend's memory if the data fits, otherwise through two alternating lanes, so that copying the next
+ * batch overlaps with computing the current one. */
 #ifndef SPD_NETWORK_FEED_H
 #define SPD_NETWORK_FEED_H
 
@@ -13,7 +13,7 @@ struct spd_source {
   uint64_t n_rows;
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
   const struct spd_surveys *surveys;
-  int threads;            /* of the host, that decode what is in surveys */
+  int threads;            /* of the host, to decode rows of surveys */
   const uint64_t *places; /* (n_rows): where each row is in the surveys; NULL: at its own number */
 };
 
@@ -30,9 +30,9 @@ spd_status spd_feed_create(struct spd_feed **feed, struct spd_model *model, cons
                            spd_feed_way way, struct spd_error *error);
 void spd_feed_destroy(struct spd_feed *feed);
 
-/* What comes from now on: these rows of the source, in this order. `rows` (count <= n_rows) must stay until all have come. */
+/* Queues these rows of the source, in this order. `rows` (count <= n_rows) must stay valid until the last is delivered. */
 spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t count, struct spd_error *error);
-/* Loads the next batch into the model; *n is its size, 0 when all have come. */
+/* Loads the next batch into the model; *n is its size, 0 after the last. */
 spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error);
 
 #endif

@@ -9,7 +9,7 @@
 
 static spd_status take(struct spd_model *model, void *pointer, size_t bytes, struct spd_error *error) {
   if (model->n_buffers == MAX_BUFFERS) return spd_fail(error, SPD_STATUS_INVALID, "internal: too many buffers");
-  void *memory = model; /* an address to compute with, where bytes are only counted */
+  void *memory = model; /* any address, if bytes are only counted */
   model->bytes += bytes;
   if (model->backend) SPD_TRY(model->backend->ops->alloc(model->backend, &memory, bytes, error));
   model->buffers[model->n_buffers++] = memory;
@@ -21,7 +21,7 @@ static spd_status take_floats(struct spd_model *model, float **pointer, size_t c
   return take(model, pointer, count * sizeof(float), error);
 }
 
-/* A plane and, behind it, its scale of 1 */
+/* A plane, followed by its scale, initially 1 */
 static spd_status take_plane(struct spd_model *model, struct spd_plane *plane, size_t count, struct spd_error *error) {
   const size_t bytes = (count * model->like.plane_width + sizeof(float) - 1) / sizeof(float) * sizeof(float);
   const float one = 1;
@@ -116,7 +116,7 @@ static spd_status build_dense(struct spd_model *model, struct spd_dense *layer, 
   return SPD_STATUS_OK;
 }
 
-/* Parameters, grids, and what comes from the data */
+/* Parameters, grids and inputs */
 static spd_status build_inputs(struct spd_model *model, const float *wave_observed, const float *wave_rest, struct spd_error *error) {
   const struct spd_network *net = &model->network;
   const size_t n_observed = net->architecture.n_observed, n_rest = net->architecture.n_rest, capacity = model->capacity;
@@ -310,8 +310,7 @@ static size_t count_bytes(const struct spd_network *network, const struct spd_ba
   return bytes;
 }
 
-/* The backend's own sentence, or a better one where it knows how much memory is left: what a batch takes, and which would
- * fit. */
+/* Explains a failed allocation, if the backend knows how much memory is free: how much this batch needs, and which batch size would fit. */
 static spd_status no_memory(const struct spd_network *network, struct spd_backend *backend, size_t capacity,
                             spd_model_purpose purpose, struct spd_error *error) {
   size_t available = 0;

@@ -12,17 +12,17 @@ struct trunk {
   struct spd_block blocks[SPD_BLOCKS - 1];
 };
 
-/* Where a tensor that can be read is: in a plane, or as floats */
+/* Location of a tensor that can be read: a plane, or floats */
 struct tap {
   struct spd_plane plane, gradient_plane;
-  float *value, *gradient; /* NULL where it is a plane; `gradient` also where it is not kept */
+  float *value, *gradient; /* NULL for planes; `gradient` also if it is not kept */
   struct spd_rows rows;
 };
 
 struct spd_model {
   struct spd_network network;
   struct spd_backend *backend;
-  struct spd_backend like; /* the backend's properties, also where bytes are only counted */
+  struct spd_backend like; /* the backend's properties, also without a backend, when bytes are only counted */
   size_t capacity, n; /* n: spectra in the present batch */
   spd_model_purpose purpose;
   float *parameters, *gradient, *m, *v;
@@ -37,7 +37,7 @@ struct spd_model {
   struct spd_loss loss;
   float *observed, *dobserved;
   struct tap taps[SPD_TENSORS];
-  spd_tensor reached; /* how far down the last backward went; gradients of the tensors it passed in place are gone */
+  spd_tensor reached; /* where the last backward pass ended; it has overwritten gradients of tensors before that */
   size_t n_buffers, bytes; /* bytes: of all buffers */
   void *buffers[MAX_BUFFERS];
 };

@@ -196,7 +196,7 @@ static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, s
   return SPD_STATUS_OK;
 }
 
-/* From the gradient at `model->reached`, which lies above `to` */
+/* From the gradient at `model->reached` down to `to`, an earlier tensor */
 static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_error *error) {
   PASS_VARIABLES(model);
   const spd_tensor from = model->reached;

@@ -5,7 +5,7 @@
 #include "network/backend.h"
 #include "network/network.h"
 
-/* What a model holds beside its forward buffers. */
+/* Buffers that a model has in addition to those of the forward pass */
 typedef enum {
   SPD_MODEL_FORWARD = 0,  /* forward only */
   SPD_MODEL_GRADIENT = 1, /* and all gradients */
@@ -44,10 +44,10 @@ spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model
 spd_status spd_model_set_moments(struct spd_model *model, const float *m, const float *v, struct spd_error *error);
 spd_status spd_model_get_moments(float *m, float *v, const struct spd_model *model, struct spd_error *error);
 
-/* host rows: flux (n, M), ivar (n, M), z (n); ivar may be NULL where neither loss nor weight attention is asked for */
+/* host rows: flux (n, M), ivar (n, M), z (n); ivar may be NULL if neither the loss nor weight attention is used */
 spd_status spd_model_load(struct spd_model *model, const float *flux, const float *ivar, const float *z, size_t n,
                           struct spd_error *error);
-/* The same from rows[0 ... n - 1] of spectra that lie on the backend, as `rows` does */
+/* The same from rows[0 ... n - 1] of spectra on the backend; `rows` is on the backend, too */
 spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z,
                                const uint64_t *rows, size_t n, struct spd_error *error);
 /* ... and from a lane that holds flux (n, M), ivar (n, M) and z (n), one after the other */
@@ -56,8 +56,7 @@ spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, s
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 
-/* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each starts from what the one before left.
- */
+/* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each uses the result of the one before. */
 spd_status spd_model_encode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_decode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_observe(struct spd_model *model, struct spd_error *error);

@@ -1,4 +1,4 @@
-/* What the network is: an architecture's sizes, and the table of its parameters over one block of floats. */
+/* The network's definition: the sizes of its architecture, and the table of its parameters in one block of floats. */
 #ifndef SPD_NETWORK_NETWORK_H
 #define SPD_NETWORK_NETWORK_H
 
@@ -20,7 +20,7 @@ struct spd_architecture {
   size_t pools[SPD_BLOCKS];   /* odd; the last is 1: no pool */
   size_t n_encoder_hidden, encoder_hidden[SPD_MAX_HIDDEN];
   size_t n_decoder_hidden, decoder_hidden[SPD_MAX_HIDDEN];
-  int redshift_input;                /* z enters the encoder MLP beside the attended features */
+  int redshift_input;                /* z is an input of the encoder MLP, after the attended features */
   int weight_attention;              /* a second encoder reads log ivar and multiplies its keys in (paper, section 3.3) */
   spd_activation decoder_activation; /* SPD_ACTIVATION_SPECULATOR or SPD_ACTIVATION_LEAKY */
   int decoder_offset;                /* 1: the restframe spectrum is 1 + the last layer's output */
@@ -48,7 +48,7 @@ struct spd_parameter {
   spd_parameter_role role;
   char name[64]; /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
   size_t rank, shape[3]; /* as stored here */
-  float spread;           /* initial values are uniform in +- spread; 0: as the role has it */
+  float spread;           /* initial values are uniform in +- spread; 0: constants that depend on the role */
   size_t offset, count; /* in floats; every offset is a multiple of 16 */
 };
 

@@ -147,8 +147,8 @@ SPD_INLINE void spd_coverage(size_t *from, size_t *to, double z, const float *wa
   *to = a;
 }
 
-/* The same, less the pixels inside the array whose LSF footprint (size 0 or odd) reaches an uncovered pixel. At the array's
- * own ends the kernel meets zero padding, and its pixels keep their weight, as in the published code. */
+/* The same, less the pixels inside the array whose LSF footprint (size 0 or odd) reaches an uncovered pixel. At the ends of
+ * the array the kernel is zero-padded, and pixels keep their weight, as in the published code. */
 SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest,
                                  const float *wave_observed, size_t n_observed, size_t lsf) {
   size_t half = lsf / 2;

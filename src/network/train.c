@@ -43,9 +43,9 @@ struct spd_training {
   struct spd_feed *feed;
   uint64_t n_rows, n_training, n_validation;
   const unsigned char *is_training; /* (n_rows), the source's */
-  uint64_t *order;                  /* (n_rows): the training rows of this epoch, in the order they come */
+  uint64_t *order;                  /* (n_rows): the training rows of this epoch, in order */
   uint64_t *validation;             /* (n_validation) rows */
-  double *losses;                   /* on the backend, (n_training or n_validation): of the rows in the order they came */
+  double *losses;                   /* on the backend, (n_training or n_validation): of the rows in order of processing */
   double *host_losses;              /* (the same) */
   int feeding; /* the feed is on its way through `order` */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
@@ -125,7 +125,7 @@ void spd_training_destroy(struct spd_training *t) {
   free(t);
 }
 
-/* The next batch through the network; its losses go behind the `done` before it. */
+/* Runs the next batch forward and stores its losses after the first `done`. */
 static spd_status forward(size_t *n, struct spd_training *t, uint64_t done, struct spd_error *error) {
   SPD_TRY(spd_feed_next(n, t->feed, error));
   if (*n == 0) return SPD_STATUS_OK;
@@ -205,7 +205,7 @@ spd_status spd_training_validate(struct spd_training *t, double *mean, uint64_t 
   *count = t->n_validation;
   *mean = NAN;
   if (t->n_validation == 0) return SPD_STATUS_OK;
-  t->feeding = 0; /* the feed leaves the epoch's order and comes back to it */
+  t->feeding = 0; /* the feed must be restarted with the epoch's order afterwards */
   SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
   for (size_t n; done < t->n_validation; done += n) SPD_TRY(forward(&n, t, done, error));
   SPD_TRY(add_losses(&sum, t, 0, t->n_validation, error));

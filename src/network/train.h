@@ -37,8 +37,8 @@ struct spd_progress {
 /* Steps until `seconds` have passed or the epoch ends, at least one. */
 spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress,
                                 struct spd_error *error);
-/* Where a training is between two advances: with this, the weights and Adam's moments, another one of the same source and options goes
- * on to the same bits. */
+/* Position of a training between two advances. Restored together with weights and Adam's moments, a training with the same source and options
+ * continues to the same bits. */
 struct spd_training_state {
   uint64_t epoch, step, step_in_epoch, loss_count;
   double loss_sum;
