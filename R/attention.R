@@ -1,4 +1,4 @@
-#' What the encoder attends to
+#' Attention of the encoder
 #'
 #' The encoder's last convolution makes values \eqn{h_{lc}} and keys of \eqn{C} channels at \eqn{L} segments of a spectrum. The
 #' attention \eqn{a_{lc}}, a softmax of the keys over the segments, says where each channel looks; the features are
@@ -9,7 +9,7 @@
 #' @param device,precision,threads,batch_size As in [predict.spender()].
 #' @return An array of class `spender_attention` (`a[1:3, , ]` is one of fewer spectra), \eqn{n \times L \times C} (72 segments and 256 channels in the published network),
 #'   that sums to 1 over the segments. Its attribute `wave` has the observed wavelengths (Å, vacuum) of the segments' centres; a
-#'   segment sees what the convolutions bring to it, which overlaps with its neighbours.
+#'   segment depends on the pixels that the convolutions combine for it, which overlap with those of its neighbours.
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid.
 #' @seealso [grad_fam()], [plot_attention()]
 #' @export
@@ -32,7 +32,7 @@ attention <- function(fit, x, device = "auto", precision = "fp32", threads = NUL
 #' the part that segment \eqn{l} has, through channel \eqn{c}, in \eqn{f}.
 #'
 #' @inheritParams attention
-#' @param feature What is asked of the restframe model \eqn{x_r}:
+#' @param feature A property of the restframe model \eqn{x_r}:
 #'   * the name of a line of [spectral_lines()]: its flux, the sum over 10 Å on either side of the line above the mean from
 #'     25 to 40 Å (an absorption line is negative);
 #'   * a wavelength (Å, restframe): the flux at the nearest pixel; two wavelengths: the mean between them;

@@ -1,4 +1,4 @@
-# Joins the parts of spectra: catalogue columns and what is known to be true.
+# Joins parts of spectra: catalogue columns and truth.
 
 # Rows one under the other; a column that a part lacks is NA there, of the class that it has elsewhere.
 bind_columns <- function(parts, sizes) {
@@ -57,7 +57,7 @@ bind_pieces <- function(pieces, name) {
   do.call(c, unname(pieces))
 }
 
-# The truth of joined spectra is what is known of all of them; what they should share and do not is left out.
+# The truth of joined spectra: elements that all parts have. Elements without rows are dropped unless they are equal.
 bind_truth <- function(parts) {
   if (any(vapply(parts, is.null, NA))) return(NULL)
   names <- Reduce(intersect, lapply(parts, names))

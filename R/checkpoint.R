@@ -1,10 +1,10 @@
 # Checkpoints: the state of a training as a safetensors file, which is replaced in one step. Tensors: the parts of the state, `best` (the
-# weights that the fit would have now), what training_loop() keeps beside it, and the history. Metadata: the fingerprint of the training, and
+# weights that the fit would have now), the other state of training_loop(), and the history. Metadata: the fingerprint of the training, and
 # a digest of the tensors.
 
 checkpoint_format <- "spender-checkpoint"
 checkpoint_version <- "3"
-# What ffi_train_state() returns
+# Names of the list that ffi_train_state() returns
 state_parts <- c("epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v")
 
 check_checkpoint <- function(checkpoint, minutes, resume) {
@@ -19,12 +19,12 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
   if (file.exists(checkpoint) && !resume) {
     abort("exists", checkpoint, " exists already: `resume = TRUE` goes on from it; remove it to begin anew.")
   }
-  # what a killed program was writing
+  # left by a killed program
   beside <- list.files(dirname(checkpoint), all.files = TRUE, full.names = TRUE)
   unlink(beside[startsWith(basename(beside), paste0(basename(checkpoint), ".tmp-"))])
 }
 
-# What must be the same for the bits to be: named texts.
+# Fingerprint of a training: named strings that must match for a resumed run to be bit-identical.
 training_identity <- function(fit, x, rows, is_training, options) {
   c(vapply(options, function(option) paste(if (is.numeric(option)) sprintf("%.17g", option) else as.character(option), collapse = " "), ""),
     network = to_json(fit$architecture), grids = digest_of(c(fit$instrument$wave, fit$wave_rest)), start = digest_of(fit$weights),

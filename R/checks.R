@@ -1,4 +1,4 @@
-# Checks of arguments, one place for each kind: every function stops with a sentence that names the argument and says what it is.
+# Checks of arguments. Each stops with a sentence that names the argument, the expected value and the given one.
 
 check_counts <- function(x, name, length = NULL) {
   if (!is.numeric(x) || anyNA(x) || any(x < 1) || any(x != round(x)) || (!is.null(length) && length(x) != length)) {
@@ -46,7 +46,7 @@ check_spectra <- function(x, name = "x") {
   check_whole(x, name)
 }
 
-# An object whose fields were changed by hand may not be one any more.
+# Fields of an object may have been changed by hand.
 check_whole <- function(x, name = "x") {
   n <- length(x$z)
   width <- length(x$instrument$wave)

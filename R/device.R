@@ -1,6 +1,6 @@
-#' What this build and this machine can compute on
+#' Devices that this build and this machine can use
 #'
-#' @return A list of class `spender_devices`: `built` (what was compiled in: CBLAS, CFITSIO, CUDA), `cores` (those this
+#' @return A list of class `spender_devices`: `built` (optional parts of this build: CBLAS, CFITSIO, CUDA), `cores` (those this
 #'   process may use: of its affinity mask, or fewer where a container or batch system grants less processor time), `threads`
 #'   (those a fit uses by default: `getOption("spender.threads")`, else `OMP_NUM_THREADS`, else all cores, and no more than
 #'   `OMP_THREAD_LIMIT`), `instructions` (the instruction set that convolutions use here: `"avx512"`, `"avx2"` or
@@ -43,7 +43,7 @@ print.spender_devices <- function(x, ...) {
   invisible(x)
 }
 
-# The option, what OMP_NUM_THREADS asks for, or all cores that this process may use; two where R CMD check asks packages to be modest.
+# The option, OMP_NUM_THREADS, or all cores that this process may use; at most two under R CMD check.
 default_threads <- function() {
   threads <- getOption("spender.threads")
   if (is.null(threads)) {
@@ -69,7 +69,7 @@ fit_threads <- function(threads) {
   threads
 }
 
-# "auto" is a wish, anything else a demand. What a .Call entry needs to know of where to compute; on a CPU arithmetic is fp32.
+# Resolves `device`: "auto" falls back to the CPU, "cuda" fails instead. Returns the list that .Call entries read; on a CPU precision is fp32.
 choose_device <- function(device, precision, threads) {
   check_choice(device, "device", c("auto", "cpu", "cuda"))
   check_choice(precision, "precision", c("fp32", "tf32", "fp16", "bf16"))

@@ -1,15 +1,15 @@
 #' Download SDSS spectra
 #'
-#' Fetches the files that [read_sdss()] and [write_survey()] read, several at a time. What is there already is not fetched again; a
-#' transfer that broke off goes on where it was, in this call or the next one.
+#' Downloads the files that [read_sdss()] and [write_survey()] read, several at a time. Existing files are kept; an interrupted transfer is
+#' resumed, in this call or the next one.
 #'
 #' @param ids Which spectra: a data frame with columns `plate`, `mjd`, `fiber` and `run2d` (the version of the reduction, such as `"26"` or
 #'   `"v5_13_0"`), as [read_catalogue()] gives; or `plate-mjd-fiber` as text, all of `run2d`.
 #' @param dir The folder to put them in; files of one plate share a folder in it.
 #' @param run2d The reduction of ids given as text.
-#' @param base_url Where the data release is; `PLATE` stands for four digits at least.
+#' @param base_url Root of the data release; `PLATE` has at least four digits.
 #' @param parallel How many at a time.
-#' @param retries How often a file is asked for again after it failed, in this call.
+#' @param retries Number of further attempts for a file that failed, in this call.
 #' @param stall Seconds without data after which a transfer is given up (and tried again).
 #' @param progress Show a progress bar?
 #' @return A data frame, one row per spectrum in order: `id`, `path`, `url`, `status` (`"there"`, `"downloaded"` or `"failed"`), `bytes` and
@@ -57,7 +57,7 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
     done <- !nzchar(reasons)
     result$status[left[done]] <- "downloaded"
     result$reason[left] <- reasons
-    # what the server does not have, it will not have in a second either
+    # a file that the server does not have is not requested again
     left <- left[!done & !grepl("HTTP (401|403|404|410)", reasons)]
   }
   twice <- duplicated(path)
@@ -116,7 +116,7 @@ download_files <- function(urls, paths, parallel, stall, tick) {
       finish(reason)
     }, fail = function(message) {
       close(to)
-      # what came stays, to go on from, unless it is an error's page or the server cannot go on
+      # a partial file is kept, to be resumed, unless it is an error page or the server does not support ranges
       if (!curl::handle_data(handle)$status_code %in% c(200, 206) || grepl("resume", message)) unlink(part)
       finish(message)
     })
@@ -126,7 +126,7 @@ download_files <- function(urls, paths, parallel, stall, tick) {
   reasons
 }
 
-# Why what came is not the file, "" if it is. A server may answer a request for the rest with the whole.
+# Why the response is not the file, or "". A server may ignore a range request and send the whole file.
 judge_download <- function(response, part, have) {
   code <- response$status_code
   if (!code %in% c(200, 206)) return(paste("HTTP", code))

@@ -5,8 +5,8 @@
 #'
 #' @param fit A fit from [spender()] or [read_model()]; or a matrix of latents, one spectrum in each row.
 #' @param x [spectra()] on the fit's instrument; not used for a matrix.
-#' @param neighbours,min_dist UMAP's size of the neighbourhood, and how close points may come.
-#' @param seed A whole number; the session's random numbers go on as if nothing had been drawn.
+#' @param neighbours,min_dist UMAP's neighbourhood size, and the smallest distance of points in the map.
+#' @param seed A whole number; the state of the session's random number generator is restored.
 #' @param ... Passed on to `uwot::umap()`.
 #' @return A matrix (\eqn{n \times 2}) with columns `u1`, `u2` and the ids as row names; `NA` for spectra without latents.
 #' @section Errors: `spender_error_missing_package` without uwot, `spender_error_invalid` for fewer spectra than `neighbours`.

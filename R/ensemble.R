@@ -1,6 +1,6 @@
 #' Fit an ensemble
 #'
-#' The same fit from several seeds: initial weights, the order of the spectra and, with it, what the data leave undecided differ.
+#' The same fit from several seeds: initial weights and the order of the spectra differ, and with them all that the data do not determine.
 #' The spread of the members' predictions says how far they can be trusted where data do not reach, such as a line beyond the
 #' observed window (Melchior et al. 2023, section 4.2).
 #'
@@ -59,7 +59,7 @@ predict.spender_ensemble <- function(object, x, type = c("observed", "rest", "lo
   list(mean = mean, sd = if (n > 1) sqrt(squares / (n - 1)) else squares * NA)
 }
 
-# What concerns the spectra is said once.
+# Warnings about the spectra are given for the first member only.
 predict_member <- function(fit, x, type, warned, ...) {
   said <- function(w) if (warned) invokeRestart("muffleWarning")
   withCallingHandlers(predict(fit, x, type, ...), spender_warning_no_norm = said, spender_warning_coverage = said)

@@ -1,14 +1,14 @@
-# Fingerprints: digests by which files know what they were made of.
+# Fingerprints: digests by which files identify the data and settings that they were made from.
 
 digest_of <- function(x) .Call(ffi_digest, x, default_threads())
 
-# Of flux, ivar, redshifts and norms. A survey's rows have checksums in its file, which are read instead.
+# Digest of flux, ivar, redshifts and norms; of a survey the checksums of its rows are read instead of flux and ivar.
 data_digest <- function(x) {
   if (!inherits(x, "survey")) return(digest_of(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm))))
   digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
 }
 
-# What results are of, as a file keeps it: the type, and short digests of the fit, the spectra and their ids.
+# Fingerprint of results, as stored in their file: the type, and short digests of the fit, the spectra and their ids.
 result_identity <- function(fit, x, type, ids) {
   short <- function(...) substr(digest_of(list(...)), 1, 12)
   shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
@@ -16,7 +16,7 @@ result_identity <- function(fit, x, type, ids) {
          " spectra:", short(data_digest(x)), " ids:", short(ids))
 }
 
-# How spectra were prepared, as a survey file keeps it
+# Fingerprint of the preparation of spectra, as stored in a survey file
 preparation_text <- function(recipe) {
   short <- function(x) substr(digest_of(x), 1, 12)
   paste0("wave:", short(recipe$wave), " mask_sky:", if (length(recipe$sky)) short(c(recipe$sky, recipe$half_width)) else "none",

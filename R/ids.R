@@ -1,7 +1,7 @@
-# Names of spectra: texts, exact, one for each row. What the same object is called in all of its rows is kept beside them, as `object`, where
-# ids had to be made unique: training and validation never share an object.
+# Ids of spectra: unique texts, one for each row. If ids had to be made unique, `object` keeps the original ones, so that training and
+# validation never share an object.
 
-# Numbers as text, exactly, whatever the locale; NA stays NA.
+# Numbers as exact text, independent of the locale; NA stays NA.
 number_text <- function(x) {
   if (inherits(x, "integer64")) return(.Call(ffi_integer64_text, x))
   text <- rep(NA_character_, length(x))
@@ -30,8 +30,8 @@ check_id <- function(id, names, n) {
   id
 }
 
-# Order that brings elements called `own` to the rows called `names`; NULL where either has no names, or they agree already. Names that are all
-# others, such as rbind(a, b) makes, say nothing of the order: the rows are paired as they stand, and that is said.
+# Order that matches elements named `own` to the rows named `names`; NULL if either has no names, or they agree already. If no name matches (as
+# after rbind(a, b)), rows are paired by position, with a warning.
 order_by_name <- function(own, names, what, rows_of = "`flux`'s rows") {
   if (is.null(own) || is.null(names) || length(own) != length(names) || identical(as.character(own), as.character(names))) return(NULL)
   if (anyNA(c(own, names)) || any(own == "") || any(names == "")) return(NULL)
@@ -47,10 +47,10 @@ order_by_name <- function(own, names, what, rows_of = "`flux`'s rows") {
   order
 }
 
-# What the spectra are called where one object may have several rows; objects saved by earlier versions have ids only.
+# Object ids of spectra; objects saved by earlier versions have ids only.
 object_of <- function(x) if (is.null(x$object)) x$id else x$object
 
-# Ids of all rows of a survey, unique, in whatever parts they are asked for.
+# Unique ids of all rows of a survey; the same for any division into parts
 survey_ids <- function(x) make.unique(survey_catalogue(x, "ID")$ID)
 
 ids_of <- function(x, rows) if (inherits(x, "survey")) survey_catalogue(x, "ID", x$rows[rows])$ID else x$id[rows]
@@ -60,7 +60,7 @@ objects_of <- function(x, rows) {
   if (inherits(x, "survey")) objects_in(survey_catalogue(x, name_columns(x), x$rows[rows])) else object_of(x)[rows]
 }
 
-# A survey's columns that name its spectra, and the objects that they say
+# Columns of a survey that identify its spectra, and the object ids in them
 name_columns <- function(x) c("ID", if (x$has_objects %in% TRUE) "OBJECT")
 
 objects_in <- function(names) if (is.null(names$OBJECT)) names$ID else ifelse(is.na(names$OBJECT), names$ID, names$OBJECT)

@@ -1,6 +1,6 @@
 #' The grid an instrument observes on
 #'
-#' A spectrum's pixels stand on a grid of wavelengths that its instrument sets. `instrument()` names a grid that the package
+#' An instrument determines the wavelength grid of its spectra. `instrument()` names a grid that the package
 #' knows, or makes one from wavelengths of your own.
 #'
 #' @param wave `"sdss"`, `"boss"`, an instrument (returned as it is), or a vector of wavelengths: Å, in vacuum, strictly
@@ -15,7 +15,7 @@
 #'   BOSS and eBOSS can have. Each single coadd begins and ends a little further in.
 #'
 #' Both are uniform in log wavelength with SDSS's step of 1e-4, so [read_sdss()] puts either survey's files on either grid and
-#' crops what lies beyond its ends.
+#' drops pixels beyond its ends.
 #' @section Errors:
 #' `spender_error_instrument` for an unknown name, and for wavelengths that are not finite, not positive or not increasing.
 #' @examples

@@ -45,7 +45,7 @@ join_catalogue <- function(x, data, by = "id") {
   x
 }
 
-# Rows of a column of whatever class, where `[` of integer64 is at hand or not
+# Rows of a column of any class, also integer64 without the package bit64
 take_from <- function(column, row) {
   if (length(dim(column)) == 2) return(column[row, , drop = FALSE])
   if (!inherits(column, "integer64")) return(column[row])
@@ -54,8 +54,8 @@ take_from <- function(column, row) {
   structure(values, class = "integer64")
 }
 
-# Rows of `theirs` that have the values of the rows of `mine` in every column, and rows of `theirs` whose key another one has. Values are
-# compared as values, numbers with texts as exact texts; a missing value matches nothing.
+# `row`: for each row of `mine` the row of `theirs` with equal values in all columns; `twice`: rows of `theirs` with a duplicated key. Values are
+# compared by value, numbers with texts as exact texts; missing values match nothing.
 match_rows <- function(mine, theirs) {
   codes <- Map(function(a, b) {
     if (is.factor(a)) a <- as.character(a)

@@ -3,11 +3,11 @@
 #' Fits Gaussian lines on a sloped continuum,
 #' \deqn{f_\lambda = a + b (\lambda - \lambda_0) + \sum_k \frac{F_k}{\sqrt{2\pi}\,\sigma_k}
 #'   \exp\left(-\frac{(\lambda - \lambda_k (1 + v / c))^2}{2 \sigma_k^2}\right), \quad \sigma_k = \lambda_k \sigma_v / c,}
-#' to each group of lines that stand within 60 Å of each other: they share velocity and width, and have a flux each. Fluxes and
+#' to each group of lines within 60 Å of each other: they share velocity and width, and each has its own flux. Fluxes and
 #' continuum follow linearly from the other two, which are found by Levenberg-Marquardt steps (minpack.lm).
 #'
 #' The fit is made in the restframe, of \eqn{(1 + z) f_\lambda}, so that fluxes are those observed and equivalent widths are
-#' restframe ones. Widths include the instrument's (the LSF is not taken out), and a Balmer line's flux is what is left of the emission
+#' restframe ones. Widths include the instrument's (the LSF is not taken out), and a Balmer line's flux is the emission that remains
 #' above the stars' absorption.
 #'
 #' @param x [spectra()], or a matrix with one spectrum in each row: model spectra from [predict.spender()] or [decode()].
@@ -76,11 +76,11 @@ without_unit <- function(out, x, columns) {
 #' Measure lines of the model of spectra
 #'
 #' [measure_lines()] on the restframe models of observed spectra, also where a line was not observed. A model has no noise of its own; its
-#' errors are how far the measurement moves with what is not known:
+#' errors are the change of the measurement under the uncertainty of the model:
 #' * of an ensemble, the scatter between its members ([spender_ensemble()]);
 #' * of a single fit, the scatter under noise: the spectra are encoded again with noise added as their inverse variances say.
 #'
-#' Neither knows what all members, or the network as such, have wrong.
+#' Neither includes errors that all members share, or that are inherent to the network.
 #'
 #' @param fit A fit from [spender()] or an ensemble.
 #' @param x Observed [spectra()].
@@ -128,7 +128,7 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 
 #' Fit a doublet
 #'
-#' The ratio and the resolution of two neighbouring lines, such as \[O II\] 3727, 3730, whose ratio tells the density of the gas and
+#' The ratio and the resolution of two neighbouring lines, such as \[O II\] 3727, 3730, whose ratio depends on the density of the gas and
 #' which super-resolution is to separate (Melchior et al. 2023, section 4.2). The fit is that of [measure_lines()]: two Gaussians
 #' of one width and velocity on a sloped continuum.
 #'

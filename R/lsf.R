@@ -25,7 +25,7 @@ lsf <- function(fit) {
 #'
 #' Trains a fit further from two other kernels than its own, with all else as it is, and compares the kernels that come out. Where
 #' they disagree at like losses, data and network do not decide the kernel: see [lsf()] for why that is so on pixels uniform in log
-#' wavelength. That they agree is necessary, not sufficient: a kernel that comes out symmetric proves nothing there.
+#' wavelength. Agreement is necessary, not sufficient: a symmetric result proves nothing there.
 #'
 #' @param fit A fit from [spender()] with a line spread function.
 #' @param x The [spectra()] it was trained on.
@@ -43,7 +43,7 @@ lsf <- function(fit) {
 #' x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, lsf = 3, epochs = 4, network = small, threads = 1, progress = FALSE)
-#' # so short a training decides nothing, and says so
+#' # so short a training decides nothing; the warning says so
 #' tryCatch(check_lsf(fit, x, epochs = 2, threads = 1, progress = FALSE),
 #'          spender_warning_lsf = conditionMessage)
 check_lsf <- function(fit, x, epochs = 10, tolerance = 0.05, ...) {

@@ -4,7 +4,7 @@ model_format <- "spender"
 model_version <- 1L
 first_tensor <- "encoder.conv1.0.weight"
 grid_tensors <- c(wave = "encoder.instrument.wave_obs", wave_rest = "decoder.wave_rest")
-# Buffers of the published code that say nothing about the network.
+# Buffers of the published code that are not part of the network.
 known_buffers <- "encoder.instrument.skyline_mask"
 
 #' Write a model to a file, and read it back
@@ -18,7 +18,7 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' follows from the tensors' shapes:
 #' - convolutions `encoder.conv1.0.weight` (out, in, kernel) to `encoder.conv3.0.weight`, and a weight encoder where there are
 #'   `encoder.conv1w.0.weight` to `encoder.conv3w.0.weight`;
-#' - linear layers `encoder.mlp.*` and `decoder.mlp.*` (out, in), in the order of their numbers, whatever these are;
+#' - linear layers `encoder.mlp.*` and `decoder.mlp.*` (out, in), in the order of their numbers, which need not be consecutive;
 #' - redshift as an input of the encoder where its first linear layer has one input more than there are features;
 #' - Speculator activations in a decoder with `beta` and `gamma`, leaky ReLU in another;
 #' - a line spread function where there is `encoder.instrument.lsf.weight` (1, 1, pixels).
@@ -30,9 +30,9 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' @param overwrite Whether an existing file may be replaced. The old file stays whole until the new one is complete.
 #' @param wave,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
 #'   grids; they take precedence over the file's, and are rounded to single precision. `wave` may be an [instrument()].
-#' @param pools Sizes of the two max-pools, for a file without our metadata: shapes do not tell them. By default they equal the
+#' @param pools Sizes of the two max-pools, for a file without our metadata: they do not follow from shapes. By default they equal the
 #'   kernels of the convolutions before them.
-#' @param decoder_offset What is added to the decoder's output (0 or 1), for a file without our metadata. By default 1 with
+#' @param decoder_offset Constant that is added to the decoder's output (0 or 1), for a file without our metadata. By default 1 with
 #'   Speculator activations and 0 with leaky ReLU.
 #'
 #' @return `write_model()`: `path`, invisibly. `read_model()`: a fit of class `spender`; read from a file without our metadata,
@@ -204,8 +204,8 @@ network_tensors <- function(tensors, path) {
   setNames(tensors, name)
 }
 
-# Places in a published Sequential depend on whether it has dropout: the l-th linear layer goes to place 3 l, the parameters
-# of the activation behind it to 3 l + 1.
+# Positions in a published Sequential depend on whether it has dropout: the l-th linear layer is moved to position 3 l, the parameters of its
+# activation to 3 l + 1.
 number_layers <- function(names, tensors, part) {
   pattern <- paste0("^", part, "\\.mlp\\.([0-9]{1,6})\\.(weight|bias|beta|gamma)$")
   place <- rep(NA_integer_, length(names))

@@ -1,6 +1,6 @@
 #' Plot latents, or an embedding of them
 #'
-#' A scatter plot of two columns, one point per spectrum, coloured by what is known of the spectra.
+#' A scatter plot of two columns, one point per spectrum, coloured by a property of the spectra.
 #'
 #' @param latents A matrix or data frame with one row per spectrum, such as [encode()] returns.
 #' @param colour `NULL`, or one value per spectrum: numbers make a colour scale, anything else classes.

@@ -2,7 +2,7 @@
 #'
 #' After figure 2 of Melchior et al. (2023): the whole observed spectrum with the model on top, residuals in units of the
 #' standard deviation, and a closer look at \[O II\], at H\eqn{\beta} with \[O III\], and at H\eqn{\alpha} with \[N II\].
-#' Pixels that are masked or were not observed are shaded. Line names stand above, restframe wavelengths on top of each panel.
+#' Masked and unobserved pixels are shaded. Each panel has line names at the top, and restframe wavelengths on its upper axis.
 #'
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param x [spectra()] on the fit's instrument.
@@ -183,7 +183,7 @@ zoom_panel <- function(pixels, masked, z, lines, window) {
     theme_spender()
 }
 
-# Dashes at the lines and their names at the top. Where names would run into each other, the line that comes first in line_rank()
+# Dashes at the lines and their names at the top. If names would overlap, the line that is first in line_rank()
 # is named (here for a page 10 inches wide, and by check_overlap for the page there is); neighbours of one name share it. character_width: of the panel's width.
 line_layers <- function(lines, z, xlim, ylim, character_width) {
   if (is.null(lines)) return(NULL)

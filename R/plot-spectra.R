@@ -4,7 +4,7 @@
 #' is recognised by labelled at the spectrum's redshift.
 #'
 #' @param x [spectra()].
-#' @param rows Which to draw, by number or id; the first four if there are more. More than six go on further pages.
+#' @param rows Which to draw, by number or id; the first four if there are more. More than six are drawn on several pages.
 #' @param lines Label spectral lines?
 #' @param xlim Range of observed wavelengths, Å.
 #' @param col Colour of the flux.

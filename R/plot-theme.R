@@ -1,4 +1,4 @@
-# Colours that remain apart for colour-blind eyes (Okabe & Ito), and the greys about them.
+# Colours that colour-blind people can distinguish (Okabe & Ito), and greys
 palette_spender <- c(data = "#8aa2b5", model = "#c44601", second = "#0072b2", third = "#009e73", fourth = "#cc79a7", fifth = "#e69f00",
                      sixth = "#56b4e9", mask = "#ececec", line = "#8a8a8a", ink = "#2b2b2b")
 

@@ -3,20 +3,20 @@
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument, \eqn{n} of them. Of a survey no more than some thousand spectra are in
 #'   memory at a time.
-#' @param type What is wanted: `"observed"`, the model in the observed frame (\eqn{n \times M}), `NA` where the restframe grid
+#' @param type The result: `"observed"`, the model in the observed frame (\eqn{n \times M}), `NA` where the restframe grid
 #'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); or `"loss"`
 #'   (\eqn{n}), see [spender()]. All but latents and loss are normalised fluxes; [reconstruct()] gives physical ones.
 #' @param device,precision,threads Where and how to compute, see [spender()]. In `"fp32"`, the default, a GPU and a CPU agree to
 #'   rounding.
 #' @param batch_size Spectra that are computed at a time; `NULL` for 64 on a CPU, 1024 on a GPU.
 #' @param path A FITS file to write the result to, in parts, instead of returning it: a table `RESULTS` with a row for each spectrum. A
-#'   program that was killed goes on where it was when it is called again; the file knows the fit, the spectra, their ids and the type that
-#'   it is of, and other ones are an error that says which. [read_predictions()] reads it.
+#'   program that was killed continues when it is called again. The file identifies the fit, the spectra, their ids and the type; an existing
+#'   file of other ones is an error that names them. [read_predictions()] reads it.
 #' @param overwrite Replace a file `path` that is there?
 #' @param ... `newdata`, which other packages' models call `x`; anything else is an error.
 #'
 #' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"`.
-#'   Spectra of which the fit can say nothing give rows of `NA`, and a warning: those without a norm (`spender_warning_no_norm`), and those
+#'   Spectra for which the fit has no result give rows of `NA`, and a warning: those without a norm (`spender_warning_no_norm`), and those
 #'   without a valid pixel that the restframe grid covers (`spender_warning_coverage`).
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_exists` for a file of other
 #'   results.
@@ -60,7 +60,7 @@ predict_newdata <- function(object, type, ..., newdata) {
   predict(object, newdata, type, ...)
 }
 
-# Of spectra in memory; rows of which the fit can say nothing are NA.
+# Of spectra in memory; rows without a result are NA.
 predict_rows <- function(fit, x, unknown, type, device, batch_size) {
   usable <- unknown == 0
   part <- if (all(usable)) x else x[usable]
@@ -74,7 +74,7 @@ predict_rows <- function(fit, x, unknown, type, device, batch_size) {
   if (type == "loss") out[, 1] else out
 }
 
-# A table of results, part after part. What is there of the same fit, type and spectra is not computed again.
+# Writes a table of results in parts. Rows that the file already has of the same fit, type and spectra are not computed again.
 predict_to_file <- function(fit, x, type, path, overwrite, device, precision, threads, batch_size) {
   check_path(path)
   device <- choose_device(device, precision, threads)
@@ -117,7 +117,7 @@ result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", los
 #' Read predictions from a file
 #'
 #' @param path A file that [predict.spender()] wrote.
-#' @return What `predict()` would have returned, in single precision: a matrix with one row per spectrum, named by their ids, or a
+#' @return The result of `predict()`, in single precision: a matrix with one row per spectrum, named by their ids, or a
 #'   vector of losses.
 #' @section Errors: `spender_error_format` for another file.
 #' @export
@@ -140,7 +140,7 @@ read_predictions <- function(path) {
   if (name == "LOSS") values[, 1] else values
 }
 
-# flux and ivar, or latent: whatever the type needs
+# Takes flux and ivar, or latent.
 run_network <- function(fit, type, device, batch_size, flux = NULL, ivar = NULL, z = NULL, latent = NULL,
                         instrument = fit$instrument) {
   architecture <- fit$architecture

@@ -60,7 +60,7 @@ print_facts <- function(s) {
   }
 }
 
-# What a galaxy spectrum is recognised by, the most telling first.
+# Lines by which a galaxy spectrum is recognised, the most informative first
 telling_lines <- function() {
   lines <- spectral_lines()
   order <- c("Halpha", "Hbeta", "OIII_5008", "OII_3727", "CaII_K", "MgI_b2", "NaI_D2", "Hgamma", "Hdelta", "SII_6718", "G_band",

@@ -1,8 +1,8 @@
 #' Read a catalogue of spectra
 #'
 #' Columns of a table in a FITS file, gzipped or not, such as SDSS's `specObj-dr16.fits`
-#' (<https://data.sdss.org/datamodel/files/SPECTRO_REDUX/specObj.html>): only those asked for are read, so that a file larger than
-#' memory is no trouble.
+#' (<https://data.sdss.org/datamodel/files/SPECTRO_REDUX/specObj.html>): only the requested ones are read, so that the file may be larger
+#' than memory.
 #'
 #' @param file A FITS file.
 #' @param columns Names of columns of single numbers or texts, in any case; by default what [select_galaxies()] and [download_sdss()]
@@ -13,7 +13,7 @@
 #'   `sdss_id`. Missing values are `NA`; scaled and unsigned columns have their values. 64-bit integers are texts where they are ids, or where
 #'   a double would round one of them.
 #' @section Errors: `spender_error_unsupported` if the package was built without CFITSIO; `spender_error_io` and
-#'   `spender_error_format` for files that are not what they should be, and for columns that are not one value a row, by their name.
+#'   `spender_error_format` for files that are damaged or have no such table, and for columns with more than one value a row (named).
 #' @export
 #' @examples
 #' \dontrun{
@@ -30,7 +30,7 @@ read_catalogue <- function(file, columns = c("PLATE", "MJD", "FIBERID", "RUN2D",
   read <- .Call(ffi_read_catalogue, file, hdu + 1, columns)
   read <- read[!vapply(read, is.null, NA)]
   if (!length(read)) abort("format", basename(file), " has none of the columns ", enumerate(columns), ".")
-  # 64-bit integers: ids stay texts, and so does what a double would round
+  # 64-bit integers: ids stay texts, as do values that a double would round
   read <- Map(function(column, name) {
     if (is.null(attr(column, "integer64"))) return(column)
     attr(column, "integer64") <- NULL

@@ -11,15 +11,15 @@
 #' @param progress Show a progress bar?
 #'
 #' @details
-#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, whatever numbers they are stored as; a pixel with a bit of `and_mask` set, or whose
-#' mask is not known, has ivar 0. Each pixel goes to the nearest
-#' one of the grid; what lies beyond either end is cropped, what a file does not have is flux 0, ivar 0. HDU 2 gives the redshift
+#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, stored as any numeric type; a pixel with a bit of `and_mask` set, or whose
+#' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels that a
+#' file lacks get flux 0, ivar 0. HDU 2 gives the redshift
 #' and the catalogue: `file`, `plate`, `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
 #' `instrument` (`"SDSS"` or `"BOSS"`), each `NA` where the file has none; of SDSS-V also `field`, `catalogid` and `sdss_id` (texts, as they
 #' are 64-bit integers), and `plate_quality` is the quality of the field. Ids are `plate-mjd-fiber` as in file names (`0266-51602-0013`), or
 #' `field-mjd-catalogid`, from the file's own keys.
 #'
-#' A file that is not what it should be does not stop the others: it has no row in the result but one in [problems()], with the
+#' A file that cannot be used does not stop the others: it has no row in the result but one in [problems()], with the
 #' reason, and a warning of class `spender_warning_files` counts them. Two files of one object both stay; the second gets a new
 #' id and a row in [problems()].
 #'
@@ -30,7 +30,7 @@
 #' `spender_error_grid` if the grid is not uniform by 1e-4 in log10 wavelength.
 #' @examples
 #' # a folder of spectra:   x <- read_sdss("~/spectra/"); plot(x)
-#' # what is no spectrum is reported, and stops nothing
+#' # files that are no spectra are reported, and stop nothing
 #' file <- tempfile(fileext = ".fits")
 #' writeLines("This is not a spectrum.", file)
 #' if (devices()$built[["cfitsio"]]) {

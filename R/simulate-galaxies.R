@@ -1,4 +1,4 @@
-# What galaxies there are: a magnitude-limited sample like SDSS's main galaxies, from uniform random numbers.
+# The population of galaxies: a magnitude-limited sample like SDSS's main galaxies, from uniform random numbers.
 
 # Distances for H0 = 70 km/s/Mpc, Omega_m = 0.3, flat. Mpc; the integral by Simpson's rule.
 comoving_distance <- function(z) {
@@ -39,7 +39,7 @@ draw_main_sample <- function(u_z, u_mag, z_range) {
 }
 
 # One row per galaxy. Luminosity, recent star formation (activity) and metallicity decide nearly everything, as they do in
-# galaxies. u: what uniform_columns() gives.
+# galaxies. u: from uniform_columns().
 draw_galaxies <- function(u, mag) {
   scatter <- function(name, sd) sd * stats::qnorm(u[, name])
   excess <- -mag - 20.8 # magnitudes above a typical galaxy of the sample
@@ -120,7 +120,7 @@ line_fluxes <- function(galaxies) {
   flux * (galaxies$ew_halpha * continuum_at(lambda[["Halpha"]], galaxies) / flux[, "Halpha"])
 }
 
-# On the true lines; below 1.5 Å nothing is detected.
+# By the true lines; lines below 1.5 Å count as not detected.
 sdss_subclass <- function(galaxies) {
   emission_class(galaxies$log_n2_halpha, galaxies$log_o3_hbeta, galaxies$ew_halpha, galaxies$ew_halpha >= 1.5)
 }

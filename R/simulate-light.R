@@ -1,5 +1,5 @@
 # The light that simulated spectra are made of: stellar populations, dust, the night sky. Constants drawn by eye after published
-# composites, and what follows from them; R/simulate-galaxies.R decides what galaxies there are.
+# composites, and their products; R/simulate-galaxies.R draws the population.
 
 # Smooth continua at a few wavelengths, f_lambda relative to 5500 Å: drawn by eye after composite spectra of early-type
 # galaxies, A stars and star-forming regions.

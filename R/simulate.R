@@ -19,9 +19,9 @@
 #'
 #' **Observation.** A pixel has the mean of the redshifted spectrum over its width; the pixels are convolved with `lsf` and get
 #' Gaussian noise of which `ivar` is the true inverse variance: sky, object and read-out, larger in the blue and on the night
-#' sky's lines in the red. `defects` adds what real spectra have besides: pixels missing at both ends, masked runs, an arm of the
+#' sky's lines in the red. `defects` adds further properties of real spectra: pixels missing at both ends, masked runs, an arm of the
 #' spectrograph that failed, residuals of the sky subtraction (larger than `ivar` admits, under [spectra()]'s sky mask) and a few
-#' cosmic rays that nobody flagged.
+#' unflagged cosmic rays.
 #'
 #' **Calibration.** 2000 simulated galaxies beside 112 of SDSS (`data-raw/calibrate-simulator.R` in the sources): brightness, signal-to-noise,
 #' redshift; noise along the spectrum; median spectra with and without emission; line ratios and equivalent widths, measured alike. The SDSS
@@ -43,7 +43,7 @@
 #' @param integrate Pixels have the mean over their width? If not, the value at their centres, as [spender()]'s models do.
 #' @param sn Signal-to-noise ratio, the median over a spectrum's pixels: one value for each spectrum; or one number, the median
 #'   of the sample, about which the spectra scatter by a factor of 1.7. By default it follows from the magnitude.
-#' @param noise Add noise? If not, `flux` is the truth (and `ivar` what it would have been), outside of defects.
+#' @param noise Add noise? If not, `flux` is the truth (and `ivar` that of the noise), outside of defects.
 #' @param defects Add missing and masked pixels, sky residuals and cosmic rays?
 #' @param rest Keep the restframe spectra in the truth? By default up to 1000 spectra; one takes about 180 kB.
 #' @param normalize,mask_sky,threads Passed on to [spectra()].
@@ -142,11 +142,11 @@ simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.
   new_spectra(raw$flux, raw$ivar, z, raw$norm, instrument, id, meta, norm_problems(raw$found, id, NA_character_, recipe$window), truth)
 }
 
-# What all spectra of a simulation share, for ffi_simulate(): the restframe grid, at least four pixels for one of the instrument's,
+# Properties that all spectra of a simulation share, for ffi_simulate(): the restframe grid, at least four pixels for one of the instrument's,
 # and how the instrument observes.
 observation <- function(wave, z_range, kernel, integrate) {
   m <- length(wave)
-  # the pixels beyond the ends, from which the LSF brings light
+  # the pixels beyond the ends, from which the LSF takes light
   beyond <- seq_len((length(kernel) - 1) / 2)
   pixels <- c(wave[1] - rev(beyond) * (wave[2] - wave[1]), wave, wave[m] + beyond * (wave[m] - wave[m - 1]))
   n <- length(pixels)
@@ -160,7 +160,7 @@ observation <- function(wave, z_range, kernel, integrate) {
          integrate = integrate, log_wave = log10(if (integrate) edges else pixels), lsf = kernel), noise_shape(wave))
 }
 
-# For each galaxy, what data/simulate.h calls an object, but for its redshift and brightness.
+# struct spd_object (data/simulate.h) of each galaxy, without redshift and brightness
 galaxy_light <- function(galaxies) {
   list(mix = population_mix(galaxies), ebv = as.double(galaxies$ebv), lines = line_fluxes(galaxies),
        line_sigma = as.double(galaxies$sigma_gas))
@@ -168,7 +168,7 @@ galaxy_light <- function(galaxies) {
 
 # ---- templates ----
 
-# The same for templates, of which archetypes are sums.
+# The same for templates, whose sums are archetypes
 template_light <- function(templates, u) {
   coefficients <- templates$coefficients
   archetype <- pmin(floor(u * nrow(coefficients)) + 1, nrow(coefficients))

@@ -1,12 +1,12 @@
 #' Observed spectra
 #'
-#' `spectra()` takes fluxes, inverse variances and redshifts as matrices, whatever file they came from, and prepares them as
+#' `spectra()` takes fluxes, inverse variances and redshifts as matrices and prepares them as
 #' the network needs them: it masks, normalises, and remembers how. [read_sdss()] does the same from SDSS files.
 #'
 #' @param flux Flux density \eqn{f_\lambda}{f_lambda} in any unit: a matrix with one row per spectrum and one column per pixel of `wave`, or
 #'   a vector: one spectrum. No rows are fine.
 #' @param ivar Inverse variance of `flux`, of the same shape. 0 says that a pixel is masked.
-#' @param sigma Instead of `ivar`: standard deviations of `flux`. What is not finite and above 0 is a masked pixel.
+#' @param sigma Instead of `ivar`: standard deviations of `flux`. Pixels where it is not finite and positive are masked.
 #' @param z Redshifts, one per row; finite and above -1.
 #' @param wave The observed grid: an [instrument()], its name, or wavelengths in Å (vacuum).
 #' @param id One unique name per row, as text or as whole numbers below 2^53; by default the row names of `flux`, or else `"1"`, `"2"`, ...
@@ -17,12 +17,12 @@
 #' @param mask_sky Mask pixels within 5 Å of the night-sky lines of [sky_lines()]? Or a vector of line wavelengths (Å, vacuum)
 #'   to mask instead.
 #' @param window Where the norm is measured: two restframe wavelengths in Å.
-#' @param truth `NULL`, or a list of what is known to be true, for simulated spectra. Its matrices and data frames have a row per
+#' @param truth `NULL`, or a list of true values, for simulated spectra. Its matrices and data frames have a row per
 #'   spectrum, which follow the rows of the object; all else is shared by all spectra.
 #' @param threads How many threads to use; `NULL`: as many as [devices()] says.
 #'
 #' @details
-#' What happens to a pixel, in this order:
+#' Pixels are prepared in this order:
 #' 1. flux or ivar not finite (`NA`, `NaN`, infinite): both become 0;
 #' 2. ivar up to 1e-6: it becomes 0, and the flux stays. So choose a unit in which fluxes are around one, not thousands.
 #'    Negative values are an error in the data, and warned about;
@@ -46,8 +46,8 @@
 #' `spender_error_dimension` when two arguments do not fit together, `spender_error_redshift` for a redshift that is missing, not
 #' finite or at most -1, `spender_error_id` for ids that are missing or not unique, `spender_error_invalid` for an argument of
 #' the wrong type. Warnings: `spender_warning_ivar`, negative inverse variances were set to 0; `spender_warning_names`, names of rows
-#' that are others than those of `flux`; `spender_warning_unit`, nothing is left of
-#' any spectrum, and a unit looks like the reason.
+#' that are others than those of `flux`; `spender_warning_unit`, no spectrum has a
+#' valid pixel or norm, probably because of a unit.
 #' @examples
 #' grid <- instrument(seq(4000, 8000, by = 2), name = "toy")
 #' flux <- rbind(1 + sin(grid$wave / 300)^2, rep(3, length(grid$wave)))
@@ -96,7 +96,7 @@ ivar_of <- function(sigma) {
   ivar
 }
 
-# Where nothing is left of all spectra, a unit may be why.
+# If no spectrum has a norm, a unit may be the reason.
 check_units <- function(ivar, found, instrument, window) {
   if (!length(found) || !all(found > 0)) return(invisible())
   positive <- ivar[is.finite(ivar) & ivar > 0]
@@ -114,7 +114,7 @@ check_units <- function(ivar, found, instrument, window) {
   }
 }
 
-# object: what the spectra are called where rows of one object have ids of their own
+# object: ids of objects, if several rows are of one object
 new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, truth = NULL, object = id) {
   norm[is.na(norm)] <- NA
   if (!is.null(dimnames(flux))) dimnames(flux) <- NULL
@@ -125,7 +125,7 @@ new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, tru
   structure(x, class = "spectra")
 }
 
-# What ffi_prepare_spectra() and ffi_read_sdss() need to know.
+# The recipe for ffi_prepare_spectra() and ffi_read_sdss()
 preparation <- function(instrument, mask_sky, window, normalize, threads) {
   if (!is.numeric(mask_sky)) {
     check_flag(mask_sky, "mask_sky")
@@ -150,9 +150,9 @@ norm_problems <- function(found, id, file, window) {
   data.frame(id = id[row], file = rep_len(file, length(id))[row], row = row, reason = reasons[found[row]])
 }
 
-#' What is wrong with spectra
+#' Problems of spectra
 #'
-#' Spectra without a norm, files that could not be read, ids that were taken: whatever was not as it should be.
+#' Spectra without a norm, files that could not be read, ids that were already taken.
 #'
 #' @param x [spectra()].
 #' @param ... For methods.
@@ -203,7 +203,7 @@ dim.spectra <- function(x) dim(x$flux)
 #' @export
 as.list.spectra <- function(x, ...) setNames(lapply(seq_along(x$z), function(i) x[i]), x$id)
 
-# condition: in terms of the catalogue, as as.data.frame() has it
+# The condition is evaluated in as.data.frame(x).
 #' @export
 subset.spectra <- function(x, subset, ...) {
   check_dots("subset", ...)

@@ -11,18 +11,18 @@
 #' hash of its id and `split_seed`, so it does not change when others are added. With the same data, seed and build the result is
 #' the same to the last bit, whatever the number of threads.
 #'
-#' Linear layers start with weights that keep the variance of what passes them (He et al. 2015). The published code takes
-#' PyTorch's, from which signals start hundreds of times weaker: then training finds one direction of the latents at a time, and
-#' weak ones, such as the ratio within a doublet, not in a usual number of epochs.
+#' Initial weights of linear layers preserve the variance of their input (He et al. 2015). With PyTorch's defaults, which the published code
+#' uses, signals are initially hundreds of times weaker; training then finds one direction of the latents at a time, and misses weak ones,
+#' such as the ratio within a doublet, in a usual number of epochs.
 #'
-#' @param x Observed [spectra()], or a survey from [open_survey()], which is read from its files while training goes on: with the same
+#' @param x Observed [spectra()], or a survey from [open_survey()], which is read from its files during training: with the same
 #'   seed, the same losses to the last bit as from memory.
 #' @param latents Number of latents \eqn{S}.
 #' @param superresolution Restframe pixels per observed pixel, at least 1. The default grid is uniform in Å from
 #'   \eqn{\lambda_1 / (1 + z_{max})} to \eqn{\lambda_M} (vacuum), with `floor(M * (1 + z_max)) * superresolution` pixels: 5881 for SDSS.
 #' @param lsf Pixels of the line spread function's kernel (odd), or 0 for none: it is learned from a delta. Or the kernel to start
-#'   from, an odd number of weights in the order of [lsf()]; they are divided by their sum. What is learned is identifiable only
-#'   under conditions that [lsf()] names.
+#'   from, an odd number of weights in the order of [lsf()]; they are divided by their sum. The kernel is identifiable only
+#'   under conditions that [lsf()] describes.
 #' @param lsf_rate Learning rate of the kernel as a multiple of the others'; 0 keeps it as it is.
 #' @param lsf_sign `"free"`, or `"nonnegative"` to keep the kernel's weights from going below zero.
 #' @param z_max Highest redshift that the default restframe grid covers.
@@ -47,15 +47,15 @@
 #' @param checkpoint A file to keep the state of the training in, or `NULL`. It is written every `checkpoint_minutes`, when training
 #'   is interrupted, and at the end; a new one replaces the old one in one step, so there is always a whole one.
 #' @param checkpoint_minutes Minutes between two checkpoints; 0 writes one several times a second.
-#' @param resume Go on from `checkpoint`, if that file is there: with the same data and arguments (number of threads and the callback
-#'   aside) the fit has the bits of one that was never interrupted. The file knows what training it is of, and other data or arguments are
-#'   an error that names them.
-#' @param progress Show a progress bar and say what was chosen?
+#' @param resume Continue from `checkpoint`, if that file exists: with the same data and arguments (except the number of threads and the
+#'   callback) the fit has the bits of an uninterrupted one. The file identifies its training; other data or arguments are an error that names
+#'   them.
+#' @param progress Show a progress bar and the settings that were chosen?
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
 #'
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
-#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (what it was trained with and on; `kept` is the row of `history` that the weights are of) and `call`. It
+#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the training; `kept` is the row of `history` that the weights belong to) and `call`. It
 #'   is a plain R object: [saveRDS()] keeps all of it, [write_model()] writes it for others. An interrupt returns the fit of the
 #'   epochs done, with a warning.
 #'
@@ -114,7 +114,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 
 #' Train a fit further
 #'
-#' A warm start: the weights are kept, the learning rate goes through a new cycle, and Adam starts afresh. The history goes on.
+#' A warm start: the weights are kept, the learning rate goes through a new cycle, and Adam's moments are reset. The history is continued.
 #'
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument.
@@ -179,7 +179,7 @@ print.spender <- function(x, ...) {
   invisible(x)
 }
 
-# Row of the history that the weights are of: the last, or the best one where that was wanted.
+# Row of the history that the weights belong to: the last, or with `best` that of the lowest validation loss
 kept_epoch <- function(fit) {
   n <- nrow(fit$history)
   kept <- fit$training$kept
@@ -191,7 +191,7 @@ kept_epoch <- function(fit) {
 #' @param object A fit from [spender()].
 #' @param ... Not used.
 #' @return A list of class `summary.spender`: `fit`, `parameters` (a data frame with the name, shape and number of elements of
-#'   every tensor), `best_epoch`, `kept_epoch` (of which the weights are) and `seconds`.
+#'   every tensor), `best_epoch`, `kept_epoch` (that of the weights) and `seconds`.
 #' @export
 summary.spender <- function(object, ...) {
   check_dots("summary", ...)

@@ -1,7 +1,7 @@
 #' Surveys larger than memory
 #'
-#' A survey is one FITS file of prepared spectra, or several, of which nothing but redshifts and norms is in memory. It goes where
-#' [spectra()] go: [spender()] trains on it, [predict()][predict.spender()] and its relatives read it in parts.
+#' A survey is one FITS file of prepared spectra, or several, of which only redshifts and norms are in memory. It is used like
+#' [spectra()]: [spender()] trains on it, [predict()][predict.spender()] and its relatives read it in parts.
 #'
 #' @param paths Names of survey files on one grid; they count as one survey, in this order.
 #' @param x A survey.
@@ -12,8 +12,8 @@
 #' @section Format:
 #' The primary HDU is an image, `WAVELENGTH` (Å, vacuum, doubles). The table `SPECTRA` follows, with a row for each spectrum: `ID`, `Z`,
 #' `NORM` (`NaN` for a spectrum without norm), catalogue columns, then `FLUX` and `IVAR` (\eqn{M} floats each, prepared as
-#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. `OBJECT` stands beside `ID` where rows of one
-#' object have ids of their own. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and the mask, and the window. Inputs that were rejected are
+#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. A column `OBJECT` follows `ID` if rows of one
+#' object have different ids. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and the mask, and the window. Inputs that were rejected are
 #' in a last table, `REJECTED`. The file of a survey that is still being written, or whose writer was killed, holds whole rows.
 #' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
 #'   spectra over all files), `z`, `norm`, `instrument` and `columns`. `x[i]` is a smaller survey, `as_spectra(x)` reads it into memory as
@@ -70,10 +70,10 @@ as_spectra <- function(x) {
               object = objects_in(catalogue))
 }
 
-# Columns that are no part of the catalogue. OBJECT: what rows of one object are called, where their ids are not that.
+# Columns that are not part of the catalogue. OBJECT: ids of objects, if rows of one object have different ids
 own_columns <- c("ID", "OBJECT", "Z", "NORM", "FLUX", "IVAR", "ROWSUM", "PADDING")
 
-# What tells that a file is another, or was changed
+# Size and time, by which a changed or replaced file is recognised
 file_state <- function(paths) {
   info <- file.info(paths, extra_cols = FALSE)
   data.frame(size = info$size, time = as.double(info$mtime))
@@ -141,7 +141,7 @@ problems.survey <- function(x, ...) {
 
 rejected_of <- function(path) as.data.frame(lapply(.Call(ffi_survey_rejected, path), from_ascii))
 
-# As a survey tells them: spectra without norm, but not why.
+# Problems that a survey file can report: spectra without norm (the file does not store the reason)
 survey_problems <- function(id, row) {
   n <- length(row)
   data.frame(id = id, file = rep(NA_character_, n), row = row, reason = rep("no norm", n))
@@ -189,7 +189,7 @@ print.summary.survey <- function(x, ...) {
   invisible(x)
 }
 
-# Spectra in memory, of a survey that is small enough for what is done with them.
+# The spectra of a survey in memory, if they are not too many
 in_memory <- function(x, most = 50000) {
   if (!inherits(x, "survey")) return(x)
   if (length(x) > most) abort("invalid", "This needs spectra in memory, and the survey has ", length(x), " of them: choose some with [.")

@@ -1,4 +1,4 @@
-# Training: the loop around the core's steps, and what is decided before it.
+# Training: preparation, and the loop around the core's steps.
 
 # options: a list of training_arguments()
 train <- function(fit, x, options) {
@@ -99,7 +99,7 @@ report_outcome <- function(outcome, run, learning_rate) {
   }
 }
 
-# What a training has reached: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
+# State of a running training: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
 # (those that the fit would have now), `lowest` validation loss, `loss` and `step`.
 new_run <- function(fit, epochs, best) {
   list2env(list(epochs = epochs, best = best, earlier = fit$history, epoch = 0, history = empty_history(), weights = fit$weights,
@@ -108,7 +108,7 @@ new_run <- function(fit, epochs, best) {
 
 training_loop <- function(session, run, keeper, tick, callback) {
   while (run$epoch < run$epochs) {
-    # An interrupt comes between two steps of this loop, never between an epoch's last step and its line in the history.
+    # Interrupts are handled between two iterations, never between an epoch's last step and its line in the history.
     finished <- suspendInterrupts({
       state <- .Call(ffi_train_advance, session, 0.2)
       run$loss <- state$loss
@@ -198,15 +198,14 @@ split_rows <- function(x, validation, seed, rows = seq_along(x$z), part = 1e5) {
   is_training
 }
 
-# Of rows of spectra: `loss`, of the model that is 1 everywhere, the spectrum that the normalisation makes of any galaxy and what a fit has to
-# beat; `valid`, the share of the pixels that have weight.
+# Of rows of spectra: `loss`, that of a model that is 1 everywhere, which any fit should beat (spectra are normalised to a median of 1); `valid`, the share of the pixels that have weight.
 flat_model <- function(x, wave_rest, lsf, rows = seq_along(x$z)) {
   covered <- coverage(x$z[rows], x$instrument$wave, wave_rest, lsf)
   found <- .Call(ffi_flat_model, x$flux, x$ivar, as.double(rows), covered, default_threads())
   list(loss = mean(found$loss), valid = mean(found$valid) / ncol(x$ivar))
 }
 
-# What is measured of all spectra in memory is measured of some thousand spread over a survey.
+# All spectra in memory, or an evenly spaced sample of a survey: enough for summary statistics
 a_part_of <- function(x, most = 4096) {
   if (!inherits(x, "survey")) return(x)
   as_spectra(if (length(x) > most) x[round(seq(1, length(x), length.out = most))] else x)

@@ -1,7 +1,7 @@
 #' Write a survey file
 #'
 #' Prepares spectra, or takes prepared ones, and appends them to one FITS file, in bounded memory: from SDSS or BOSS files hundreds of
-#' thousands at a time. A program that was killed is called again with the same arguments and goes on where it was.
+#' thousands at a time. A program that was killed continues when it is called again with the same arguments.
 #'
 #' @param x Names of SDSS or BOSS files or folders, as for [read_sdss()]; or [spectra()], or a survey (whose rows are copied).
 #' @param path The file to write.
@@ -31,7 +31,7 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
     append_spectra(x, path)
   } else {
     widths <- text_widths(x)
-    if (anyDuplicated(survey_catalogue(x, "ID")$ID)) { # ids are made unique, and objects kept beside them
+    if (anyDuplicated(survey_catalogue(x, "ID")$ID)) { # ids are made unique, and objects kept in OBJECT
       widths$OBJECT <- max(widths$OBJECT, widths$ID)
       widths$ID <- widths$ID + 8
     }
@@ -63,7 +63,7 @@ append_spectra <- function(x, path, widths = list(), prepared = "") {
   if (any(odd)) {
     abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"", names(meta)[odd][1], "\".")
   }
-  # OBJECT stands in all parts of a file or in none
+  # all parts of a file have OBJECT, or none
   names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
            else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
   objects <- if (names) list(OBJECT = object_of(x))
@@ -121,8 +121,8 @@ finish_survey <- function(path, rejected = data.frame(file = character(), reason
   .Call(ffi_survey_finish, path, to_ascii(rejected$file), to_ascii(rejected$reason))
 }
 
-# Reads files some at a time. What is done is known from the column `file` and from the sidecar of rejected ones, into which each goes
-# before the spectra of its part are appended, so that a kill between the two only reads a part again.
+# Reads files in parts. Files that are done are known from the column `file` and from the sidecar of rejected ones, which is written before
+# the spectra of a part are appended, so that after a kill between the two the part is only read again.
 ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = 1024) {
   files <- expand_folders(files)
   prepared <- preparation_text(preparation(instrument(instrument), mask_sky, window, TRUE, threads))

@@ -14,7 +14,7 @@ struct maps {
   double *attention, *fam;    /* fam may be NULL */
 };
 
-/* of spectra from ... from + count - 1, whose restframe gradient (count, R) is given where fam is wanted */
+/* of spectra from ... from + count - 1, with the restframe gradient (count, R) if fam is requested */
 static spd_status one_batch(const struct maps *maps, size_t from, size_t count, const float *rest_gradient, struct spd_error *error) {
   SPD_TRY(spd_model_encode(maps->model, error));
   SPD_TRY(spd_model_read(maps->values, maps->model, SPD_TENSOR_ATTENTION, error));

@@ -184,7 +184,7 @@ SEXP ffi_network_export(SEXP architecture, SEXP weights) {
   return arrays;
 }
 
-/* Weights from a named list of doubles in PyTorch's order, row-major, as they stand in a file. */
+/* Weights from a named list of doubles in PyTorch's order, row-major, as in a file */
 SEXP ffi_network_import(SEXP architecture, SEXP tensors) {
   struct spd_network network;
   r_network(architecture, &network);
@@ -222,7 +222,7 @@ SEXP ffi_network_fill(SEXP architecture, SEXP seed) {
   return weights;
 }
 
-/* Weights for another architecture, with the parameters that both have; what the first lacks is 0. */
+/* Weights for another architecture, with the parameters that both have; the others are 0. */
 SEXP ffi_network_carry(SEXP architecture, SEXP weights, SEXP to) {
   struct spd_network from_network, to_network;
   struct spd_error error;

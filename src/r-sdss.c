@@ -21,7 +21,7 @@ static struct workspace *new_workspaces(int n, size_t n_observed) {
   return spaces;
 }
 
-/* What is known of a file besides its pixels. */
+/* The result of reading a file, besides its pixels */
 struct outcome {
   spd_status status;
   struct spd_error error;

@@ -1,4 +1,4 @@
-/* Sessions: what lives outside R between or within .Call entries. */
+/* Sessions: objects outside R that live within or between .Call entries. */
 #include "r-session.h"
 
 #include <string.h>

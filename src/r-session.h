@@ -1,4 +1,4 @@
-/* Sessions: a backend, a model and what a training holds, owned by an external pointer. */
+/* Sessions: a backend, a model and the data of a training, owned by an external pointer. */
 #ifndef SPD_R_SESSION_H
 #define SPD_R_SESSION_H
 

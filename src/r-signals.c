@@ -1,5 +1,5 @@
-/* For batch programs: a scheduler's SIGTERM becomes an interrupt, which spender() answers with the fit of the epochs done. The
- * package itself installs no signal handler; inst/scripts/train.R asks for this one. */
+/* For batch programs: turns a scheduler's SIGTERM into an interrupt, after which spender() returns the fit of the epochs done. Only
+ * inst/scripts/train.R installs this handler; the package itself installs none. */
 #include <signal.h>
 #include <string.h>
 

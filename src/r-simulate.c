@@ -13,7 +13,7 @@ SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
   const R_xlen_t rows = (R_xlen_t)r_whole(n, "n", 0, INT_MAX), columns = (R_xlen_t)r_whole(k, "k", 0, INT_MAX);
   const double start = r_whole(first, "first", 0, 1e15), from = r_whole(seed, "seed", -R_MOST_SEED, R_MOST_SEED);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)rows, (int)columns));
-  const uint64_t stream = 0x6761; /* apart from those of data/simulate.c */
+  const uint64_t stream = 0x6761; /* none of the streams of data/simulate.c */
   for (R_xlen_t i = 0; i < rows; i++) {
     struct spd_random random = spd_random_start((uint64_t)(int64_t)from, stream, (uint64_t)(start + (double)i));
     for (R_xlen_t j = 0; j < columns; j++) REAL(out)[j * rows + i] = spd_random_uniform(&random);
@@ -76,7 +76,7 @@ struct making {
   size_t n, start, stop;
   uint64_t offset; /* number of object 0 in the sample */
   const double *z, *mix, *ebv, *lines, *line_sigma, *sn, *brightness, *contrast;
-  double *flux, *ivar, *truth, *rest, *norm; /* rest: NULL where nobody keeps it */
+  double *flux, *ivar, *truth, *rest, *norm; /* rest: NULL if not kept */
   int *found;
   spd_status *statuses; /* of the blocks */
   struct spd_error *errors;

@@ -1,4 +1,4 @@
-/* .Call entries of survey files. Each opens and closes them, so that nothing stays open behind R's back. */
+/* .Call entries of survey files. Each opens and closes its files: none stays open between calls. */
 #include "r-survey.h"
 
 #include <stdlib.h>
@@ -72,7 +72,7 @@ static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths, SEXP counts) 
 
 static const char *path_of(SEXP path) { return R_ExpandFileName(r_text(path, "path")); }
 
-/* ---- what there is ---- */
+/* ---- information ---- */
 
 static SEXP texts_to_r(char **texts, size_t n) {
   SEXP out = PROTECT(Rf_allocVector(STRSXP, (R_xlen_t)n));

@@ -13,10 +13,11 @@
  * freed. */
 void r_raise(spd_status status, const struct spd_error *error);
 
-/* ---- what comes from R is not trusted ----
+/* ---- checks of arguments ----
  *
- * Each raises an R error ("internal: ...") unless its argument is what it says: R/ has sentences for users' mistakes, these are for objects
- * that were edited by hand. An entry checks everything before it takes a pointer, and before it holds anything that an error would leak. */
+ * Each raises an R error ("internal: ...") unless its argument has the named type and size. Users' mistakes are reported by R/checks.R; these
+ * checks are for objects that were edited by hand. An entry checks all arguments before it takes a pointer or holds anything that an error
+ * would leak. */
 
 /* A list, with a name for each element */
 void r_check_list(SEXP x, const char *name);

@@ -91,7 +91,7 @@ static spd_status cpu_lane_take(struct spd_backend *backend, struct spd_lane *la
   return cpu_copy(backend, to, (const char *)lane->host + offset, bytes, error);
 }
 
-/* Planes are floats here, whatever scale they might have elsewhere. */
+/* Planes are floats here, and their scale is 1. */
 static spd_status cpu_widen(struct spd_backend *backend, float *y, struct spd_plane x, size_t count, struct spd_error *error) {
   return cpu_copy(backend, y, x.at, count * sizeof *y, error);
 }

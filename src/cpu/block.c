@@ -3,7 +3,7 @@
 
 #include "cpu/cpu.h"
 
-enum { CHANNELS = CPU_CHANNELS, GROUP = 8 /* spectra that wait together for their norm, where nobody keeps the map */ };
+enum { CHANNELS = CPU_CHANNELS, GROUP = 8 /* spectra per group if the map is not kept (inference) */ };
 
 struct pass {
   const struct spd_block *s;
@@ -12,7 +12,7 @@ struct pass {
   size_t first;
 };
 
-/* The convolution's rows of one spectrum, as they come */
+/* Takes the convolution's rows of one spectrum */
 static void finish(void *context, const float *u, size_t u_stride, size_t i, size_t c, size_t width) {
   const struct pass *pass = context;
   const struct spd_block *s = pass->s;
@@ -123,7 +123,7 @@ static void gradient_piece(const void *context, size_t piece, int thread) {
   const size_t channels = s->out.channels;
   float *u = spd_plane_floats(s->u) + (part.spectrum * s->conv.stride + s->conv.lead) * channels + part.channel;
   gradient((void *)pass, u, channels, part.spectrum, part.channel, part.width);
-  /* gap rows: those behind the spectrum, and before the batch's first */
+  /* gap rows: those after each spectrum, and before the first of the batch */
   for (size_t l = s->conv.length; l < s->conv.stride; l++) memset(u + l * channels, 0, part.width * sizeof *u);
   for (size_t l = 0; part.spectrum == 0 && l < s->conv.lead; l++)
     memset(spd_plane_floats(s->u) + l * channels + part.channel, 0, part.width * sizeof *u);

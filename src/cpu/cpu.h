@@ -1,4 +1,4 @@
-/* What the CPU stages share: the backend's own struct, threads, matrix products, and hot loops for several processors. */
+/* Shared by the CPU stages: the backend's struct, threads, matrix products, and hot loops for several processors. */
 #ifndef SPD_CPU_H
 #define SPD_CPU_H
 
@@ -8,7 +8,7 @@
 #include "cpu/kernels.h"
 
 struct cpu_fourier;
-enum { CPU_CHANNELS = 64 }; /* channels that are worked on together, so that what a position needs stays in the cache */
+enum { CPU_CHANNELS = 64 }; /* channels that are processed together, so that the data of a position stays in the cache */
 
 struct cpu_backend {
   struct spd_backend base;
@@ -22,14 +22,14 @@ struct cpu_backend {
 
 static inline struct cpu_backend *cpu_of(const struct spd_backend *backend) { return (struct cpu_backend *)backend; }
 
-/* work(context, piece, thread) for each piece, on the backend's threads (core/threads.h). What a piece is may depend on the number
- * of threads, what an element is summed from may not: each is summed by one piece, and what pieces leave is added in a fixed order. So
- * the bits are the same for any number of threads. */
+/* Calls work(context, piece, thread) for each piece, on the backend's threads (core/threads.h). The division into pieces may depend on the
+ * number of threads, the order of a sum may not: one piece computes each element, and results of pieces are added in a fixed order. So the
+ * bits are the same for any number of threads. */
 static inline void cpu_parallel(const struct spd_backend *backend, size_t pieces, spd_piece *work, const void *context) {
   spd_parallel(cpu_of(backend)->threads, pieces, work, context);
 }
 
-/* The arena, grown to at least this many floats; what it held before is lost. */
+/* The arena, grown to at least this many floats. Its content is lost. */
 spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error);
 
 static inline const struct cpu_kernels *cpu_kernels_of(const struct spd_backend *backend) {
@@ -41,14 +41,14 @@ static inline const struct cpu_kernels *cpu_kernels_of(const struct spd_backend 
 void cpu_multiply(const struct spd_backend *backend, float *c, size_t c_row, int add, size_t m, size_t n, size_t k, const float *a,
                   size_t a_row, size_t a_depth, const float *b, size_t b_row, size_t b_column);
 
-/* The same in two steps, where many threads multiply by one B: it is packed by all of them, into cpu_pack_size() floats, then strip
- * number `strip` of `panel` columns is multiplied by whoever wants it. */
+/* The same in two steps, if many threads multiply by one B: all of them pack it into cpu_pack_size() floats, then each multiplies some of its
+ * strips of `panel` columns. */
 size_t cpu_pack_size(const struct spd_backend *backend, size_t n, size_t k);
 void cpu_pack(const struct spd_backend *backend, float *packed, size_t n, size_t k, const float *b, size_t b_row, size_t b_column);
 void cpu_multiply_packed(const struct spd_backend *backend, float *c, size_t c_row, size_t m, size_t strip, size_t n, size_t k,
                          const float *a, size_t a_row, size_t a_depth, const float *packed);
 
-/* C (m, n) = A (m, k) B (k, n) + beta C by CBLAS, or a plain loop where there is none: what tests and the bench compare with.
+/* C (m, n) = A (m, k) B (k, n) + beta C by CBLAS, or a plain loop without it: the reference for tests and the bench.
  * transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
 void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
               size_t ldb, float beta, float *c, size_t ldc);
@@ -60,7 +60,7 @@ void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const
 void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
                               const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
 
-/* Rows of one spectrum and a few channels, `length` rows that stand row_stride apart, on the thread that has them. */
+/* Callbacks for the rows of one spectrum and some of its channels, row_stride apart; called on the thread that computed them. */
 typedef void cpu_rows_take(void *context, const float *rows, size_t row_stride, size_t spectrum, size_t channel, size_t width);
 typedef void cpu_rows_give(void *context, float *rows, size_t row_stride, size_t spectrum, size_t channel, size_t width);
 
@@ -69,9 +69,9 @@ struct cpu_convolution {
   const struct spd_rows *in;
   size_t kernel, out;  /* out: C_out */
   const float *x, *w;  /* rows in; (k, C_in, C_out) */
-  uint64_t version;    /* of w; 0: w changes all the time */
-  float *y;            /* forward; NULL where take is enough */
-  const float *dy;     /* backward; NULL where give fills it */
+  uint64_t version;    /* of w; 0: w changes at every step */
+  float *y;            /* forward; NULL if `take` consumes the rows */
+  const float *dy;     /* backward; NULL if `give` makes the rows */
   float *dx, *dw;      /* may be NULL */
   cpu_rows_take *take; /* gets the rows of y while they are in the cache; may be NULL */
   cpu_rows_give *give; /* makes the rows of dy just in time; may be NULL */

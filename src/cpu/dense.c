@@ -91,7 +91,7 @@ spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense
   return SPD_STATUS_OK;
 }
 
-/* dy -> dv in place; the gradients of what belongs to a unit are summed over the batch in row order */
+/* dy -> dv in place; gradients of a unit's parameters are summed over the batch in row order */
 SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, size_t from, size_t units) {
   float sums[3][GRADIENT_UNITS] = {{0}};
   float *db = sums[0], *first = sums[1], *second = sums[2];
@@ -144,7 +144,7 @@ static void weights_piece(const void *context, size_t piece, int thread) {
   const size_t from = piece * GRADIENT_UNITS, units = s->out - from < GRADIENT_UNITS ? s->out - from : GRADIENT_UNITS, n = c->n;
   activation_backward(s, n, from, units);
   if (!s->dw) return;
-  float dv[GRADIENT_ROWS * GRADIENT_UNITS]; /* the rows of the batch side by side: in dy they are pages apart */
+  float dv[GRADIENT_ROWS * GRADIENT_UNITS]; /* copies the rows of the batch next to each other: in dy they are pages apart */
   for (size_t first = 0; first < n || first == 0; first += GRADIENT_ROWS) {
     const size_t here = n - first < GRADIENT_ROWS ? n - first : GRADIENT_ROWS;
     for (size_t i = 0; i < here; i++) memcpy(dv + i * units, s->dy + (first + i) * s->out + from, units * sizeof *dv);

@@ -2,12 +2,12 @@
  *
  * A spectrum's gap-padded rows are cut into tiles of T rows that start `step` rows apart. A Hartley transform H(f) = sum_t x_t
  * cas(2 pi f t / T), cas = cos + sin, of each tile, products with that of the taps at each frequency, and the same transform
- * again give `step` outputs that no wrap-around reaches: step = T - k + 1. One tile may also hold a whole spectrum
- * (T >= length + (k - 1) / 2, step = length): what wraps around then meets only gap rows, which are zero.
+ * again give `step` outputs without wrap-around: step = T - k + 1. One tile may also hold a whole spectrum
+ * (T >= length + (k - 1) / 2, step = length): then only gap rows wrap around, which are zero.
  *
  * With x+ = H_x(f), x- = H_x(-f), the transforms of y_t = sum_k w_k x_{t+k} are
  *   y+ = [x+ (w+ + w-) - x- (w+ - w-)] / 2,    y- = [x- (w+ + w-) + x+ (w+ - w-)] / 2,
- * a complex product in disguise, which Gauss makes of three real ones. For f = 1 ... T/2 - 1 there are three planes of
+ * which is a complex product, computed as three real ones (Gauss). For f = 1 ... T/2 - 1 there are three planes of
  *   rows   X = (x-, x- + x+, x- - x+)    and of taps   W = (w- + w+, w- / 2, w+ / 2) / T,
  * and the three directions, each a product over channels or rows in every plane, are
  *   forward           p = (X1 W1,  X2 W2,  X3 W3);     y+ = p2 - p3,       y- = p1 - p2 - p3
@@ -15,17 +15,17 @@
  *   weight gradient   q = (X1'G1,  X2'G3,  X3'G2);     dw+ = (q1 - q3/2)/T, dw- = (q1 - q2/2)/T
  * with G the planes of dy. f = 0 and T/2 are one product each: P = 3 (T/2 - 1) + 2 planes in all, the same in all directions.
  *
- * What limits the speed is the memory, so the work is cut to what a core keeps in its own caches, and cores exchange little:
- * they need not share a cache.
+ * Memory limits the speed, so a piece of work fits the caches of one core, and cores, which need not share a cache, exchange little
+ * data.
  *
  * Many tiles a spectrum (block 2 of the published network: many rows, few taps): all taps are packed once; then a piece is a
  * few spectra, which one thread takes from rows to planes, through the products, and back to rows.
  *
  * One tile a spectrum (block 3: few rows, many taps): the batch's rows become planes; then a piece is COLUMNS channels, for
- * which one thread packs the taps in slices, uses them and forgets them.
+ * which one thread packs the taps in slices, uses and discards them.
  *
- * Only the weight gradient of the first kind sums over spectra of different threads: there a thread takes some of the planes.
- * An element is always one sum in one order: its bits depend neither on the threads nor on what else is in the batch. */
+ * Only the weight gradient of the first kind sums over spectra of different threads: there a thread computes some of the planes. An element
+ * is always one sum in one order: its bits depend neither on the threads nor on the rest of the batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +45,7 @@ enum {
 };
 
 struct cpu_fourier {
-  size_t length, kernel, in, out; /* what it is for */
+  size_t length, kernel, in, out; /* of the convolution */
   const struct cpu_codelet *codelet;
   size_t step, tiles, planes;
   float *kept; /* all packed planes of taps that do not change, which these are, and their version */
@@ -61,9 +61,10 @@ static size_t round_up(size_t x, size_t multiple) { return (x + multiple - 1) / 
 
 static size_t planes_of(size_t tile) { return 3 * (tile / 2 - 1) + 2; }
 
-/* The cheapest tile and its step, or a codelet of NULL where plain products are cheaper. Costs are in multiply-adds for a
- * spectrum; a value of a plane takes as long as 30 of them, and a batch of 64 shares the taps' planes. Where a spectrum is many tiles,
- * they are read again for each piece: as long as 2 more. */
+/* Chooses the cheapest tile and its step, or a codelet of NULL if plain products are cheaper. Costs are in multiply-adds for a spectrum.
+ * Measured on Zen 4 with one thread (bench/run.py, stages of the published network): the transforms of one value of a plane take the time of
+ * about 30 multiply-adds of a product; a batch of 64 shares the transforms of the taps; if a spectrum has many tiles, reading the taps again
+ * for each piece takes the time of about 2 more. */
 static void choose(const struct cpu_codelet **codelet, size_t *step, const struct cpu_kernels *kernels, size_t length,
                    size_t kernel, size_t in, size_t out, int always) {
   const double value = 30, batch = 64;
@@ -119,7 +120,7 @@ static spd_status plan(struct cpu_fourier **out, struct spd_backend *backend, co
   return SPD_STATUS_OK;
 }
 
-/* ---- what one call works with ---- */
+/* ---- workspace of one call ---- */
 
 /* Planes of rows: element (p, row, channel) is at[p * stride + row * pitch + channel], of `wide` channels, a multiple of
  * a vector. */
@@ -137,7 +138,7 @@ struct work {
   struct planes in, out;  /* of rows: x; dy */
   struct planes products; /* of a piece, COLUMNS wide */
   struct planes packed; /* sums for dw: all of them where a spectrum is many tiles, else (SLICE, COLUMNS), as a slice of taps */
-  float *scratch;       /* what each thread has for itself; in own_work(), the calling thread's */
+  float *scratch;       /* of each thread; in own_work(), of the calling thread */
   size_t scratch_size;  /* floats, of one thread */
 };
 
@@ -169,7 +170,7 @@ static struct work start(struct spd_backend *backend, struct cpu_fourier *f, con
   return w;
 }
 
-/* A thread's own memory: a block of rows and a piece of products; behind them room for planes or packed taps. */
+/* Memory of one thread: a block of rows, a piece of products, then room for planes or packed taps */
 static struct work own_work(const struct work *shared, int thread) {
   struct work w = *shared;
   w.scratch += (size_t)thread * w.scratch_size;
@@ -187,7 +188,7 @@ static spd_status arena(struct work *w, float **shared, size_t size, size_t rest
   return SPD_STATUS_OK;
 }
 
-/* Where the rows of x and of dy come from, and how much of a tile they fill; the rest is zero. */
+/* The rows of x or dy that a tile takes, and how many of them; the rest of the tile is zero. */
 struct rows {
   const float *at; /* where the first tile of the batch's first spectrum begins; NULL: c->give makes them */
   size_t channels, depth, readable;
@@ -231,7 +232,7 @@ static void pack(const struct work *w, float *packed, size_t stride, size_t dept
                                                                 column, columns, first, n);
 }
 
-/* A loop over pieces: what all of them need */
+/* The context of a loop over pieces */
 struct loop {
   const struct work *w;
   const struct direction *d;

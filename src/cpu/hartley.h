@@ -77,7 +77,7 @@ INLINE void fourier_small(vec *u, vec *v, const int r) {
   }
 }
 
-/* h (r m) from the r transforms of size m that stand behind one another in part */
+/* h (r m) from the r transforms of size m that are stored one after another in `part` */
 INLINE void hartley_combine(vec *h, const vec *part, const int r, const int m) {
   const int n = r * m;
   vec u[2 * HALF_RADIX], v[2 * HALF_RADIX];

@@ -1,4 +1,4 @@
-/* What every processor of the family runs: 128-bit vectors (SSE2, NEON, AltiVec), or whatever the compiler makes of them. */
+/* The portable kernels: 128-bit vectors (SSE2, NEON, AltiVec), or scalar code where there are none. */
 #define LANES 4
 #if defined(__aarch64__)
 #define VECTORS 4 /* 32 registers */

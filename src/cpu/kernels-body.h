@@ -19,7 +19,7 @@ typedef float vec_in_memory __attribute__((vector_size(4 * LANES), aligned(4), m
 enum {
   PANEL = VECTORS * LANES,
   LARGEST_TILE = 84,
-  ROWS = 6 /* of a tile of the product: with VECTORS, what the registers hold */
+  ROWS = 6 /* rows of a tile of the product; with VECTORS they fill the registers */
 };
 _Static_assert(VECTORS * LANES <= CPU_WIDEST_PANEL, "a panel is wider than its buffers");
 
@@ -50,7 +50,7 @@ INLINE void store_part(float *to, vec value, size_t width) {
 
 /* ---- matrix product ---- */
 
-/* What becomes of the elements of C that a product meets */
+/* How a product is combined with the elements of C */
 enum sums {
   REPLACED,  /* C = A B */
   ADDED,     /* C += A B, which is summed from zero */
@@ -99,7 +99,7 @@ INLINE void product_tile(float *c, size_t c_row, enum sums sums, const int rows,
   }
 }
 
-/* The n-th of `parts` parts of what stands in ahead: some of its rows, or of the floats of the only one */
+/* Prefetches the n-th of `parts` parts of the regions in `ahead`: some of the rows, or of the floats of a single row */
 INLINE void fetch(const struct cpu_ahead *ahead, size_t n, size_t parts) {
   for (; ahead->floats; ahead++) {
     const int one = ahead->rows == 1;
@@ -111,7 +111,7 @@ INLINE void fetch(const struct cpu_ahead *ahead, size_t n, size_t parts) {
   }
 }
 
-/* All rows of a strip of columns, which fetch the n-th of `parts` parts of what stands in ahead. Narrow strips take twice as many rows at
+/* All rows of a strip of columns; meanwhile prefetches the n-th of `parts` parts of `ahead`. Narrow strips take twice as many rows at
  * a time: the registers hold them, and the sums of a tile do not wait for each other. */
 INLINE void strip(float *c, size_t c_row, enum sums sums, size_t rows, const int vectors, size_t last, size_t depth, const float *a,
                   size_t a_row, size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead, size_t n, size_t parts) {

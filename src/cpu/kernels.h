@@ -15,11 +15,11 @@ struct cpu_codelet {
   /* One tile: `count` rows of `width` channels, further rows taken as zero -> planes, `padded` channels wide. */
   void (*analyse)(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count,
                   size_t width);
-  /* planes of products -> the first `count` rows of a tile; the first `overlap` of them are added to what is there. */
+  /* planes of products -> the first `count` rows of a tile; the first `overlap` of them are added to the rows. */
   void (*synthesise)(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride,
                      size_t width);
   /* Taps (k, n_in, n_out) -> packed planes: rows are input channels i ... i + n - 1, columns output channels column ... A
-   * packed plane is a (depth, columns) matrix cut into panels, one behind the other: [panels][depth][panel]; `packed` is where
+   * packed plane is a (depth, columns) matrix cut into panels, one after another: [panels][depth][panel]; `packed` is where
    * row i begins in the first. */
   void (*pack)(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,
                size_t column, size_t columns, size_t i, size_t n);
@@ -31,7 +31,7 @@ struct cpu_codelet {
                  size_t width, size_t i, size_t n);
 };
 
-/* Memory that will be needed next: rows of `floats` floats, `stride` floats apart. */
+/* A region to prefetch: rows of `floats` floats, `stride` floats apart. */
 struct cpu_ahead {
   const float *at;
   size_t floats, rows, stride;
@@ -43,10 +43,10 @@ enum { CPU_WIDEST_PANEL = 64 };
 struct cpu_kernels {
   const char *name;
   size_t panel; /* columns that the product makes at a time, CPU_WIDEST_PANEL or fewer */
-  /* c (rows, columns) = or += A B. Element (i, k) of A is a[i * a_row + k * a_depth]; row k of panel j of B stands at
-   * b + j * b_panel + k * b_depth. columns is a multiple of lanes. An element's sum runs over k in order, from what is in c
-   * when adding: its bits do not depend on which rows and columns are computed together. What stands in `ahead`, up to an
-   * entry of no floats, is fetched into the cache meanwhile. */
+  /* c (rows, columns) = or += A B. Element (i, k) of A is a[i * a_row + k * a_depth]; row k of panel j of B is at
+   * b + j * b_panel + k * b_depth. columns is a multiple of lanes. An element's sum runs over k in order, starting from c
+   * when adding: its bits do not depend on which rows and columns are computed together. Meanwhile prefetches the regions in `ahead`, a
+   * list ended by an entry with 0 floats. */
   void (*product)(float *c, size_t c_row, int add, size_t rows, size_t columns, size_t depth, const float *a, size_t a_row,
                   size_t a_depth, const float *b, size_t b_panel, size_t b_depth, const struct cpu_ahead *ahead);
   /* c (rows, width) = A B, or c += A B, for a strip of up to `panel` columns. A as above; row k of B is at b + k * b_depth, zero from

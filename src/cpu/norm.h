@@ -1,5 +1,5 @@
-/* Instance norm, PReLU and max-pool of LANES channels at a time, over positions in order; see block.c for what calls them.
- * Included by kernels-body.h. Every function takes `here` channels, LANES but for the last ones of a map. */
+/* Instance norm, PReLU and max-pool of LANES channels at a time, over positions in order; called by block.c.
+ * Included by kernels-body.h. `here`: number of channels, LANES or fewer in the last group. */
 
 typedef int32_t vec_int __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vec_place __attribute__((vector_size(2 * LANES)));

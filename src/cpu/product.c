@@ -68,7 +68,7 @@ void cpu_multiply(const struct spd_backend *backend, float *c, size_t c_row, int
     for (size_t from = 0; from < k || from == 0; from += BLOCK) {
       const size_t depth = k - from < BLOCK ? k - from : BLOCK;
       pack(kernels, packed, padded, width, depth, b + from * b_row + j * b_column, b_row, b_column);
-      /* what is packed next, which would otherwise be waited for: rows of B are pages apart */
+      /* prefetches the block that is packed next: rows of B are pages apart */
       const size_t next = from + BLOCK < k ? from + BLOCK : 0, next_j = next ? j : j + kernels->panel;
       const size_t deep = k - next < BLOCK ? k - next : BLOCK, wide = next_j >= n ? 0 : n - next_j < width ? n - next_j : width;
       ahead->at = b + next * b_row + next_j * b_column;

@@ -132,7 +132,7 @@ spd_status cpu_stem_forward(struct spd_backend *backend, const struct spd_stem *
   return SPD_STATUS_OK;
 }
 
-/* What backward() sums for a block of channels */
+/* Sums of backward() for a block of channels */
 struct sums {
   float d[CHANNELS], dv[CHANNELS], dslope[CHANNELS];
   float *taps; /* (k, CHANNELS) */
@@ -237,7 +237,7 @@ static void weight_gradient(float *dw, const struct spd_stem *s, const double *m
 
 struct batch {
   const struct spd_stem *s;
-  float *dslope; /* (n, C) behind the weight gradients (n, k, C) */
+  float *dslope; /* (n, C), stored after the weight gradients (n, k, C) */
 };
 
 static size_t blocks_of(const struct spd_stem *s) { return (s->out.channels + CHANNELS - 1) / CHANNELS; }

@@ -3,7 +3,7 @@
 
 enum { WARPS = 8 };
 
-/* A thread has V neighbouring channels and every WARPS-th position; it alone reads what it wrote to `attention`. */
+/* A thread processes V neighbouring channels of every WARPS-th position; only it reads back what it wrote to `attention`. */
 template <class T, int V>
 static __global__ void __launch_bounds__(WARPS *CUDA_LANES) forward(struct spd_attend s) {
   typedef typename cuda_pack<T, V>::type pack;
@@ -117,8 +117,8 @@ static __global__ void choose_scales(const struct scales *largest, struct spd_at
   if (s.gate.at) *s.dgate.scale = cuda_scale(dkey * largest->value);
 }
 
-/* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other. A thread has V
- * neighbouring channels, whose de and e it reads once. */
+/* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other. A thread
+ * processes V neighbouring channels and reads their de and e once. */
 template <class T, int V>
 static __global__ void __launch_bounds__(WARPS *CUDA_LANES) backward(struct spd_attend s) {
   const unsigned channels = (unsigned)s.channels, groups = (channels + CUDA_LANES * V - 1) / (CUDA_LANES * V);

@@ -113,11 +113,11 @@ spd_status cuda_reserve(struct spd_backend *backend, size_t bytes, struct spd_er
   return SPD_STATUS_OK;
 }
 
-/* ---- lanes: a pinned buffer, its twin on the device, and who has finished with which ---- */
+/* ---- lanes: a pinned buffer, its copy on the device, and events that tell when either is free ---- */
 
 struct cuda_lane {
   char *device;
-  cudaEvent_t sent, taken; /* the copy has come; the arithmetic has read it */
+  cudaEvent_t sent, taken; /* the copy is complete; the computation has read it */
 };
 
 static void cuda_lane_close(struct spd_backend *backend, struct spd_lane *lane) {
@@ -188,7 +188,7 @@ static spd_status cuda_lane_take(struct spd_backend *backend, struct spd_lane *l
   return SPD_STATUS_OK;
 }
 
-/* ---- what stages share ---- */
+/* ---- shared by the stages ---- */
 
 enum { SUM_WARPS = 16 };
 
@@ -305,7 +305,7 @@ extern "C" spd_status spd_cuda_describe(struct spd_cuda_device *description, int
 }
 
 static spd_status open_device(struct spd_backend *backend, struct spd_error *error) {
-  const size_t workspace = (size_t)32 << 20; /* what cuBLAS asks for on Hopper; a fixed one keeps its choices the same */
+  const size_t workspace = (size_t)32 << 20; /* cuBLAS's recommendation for Hopper; a fixed size keeps its choice of algorithms the same */
   struct cuda_backend *cuda = cuda_of(backend);
   struct cudaDeviceProp properties;
   CUDA_TRY(cudaGetDevice(&cuda->device));

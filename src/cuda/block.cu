@@ -87,7 +87,7 @@ static __global__ void __launch_bounds__(LANES *ROWS) normalise(struct spd_block
 #pragma unroll
       for (int v = 0; v < V; v++) {
         centre[v] += NARROW ? x[v] : x[v] - middle[v];
-        if (NARROW) scale[v] += x[v] * x[v]; /* the values' own rounding is coarser than what the difference of sums costs */
+        if (NARROW) scale[v] += x[v] * x[v]; /* the rounding of the values exceeds the error of the difference of sums */
       }
     });
   cuda_column_sums<ROWS, LANES, V>(scratch, centre);
@@ -154,7 +154,7 @@ static __global__ void __launch_bounds__(LANES *ROWS) normalise(struct spd_block
 
 /* ---- backward ---- */
 
-/* What the scales of a block's gradients follow from, on the device */
+/* Quantities that determine the scales of a block's gradients, on the device */
 struct scales {
   float weight, gradient; /* the largest |w|; the largest |dy| / sd times the steeper side of the PReLU, of u and dy as stored */
   float du;               /* scale of du */
@@ -340,7 +340,7 @@ struct shape {
   }
 };
 
-/* Does the map of `channels` channels fit beside the kernels' fixed arrays? */
+/* Whether the map of `channels` channels fits into shared memory together with the kernels' fixed arrays */
 static bool fits(struct spd_backend *backend, const struct spd_block *s, size_t channels) {
   const size_t fixed = (size_t)8 << 10;
   return s->conv.length * channels * backend->plane_width + fixed <= cuda_of(backend)->shared_bytes;

@@ -23,7 +23,7 @@ static __global__ void sum_offsets(float *dw, const float *partial, const float 
   }
 }
 
-/* dw (k, C_in, C_out) from x and dy, whose gap rows are zero: the k products side by side fill the device, then they are added */
+/* dw (k, C_in, C_out) from x and dy, whose gap rows are zero: the k products are computed at once, to fill the device, then added */
 spd_status cuda_conv_weight_gradient(struct spd_backend *backend, float *dw, float *partial, const void *x, const void *dy,
                                      const float *scale, const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n,
                                      struct spd_error *error) {

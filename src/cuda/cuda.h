@@ -1,7 +1,7 @@
-/* What the CUDA stages share: the backend's own struct, error checks, launches, sums in a fixed order, matrix products.
+/* Shared by the CUDA stages: the backend's struct, error checks, launches, sums in a fixed order, matrix products.
  *
  * Every run gives the same bits: one stream for arithmetic, a cuBLAS workspace of our own, no atomics, and sums whose order
- * follows from the shapes alone. Kernels come first in a file, then what launches them. */
+ * depends on the shapes alone. Kernels come first in a file, then the functions that launch them. */
 #ifndef SPD_CUDA_H
 #define SPD_CUDA_H
 
@@ -44,7 +44,7 @@ spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const ch
     if (blas_code != CUBLAS_STATUS_SUCCESS) return cuda_fail_blas(error, blas_code, #call); \
   } while (0)
 
-/* Tests run the kernels on a CPU, without nvcc, and bring a launch of their own (tests/core/cuda-on-cpu). */
+/* Tests run the kernels on a CPU, without nvcc, and define their own launch (tests/core/cuda-on-cpu). */
 #ifndef CUDA_RUN
 #define CUDA_RUN(kernel, blocks, threads, shared, stream, ...) kernel<<<blocks, threads, shared, stream>>>(__VA_ARGS__)
 /* The block's dynamic shared memory, as an array */
@@ -53,7 +53,7 @@ spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const ch
   type *const name = (type *)cuda_shared_memory
 #endif
 
-/* Inside a stage, whose variables are called backend and error. More than 48 kB of shared memory a kernel must ask for. */
+/* Inside a stage, whose variables are called backend and error. A kernel must request more than 48 kB of shared memory. */
 #define CUDA_LAUNCH_SHARED(kernel, blocks, threads, shared, ...)                                                             \
   do {                                                                                                                       \
     if ((shared) > (size_t)48 << 10)                                                                                         \
@@ -76,8 +76,8 @@ static inline unsigned cuda_blocks(struct spd_backend *backend, size_t count) {
 #define CUDA_EACH(i, count)                                                        \
   for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (size_t)gridDim.x * blockDim.x)
 
-/* visit(l, load(l)) for l = from, from + step, ... below `end`, with BATCH loads on their way together: left alone, the compiler waits
- * for each where the number of rounds is unknown. load() must not depend on what visit() does. */
+/* visit(l, load(l)) for l = from, from + step, ... below `end`, with BATCH loads in flight: otherwise the compiler waits
+ * for each load when the number of rounds is unknown. load() must not depend on the effects of visit(). */
 template <int BATCH, class Load, class Visit>
 static __device__ __forceinline__ void cuda_stream(unsigned from, unsigned end, unsigned step, Load load, Visit visit) {
   decltype(load(0u)) items[BATCH];
@@ -248,8 +248,8 @@ static inline __device__ float cuda_scale(float bound) {
 static inline __device__ float cuda_larger(float a, float b) { return b > a || b != b ? b : a; }
 
 /* *largest = the larger of it and a value of any thread of the block; values are not negative, NaN is the largest. All threads take
- * part, in whole warps. One thread asks for all, and most blocks find that they need not wait for their turn. The order does not
- * matter to the bits. */
+ * part, in whole warps. One thread compares for all; most blocks find no need for the atomic operation. The order does not affect
+ * the bits. */
 static inline __device__ void cuda_raise(float *largest, float value) {
   __shared__ float of_warps[32];
   const unsigned me = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
@@ -307,12 +307,12 @@ static __device__ double cuda_block_sum(double *scratch, double mine) {
 
 /* ---- backend.cu ---- */
 
-/* What an entry that no enter() precedes does first: refuses a forked process, makes our device the current one. */
+/* First call of an entry without a preceding enter(): refuses a forked process, makes our device the current one. */
 spd_status cuda_use(struct spd_backend *backend, struct spd_error *error);
 
-/* The arena, grown to at least this many bytes; what it held before is lost. */
+/* The arena, grown to at least this many bytes. Its content is lost. */
 spd_status cuda_reserve(struct spd_backend *backend, size_t bytes, struct spd_error *error);
-/* Where the next `bytes` of a reserved arena begin, from *at on, which moves behind them. */
+/* The next `bytes` of a reserved arena, from *at on; advances *at. */
 static inline size_t cuda_room(size_t bytes) { return (bytes + 255) / 256 * 256; }
 static inline void *cuda_take(struct spd_backend *backend, size_t *at, size_t bytes) {
   void *memory = cuda_of(backend)->arena + *at;
@@ -338,7 +338,7 @@ struct cuda_result {
   void *at;
   size_t ld, step;
   int narrow;          /* of the operands' 16 bits instead of float */
-  const float *factor; /* two floats on the device, what the product is multiplied by and a zero; NULL for 1 */
+  const float *factor; /* two floats on the device, a factor of the product and a zero; NULL for 1 */
 };
 /* C (m, n) = A (m, k) B (k, n), `batch` times. transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
 spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n,

@@ -1,7 +1,7 @@
 /* Linear layer and activation.
  *
  * Where planes have 16 bits, the operands of a layer with millions of weights are rounded to fp16 with a scale each, as exact as tf32
- * and several times as fast, in rows padded for aligned access; smaller layers are as exact as cuda_product_of_dense() says. */
+ * and several times as fast, in rows padded for aligned access; smaller layers have the precision of cuda_product_of_dense(). */
 #include "cuda/cuda.h"
 
 /* Weights from which on a layer is large; tests have smaller ones */
@@ -9,7 +9,7 @@
 #define CUDA_LARGE_LAYER ((size_t)1 << 20)
 #endif
 
-enum { WARPS = 8, CHUNK = 64 /* rows whose sums one block makes */, ALIGNED = 64 };
+enum { WARPS = 8, CHUNK = 64 /* rows that one block sums */, ALIGNED = 64 };
 
 /* A block has a stretch of columns of one row, so that no element needs a division; a thread PER_THREAD of them */
 enum { PER_THREAD = 4, STRETCH = CUDA_THREADS * PER_THREAD };
@@ -73,7 +73,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) round_operand(struct oper
       [&](size_t i, unsigned j, float value) { to.at[i * to.ld + j] = __float2half_rn(value * scale); });
 }
 
-/* factor (2): what a product of these operands is multiplied by, and a zero */
+/* factor (2): a factor of the product of these operands, and a zero */
 static __global__ void choose_factor(float *factor, const float *largest_a, const float *largest_b) {
   factor[0] = 1.0f / (cuda_scale(*largest_a) * cuda_scale(*largest_b));
   factor[1] = 0;
@@ -153,8 +153,8 @@ static __global__ void __launch_bounds__(CUDA_THREADS) bound_gradient(float *lar
   cuda_raise(largest, mine);
 }
 
-/* dy -> dv in place, and as an fp16 operand if that has room, whose padding becomes zero but for the last rows. partial (chunks, 3, out): sums over CHUNK rows of what the gradients of
- * bias, slope or beta, and gamma add up to. */
+/* dy -> dv in place, and as an fp16 operand if that has room, whose padding becomes zero except in the last rows. partial (chunks, 3, out):
+ * sums over CHUNK rows for the gradients of bias, slope or beta, and gamma. */
 static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
     activation_backward(struct spd_dense s, float *partial, struct operand rounded, size_t n) {
   __shared__ float scratch[WARPS][CUDA_LANES];

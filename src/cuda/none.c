@@ -1,4 +1,4 @@
-/* Stands in for the CUDA backend where configure found no CUDA. */
+/* Replaces the CUDA backend in a build without CUDA. */
 #include "network/backend.h"
 
 int spd_cuda_built(void) { return 0; }

@@ -53,7 +53,7 @@ static __device__ void block_sums(double (*scratch)[COUNT], double (&sums)[COUNT
   __syncthreads();
 }
 
-/* What window j of x leaves out of a sum over all positions l of f(l), for products at this lag */
+/* The terms of a sum over all positions l of f(l) that are outside window j of x, for products at this lag */
 template <bool KEPT>
 static __device__ double left_out(const spectrum<KEPT> &x, long length, long pad, long j, long lag, bool products) {
   double sum = 0;
