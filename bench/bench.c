@@ -20,8 +20,8 @@
 #include <time.h>
 
 #include "core/rng.h"
-#include "network/train.h"
 #include "cpu/cpu.h"
+#include "network/train.h"
 
 #define TRY(expr)                                       \
   do {                                                  \
@@ -144,18 +144,18 @@ static void print_peak(int threads) {
 
 /* Sums in registers, as many as hide the latency of a multiply-add; the loop's bounds are all that the compiler cannot know. */
 #define SUMS 12
-#define FMA_LOOP(name, lanes, attributes)                                                    \
-  typedef float name##_vec __attribute__((vector_size(4 * lanes)));                          \
-  attributes static double name(const float *x, long steps) {                                \
-    name##_vec a = {0}, b = {0}, sum[SUMS];                                                  \
-    for (int i = 0; i < lanes; i++) a[i] = x[i], b[i] = x[lanes + i];                        \
-    for (int j = 0; j < SUMS; j++) sum[j] = a + (float)j;                                    \
-    for (long k = 0; k < steps; k++) {                                                       \
-      _Pragma("GCC unroll 12") for (int j = 0; j < SUMS; j++) sum[j] = sum[j] * b + a;       \
-    }                                                                                        \
-    double total = 0;                                                                        \
-    for (int j = 0; j < SUMS; j++) total += sum[j][0];                                       \
-    return total;                                                                            \
+#define FMA_LOOP(name, lanes, attributes)                                              \
+  typedef float name##_vec __attribute__((vector_size(4 * lanes)));                    \
+  attributes static double name(const float *x, long steps) {                          \
+    name##_vec a = {0}, b = {0}, sum[SUMS];                                            \
+    for (int i = 0; i < lanes; i++) a[i] = x[i], b[i] = x[lanes + i];                  \
+    for (int j = 0; j < SUMS; j++) sum[j] = a + (float)j;                              \
+    for (long k = 0; k < steps; k++) {                                                 \
+      _Pragma("GCC unroll 12") for (int j = 0; j < SUMS; j++) sum[j] = sum[j] * b + a; \
+    }                                                                                  \
+    double total = 0;                                                                  \
+    for (int j = 0; j < SUMS; j++) total += sum[j][0];                                 \
+    return total;                                                                      \
   }
 #if defined(__x86_64__)
 FMA_LOOP(fma_avx512, 16, __attribute__((target("avx512f,fma"))))
@@ -180,8 +180,10 @@ static volatile double sink;
 static void run_fma(void *kernels) {
   const char *name = ((const struct cpu_kernels *)kernels)->name;
 #if defined(__x86_64__)
-  if (strcmp(name, "avx512") == 0) sink = fma_avx512(fma_numbers, FMA_STEPS);
-  else if (strcmp(name, "avx2") == 0) sink = fma_avx2(fma_numbers, FMA_STEPS);
+  if (strcmp(name, "avx512") == 0)
+    sink = fma_avx512(fma_numbers, FMA_STEPS);
+  else if (strcmp(name, "avx2") == 0)
+    sink = fma_avx2(fma_numbers, FMA_STEPS);
   else
 #endif
     sink = fma_baseline(fma_numbers, name[0] ? FMA_STEPS : 0);
@@ -277,8 +279,8 @@ int main(int argc, char **argv) {
   struct spd_network net;
   TRY(spd_network_init(&net, &a, error));
   const size_t m = a.n_observed;
-  float *wave_observed = floats(m), *wave_rest = floats(a.n_rest), *flux = floats(rows * m), *ivar = floats(rows * m),
-        *z = floats(rows), *weights = floats(net.size), *out = floats(batch * m);
+  float *wave_observed = floats(m), *wave_rest = floats(a.n_rest), *flux = floats(rows * m), *ivar = floats(rows * m), *z = floats(rows),
+        *weights = floats(net.size), *out = floats(batch * m);
   unsigned char *is_training = malloc(rows);
   if (!is_training) return 1;
   memset(is_training, 1, rows);
@@ -287,8 +289,7 @@ int main(int argc, char **argv) {
   double wave = wave_observed[0];
   for (size_t i = 1; i < m; i++) wave_observed[i] = (float)(wave *= ratio);
   for (size_t i = 0; i < a.n_rest; i++)
-    wave_rest[i] =
-        (float)(wave_observed[0] / 1.5 + (wave_observed[m - 1] - wave_observed[0] / 1.5) * (double)i / (double)(a.n_rest - 1));
+    wave_rest[i] = (float)(wave_observed[0] / 1.5 + (wave_observed[m - 1] - wave_observed[0] / 1.5) * (double)i / (double)(a.n_rest - 1));
   for (size_t i = 0; i < rows * m; i++) {
     flux[i] = 0.5f + spd_uniform(1, 1, i);
     ivar[i] = 10 * spd_uniform(1, 2, i);
@@ -310,8 +311,7 @@ int main(int argc, char **argv) {
     TRY(spd_cpu_create(&backend, atoi(argv[2]), error));
   plain = backend->ops;
   const struct spd_backend_ops timed = with_clocks(plain);
-  TRY(spd_model_create(&model, &net, backend, wave_observed, wave_rest, batch,
-                       what == TRAIN ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
+  TRY(spd_model_create(&model, &net, backend, wave_observed, wave_rest, batch, what == TRAIN ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
   TRY(spd_model_set_parameters(model, weights, error));
   const struct spd_source source = {.flux = flux, .ivar = ivar, .z = z, .n_rows = rows, .is_training = is_training};
   const struct spd_training_options options = {batch, 1, {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO};
@@ -335,8 +335,10 @@ int main(int argc, char **argv) {
     struct spd_progress progress = {.step = 0};
     for (int i = 0; what != TRAIN && i < steps; i++) {
       const size_t first = (size_t)i % batches * batch;
-      if (gpu) TRY(spd_model_load_rows(model, gpu_flux, gpu_flux, gpu_z, gpu_order + first, batch, error));
-      else TRY(spd_model_load(model, flux + first * m, NULL, z + first, batch, error));
+      if (gpu)
+        TRY(spd_model_load_rows(model, gpu_flux, gpu_flux, gpu_z, gpu_order + first, batch, error));
+      else
+        TRY(spd_model_load(model, flux + first * m, NULL, z + first, batch, error));
       infer(model, (mode)what);
       if (!gpu || i + 1 == steps) TRY(spd_model_read(out, model, what == ENCODE ? SPD_TENSOR_LATENT : SPD_TENSOR_OBSERVED, error));
     }

@@ -3,9 +3,9 @@
 
 #include "network/model.h"
 #include "r-entries.h"
+#include "r-network.h"
 #include "r-numbers.h"
 #include "r-session.h"
-#include "r-network.h"
 
 struct maps {
   struct spd_model *model;
@@ -43,8 +43,8 @@ static SEXP new_array(size_t n, size_t length, size_t channels) {
 
 /* flux, ivar (n, M); z (n); gradient of a feature with respect to the restframe: (n, R), or NULL for attention alone. A list of
  * attention and fam = attention * d feature / d attention, each (n, L, C). */
-SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
-                   SEXP gradient, SEXP options) {
+SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP gradient,
+                   SEXP options) {
   static const char *const names[] = {"attention", "fam"};
   struct spd_network network;
   r_network(architecture, &network);

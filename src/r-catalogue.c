@@ -18,8 +18,7 @@ static SEXP new_column(const struct spd_catalogue_column *c, R_xlen_t n) {
   return Rf_allocVector(c->kind == SPD_CATALOGUE_NUMBER ? REALSXP : c->kind == SPD_CATALOGUE_LOGICAL ? LGLSXP : STRSXP, n);
 }
 
-static spd_status read_column(SEXP column, struct spd_catalogue *catalogue, const struct spd_catalogue_column *c,
-                              struct spd_error *error) {
+static spd_status read_column(SEXP column, struct spd_catalogue *catalogue, const struct spd_catalogue_column *c, struct spd_error *error) {
   const uint64_t n_rows = spd_catalogue_rows(catalogue);
   const void *top = vmaxget();
   char *part = c->kind == SPD_CATALOGUE_NUMBER ? NULL : R_alloc(PART, (int)(c->width + 1));

@@ -5,8 +5,8 @@
 #include "r-util.h"
 
 SEXP ffi_all_finite(SEXP bytes);
-SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z,
-                   SEXP gradient, SEXP options);
+SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP gradient,
+                   SEXP options);
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);
@@ -21,8 +21,8 @@ SEXP ffi_network_fill(SEXP architecture, SEXP seed);
 SEXP ffi_network_import(SEXP architecture, SEXP tensors);
 SEXP ffi_network_set_lsf(SEXP architecture, SEXP weights, SEXP kernel);
 SEXP ffi_network_table(SEXP architecture);
-SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent,
-                 SEXP type, SEXP options);
+SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent, SEXP type,
+                 SEXP options);
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe);
 SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names);
 SEXP ffi_read_image(SEXP path, SEXP hdu);
@@ -34,16 +34,14 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads);
 SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
 SEXP ffi_survey_append(SEXP path, SEXP columns);
 SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows);
-SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types,
-                       SEXP repeats);
+SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types, SEXP repeats);
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons);
 SEXP ffi_survey_info(SEXP path);
 SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows);
 SEXP ffi_survey_rejected(SEXP path);
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
 SEXP ffi_train_close(SEXP pointer);
-SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP is_training,
-                    SEXP options);
+SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP is_training, SEXP options);
 SEXP ffi_train_restore(SEXP pointer, SEXP list);
 SEXP ffi_train_state(SEXP pointer);
 SEXP ffi_train_validate(SEXP pointer);

@@ -19,8 +19,7 @@ static size_t read_sizes(size_t *sizes, SEXP list, const char *name, int least, 
   if (field == R_NilValue) FAIL_INVALID("the architecture lacks '%s'", name);
   if (!Rf_isNumeric(field)) FAIL_INVALID("the architecture's '%s' must be numeric", name);
   if (n < least || n > most)
-    FAIL_INVALID("the architecture's '%s' must have %s%d elements, not %lld", name, least == most ? "" : "at most ", most,
-                 (long long)n);
+    FAIL_INVALID("the architecture's '%s' must have %s%d elements, not %lld", name, least == most ? "" : "at most ", most, (long long)n);
   PROTECT(field = Rf_coerceVector(field, REALSXP));
   for (R_xlen_t i = 0; i < n; i++) {
     double value = REAL_RO(field)[i];
@@ -82,29 +81,20 @@ void r_network(SEXP list, struct spd_network *network) {
 const float *r_weights(SEXP weights, const struct spd_network *network) {
   if (TYPEOF(weights) != RAWSXP) FAIL_INVALID("weights must be a raw vector");
   if ((size_t)Rf_xlength(weights) != network->size * sizeof(float))
-    FAIL_INVALID("the weights have %zu bytes, the architecture needs %zu", (size_t)Rf_xlength(weights),
-                 network->size * sizeof(float));
+    FAIL_INVALID("the weights have %zu bytes, the architecture needs %zu", (size_t)Rf_xlength(weights), network->size * sizeof(float));
   return (const float *)RAW(weights);
 }
 
 static const char *role_name(spd_parameter_role role) {
   switch (role) {
-    case SPD_PARAMETER_CONV_WEIGHT:
-      return "conv_weight";
-    case SPD_PARAMETER_CONV_BIAS:
-      return "conv_bias";
-    case SPD_PARAMETER_LINEAR_WEIGHT:
-      return "linear_weight";
-    case SPD_PARAMETER_LINEAR_BIAS:
-      return "linear_bias";
-    case SPD_PARAMETER_SLOPE:
-      return "slope";
-    case SPD_PARAMETER_BETA:
-      return "beta";
-    case SPD_PARAMETER_GAMMA:
-      return "gamma";
-    case SPD_PARAMETER_LSF:
-      return "lsf";
+    case SPD_PARAMETER_CONV_WEIGHT: return "conv_weight";
+    case SPD_PARAMETER_CONV_BIAS: return "conv_bias";
+    case SPD_PARAMETER_LINEAR_WEIGHT: return "linear_weight";
+    case SPD_PARAMETER_LINEAR_BIAS: return "linear_bias";
+    case SPD_PARAMETER_SLOPE: return "slope";
+    case SPD_PARAMETER_BETA: return "beta";
+    case SPD_PARAMETER_GAMMA: return "gamma";
+    case SPD_PARAMETER_LSF: return "lsf";
   }
   return "unknown";
 }

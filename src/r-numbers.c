@@ -9,9 +9,7 @@
 #include "core/threads.h"
 #include "r-entries.h"
 
-int r_team_size(SEXP wanted, size_t n) {
-  return spd_threads((int)r_whole(wanted, "threads", 1, 4096), n / R_BLOCK + 1);
-}
+int r_team_size(SEXP wanted, size_t n) { return spd_threads((int)r_whole(wanted, "threads", 1, 4096), n / R_BLOCK + 1); }
 
 /* ---- conversions ---- */
 
@@ -63,16 +61,11 @@ static uint64_t digest_of(SEXP x, int threads) {
   const size_t n = (size_t)Rf_xlength(x);
   uint64_t digest = spd_digest_join((uint64_t)TYPEOF(x), n);
   switch (TYPEOF(x)) {
-    case NILSXP:
-      return digest;
-    case RAWSXP:
-      return spd_digest_join(digest, spd_digest(RAW_RO(x), n, threads));
-    case LGLSXP:
-      return spd_digest_join(digest, spd_digest(LOGICAL_RO(x), n * sizeof(int), threads));
-    case INTSXP:
-      return spd_digest_join(digest, spd_digest(INTEGER_RO(x), n * sizeof(int), threads));
-    case REALSXP:
-      return spd_digest_join(digest, spd_digest(REAL_RO(x), n * sizeof(double), threads));
+    case NILSXP: return digest;
+    case RAWSXP: return spd_digest_join(digest, spd_digest(RAW_RO(x), n, threads));
+    case LGLSXP: return spd_digest_join(digest, spd_digest(LOGICAL_RO(x), n * sizeof(int), threads));
+    case INTSXP: return spd_digest_join(digest, spd_digest(INTEGER_RO(x), n * sizeof(int), threads));
+    case REALSXP: return spd_digest_join(digest, spd_digest(REAL_RO(x), n * sizeof(double), threads));
     case STRSXP:
       for (size_t i = 0; i < n; i++) {
         const SEXP text = STRING_ELT(x, (R_xlen_t)i);
@@ -82,8 +75,7 @@ static uint64_t digest_of(SEXP x, int threads) {
     case VECSXP:
       for (size_t i = 0; i < n; i++) digest = spd_digest_join(digest, digest_of(VECTOR_ELT(x, (R_xlen_t)i), threads));
       return digest;
-    default:
-      Rf_error("internal: only plain vectors and lists of them have a digest");
+    default: Rf_error("internal: only plain vectors and lists of them have a digest");
   }
 }
 

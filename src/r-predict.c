@@ -25,8 +25,7 @@ static struct wanted wanted(SEXP what) {
   Rf_error("internal: unknown type '%s'", type);
 }
 
-static spd_status forward(struct spd_model *model, const struct wanted *want, int encode, double *losses,
-                          struct spd_error *error) {
+static spd_status forward(struct spd_model *model, const struct wanted *want, int encode, double *losses, struct spd_error *error) {
   if (encode) SPD_TRY(spd_model_encode(model, error));
   if (want->tensor >= SPD_TENSOR_REST) SPD_TRY(spd_model_decode(model, error));
   if (want->tensor >= SPD_TENSOR_OBSERVED) SPD_TRY(spd_model_observe(model, error));
@@ -69,22 +68,26 @@ static void store_batch(double *out, const struct prediction *p, size_t from, si
     size_t first = 0, last = p->width;
     if (p->want.tensor == SPD_TENSOR_OBSERVED)
       spd_coverage_lsf(&first, &last, p->z_rows[i], p->rest_grid, p->n_rest, p->observed_grid, p->n_observed, p->lsf);
-    for (size_t m = 0; m < p->width; m++)
-      out[m * p->n + from + i] = m >= first && m < last ? (double)p->rows[i * p->width + m] : NA_REAL;
+    for (size_t m = 0; m < p->width; m++) out[m * p->n + from + i] = m >= first && m < last ? (double)p->rows[i * p->width + m] : NA_REAL;
   }
 }
 
 static float *floats(size_t n) { return (float *)R_alloc(n, sizeof(float)); }
 
 /* flux and ivar (n, M) or NULL; latent (n, S) or NULL; z (n) */
-SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent,
-                 SEXP type, SEXP options) {
+SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent, SEXP type,
+                 SEXP options) {
   struct spd_network network;
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
   const struct spd_architecture *a = &network.architecture;
-  struct prediction p = {.want = wanted(type), .encode = latent == R_NilValue, .n = (size_t)Rf_xlength(z), .n_observed = a->n_observed,
-                         .n_rest = a->n_rest, .n_latent = a->n_latent, .lsf = a->lsf};
+  struct prediction p = {.want = wanted(type),
+                         .encode = latent == R_NilValue,
+                         .n = (size_t)Rf_xlength(z),
+                         .n_observed = a->n_observed,
+                         .n_rest = a->n_rest,
+                         .n_latent = a->n_latent,
+                         .lsf = a->lsf};
   const size_t capacity = r_batch_size(options, p.n);
   const struct r_device device = r_device(options);
   r_check_numbers(z, "z", p.n);
@@ -109,7 +112,8 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
-  spd_status status = r_session_model(session, &network, parameters, p.observed_grid, p.rest_grid, capacity, SPD_MODEL_FORWARD, &device, &error);
+  spd_status status =
+      r_session_model(session, &network, parameters, p.observed_grid, p.rest_grid, capacity, SPD_MODEL_FORWARD, &device, &error);
   for (size_t from = 0; status == SPD_STATUS_OK && from < p.n; from += capacity) {
     const size_t count = p.n - from < capacity ? p.n - from : capacity;
     R_CheckUserInterrupt();

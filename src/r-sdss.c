@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include "core/files.h"
-#include "data/sdss.h"
 #include "core/threads.h"
+#include "data/sdss.h"
 #include "r-entries.h"
 #include "r-spectra.h"
 #include "r-util.h"
@@ -58,21 +58,18 @@ enum { Z, Z_ERR, SN_MEDIAN, NORM, ZWARNING, N_REAL };
 enum { FOUND, PLATE, MJD, FIBER, FIELD, N_INTEGER };
 enum { PROBLEM, CLASS, SUBCLASS, PLATE_QUALITY, INSTRUMENT, CATALOGID, SDSS_ID, N_TEXT };
 static const char *const read_names[] = {
-    "flux",    "ivar",  "z",        "z_err",         "sn_median",  "norm",      "zwarning", "found",   "plate", "mjd", "fiber", "field",
-    "problem", "class", "subclass", "plate_quality", "instrument", "catalogid", "sdss_id",
+    "flux",  "ivar",  "z",       "z_err", "sn_median", "norm",          "zwarning",   "found",     "plate",   "mjd",
+    "fiber", "field", "problem", "class", "subclass",  "plate_quality", "instrument", "catalogid", "sdss_id",
 };
 
 /* Where a file is bad, `problem` is the sentence and all else is NA; its rows of flux and ivar are zeros. */
 static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
   int ok = outcome->status == SPD_STATUS_OK;
   const struct spd_sdss_object *object = &outcome->object;
-  double reals[N_REAL] = {[Z] = object->z, [Z_ERR] = object->z_err, [SN_MEDIAN] = object->sn_median, [NORM] = outcome->norm,
-                          [ZWARNING] = object->zwarning};
-  int integers[N_INTEGER] = {[FOUND] = outcome->found,
-                             [PLATE] = object->plate,
-                             [MJD] = object->mjd,
-                             [FIBER] = object->fiber,
-                             [FIELD] = object->field};
+  double reals[N_REAL] = {
+      [Z] = object->z, [Z_ERR] = object->z_err, [SN_MEDIAN] = object->sn_median, [NORM] = outcome->norm, [ZWARNING] = object->zwarning};
+  int integers[N_INTEGER] = {
+      [FOUND] = outcome->found, [PLATE] = object->plate, [MJD] = object->mjd, [FIBER] = object->fiber, [FIELD] = object->field};
   const char *texts[N_TEXT] = {[PROBLEM] = "",
                                [CLASS] = object->class_name,
                                [SUBCLASS] = object->subclass,
@@ -85,8 +82,7 @@ static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
   for (int j = 0; j < N_REAL; j++, i++) REAL(VECTOR_ELT(result, i))[row] = ok && !ISNAN(reals[j]) ? reals[j] : NA_REAL;
   for (int j = 0; j < N_INTEGER; j++, i++)
     INTEGER(VECTOR_ELT(result, i))[row] = ok && integers[j] != SPD_SDSS_UNKNOWN ? integers[j] : NA_INTEGER;
-  for (int j = 0; j < N_TEXT; j++, i++)
-    SET_STRING_ELT(VECTOR_ELT(result, i), row, ok || j == PROBLEM ? text_or_na(texts[j]) : NA_STRING);
+  for (int j = 0; j < N_TEXT; j++, i++) SET_STRING_ELT(VECTOR_ELT(result, i), row, ok || j == PROBLEM ? text_or_na(texts[j]) : NA_STRING);
 }
 
 /* Files from start to stop - 1, of which the first has outcome 0 */

@@ -55,9 +55,9 @@ struct r_device r_device(SEXP options) {
   return device;
 }
 
-spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights,
-                           const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
-                           const struct r_device *device, struct spd_error *error) {
+spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights, const float *wave_observed,
+                           const float *wave_rest, size_t capacity, spd_model_purpose purpose, const struct r_device *device,
+                           struct spd_error *error) {
   SPD_TRY(device->cuda ? spd_cuda_create(&session->backend, device->precision, error)
                        : spd_cpu_create(&session->backend, device->threads, error));
   SPD_TRY(spd_model_create(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose, error));

@@ -34,9 +34,9 @@ struct r_device {
 };
 struct r_device r_device(SEXP options);
 
-spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights,
-                           const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
-                           const struct r_device *device, struct spd_error *error);
+spd_status r_session_model(struct r_session *session, const struct spd_network *network, const float *weights, const float *wave_observed,
+                           const float *wave_rest, size_t capacity, spd_model_purpose purpose, const struct r_device *device,
+                           struct spd_error *error);
 
 /* Spectra that are computed at a time, from an R list; no more than the n that there are. */
 size_t r_batch_size(SEXP options, size_t n);

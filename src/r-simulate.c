@@ -2,8 +2,8 @@
 #include <limits.h>
 
 #include "core/rng.h"
-#include "data/simulate.h"
 #include "core/threads.h"
+#include "data/simulate.h"
 #include "r-entries.h"
 #include "r-spectra.h"
 #include "r-util.h"

@@ -180,7 +180,8 @@ SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf) {
   const size_t n_observed = (size_t)Rf_xlength(wave_observed), n_rest = (size_t)Rf_xlength(wave_rest);
   const size_t size = (size_t)r_whole(lsf, "lsf", 0, 1e6);
   if (n_observed < 2 || n_rest < 2) Rf_error("internal: a grid has at least two pixels");
-  const float *observed = r_float_vector(wave_observed, "wave_observed", n_observed), *rest = r_float_vector(wave_rest, "wave_rest", n_rest);
+  const float *observed = r_float_vector(wave_observed, "wave_observed", n_observed),
+              *rest = r_float_vector(wave_rest, "wave_rest", n_rest);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)n, 2));
   for (R_xlen_t i = 0; i < n; i++) {
     size_t from, to;

@@ -24,8 +24,8 @@ spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, 
     if (counts != R_NilValue) {
       const uint64_t count = REAL_RO(counts)[f] >= 0 ? (uint64_t)REAL_RO(counts)[f] : 0;
       if (file->n_rows < count)
-        return spd_fail(error, SPD_STATUS_FORMAT,
-                        "%.200s has fewer spectra than when the survey was opened: open_survey() it again", file->file_name);
+        return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has fewer spectra than when the survey was opened: open_survey() it again",
+                        file->file_name);
       file->n_rows = count; /* it may have grown */
     }
     surveys->first[f + 1] = surveys->first[f] + file->n_rows;
@@ -162,17 +162,10 @@ static double number_of(const unsigned char *bytes, const struct spd_survey_colu
 /* type: of the R vector, where it is not the column's: 'D'. */
 static void set_cell(SEXP column, R_xlen_t i, const unsigned char *bytes, const struct spd_survey_column *c, char type) {
   switch (type) {
-    case 'A':
-      SET_STRING_ELT(column, i, text_or_na(bytes, c->repeat));
-      break;
-    case 'J':
-      INTEGER(column)[i] = spd_get_int(bytes);
-      break; /* R's NA is INT32_MIN, too */
-    case 'L':
-      LOGICAL(column)[i] = *bytes == 'T' ? TRUE : *bytes == 'F' ? FALSE : NA_LOGICAL;
-      break;
-    default:
-      REAL(column)[i] = number_of(bytes, c);
+    case 'A': SET_STRING_ELT(column, i, text_or_na(bytes, c->repeat)); break;
+    case 'J': INTEGER(column)[i] = spd_get_int(bytes); break; /* R's NA is INT32_MIN, too */
+    case 'L': LOGICAL(column)[i] = *bytes == 'T' ? TRUE : *bytes == 'F' ? FALSE : NA_LOGICAL; break;
+    default: REAL(column)[i] = number_of(bytes, c);
   }
 }
 
@@ -197,8 +190,7 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
       places[f] = NULL;
       for (size_t c = 0; c < s->n_columns; c++) {
         const struct spd_survey_column *column = &s->columns[c];
-        if (strcmp(column->name, CHAR(STRING_ELT(names, k))) == 0 && column->type != 'E' &&
-            (column->type == 'A' || column->repeat == 1))
+        if (strcmp(column->name, CHAR(STRING_ELT(names, k))) == 0 && column->type != 'E' && (column->type == 'A' || column->repeat == 1))
           places[f] = column;
       }
       if (!places[f]) continue;
@@ -208,9 +200,9 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
       else if (type != 'A' && places[f]->type != 'A')
         type = 'D';
       else
-        status = spd_fail(&error, SPD_STATUS_FORMAT,
-                          "%.200s has texts in column %.60s where another file has numbers, or the other way round", s->file_name,
-                          CHAR(STRING_ELT(names, k)));
+        status =
+            spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has texts in column %.60s where another file has numbers, or the other way round",
+                     s->file_name, CHAR(STRING_ELT(names, k)));
     }
     if (type == 0) type = 'D';
     SEXP column = new_column(type, n);
@@ -259,8 +251,7 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
     for (size_t c = 0; c < s->n_columns; c++)
       if (strcmp(s->columns[c].name, column) == 0 && s->columns[c].type == 'E') found = &s->columns[c];
     if (!found || (width && found->repeat != width))
-      status =
-          spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->file_name, column);
+      status = spd_fail(&error, SPD_STATUS_FORMAT, "%.200s has no such column of floats: %.60s", s->file_name, column);
     if (!found) continue;
     width = found->repeat;
     offsets[f] = found->offset;
@@ -310,7 +301,8 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP p
   }
   struct spd_survey survey;
   struct spd_error error = {""};
-  spd_status status = spd_survey_create(&survey, where, kind, REAL_RO(wave), (size_t)Rf_xlength(wave), made_for, made_how, columns, n, &error);
+  spd_status status =
+      spd_survey_create(&survey, where, kind, REAL_RO(wave), (size_t)Rf_xlength(wave), made_for, made_how, columns, n, &error);
   if (status == SPD_STATUS_OK) spd_survey_close(&survey);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
@@ -318,48 +310,33 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP p
 
 static void put_text(unsigned char *to, SEXP text, size_t width) {
   const size_t n = text == NA_STRING ? 0 : (size_t)LENGTH(text);
-  for (size_t k = 0; k < width && k < n; k++)
-    to[k] = (unsigned char)(CHAR(text)[k] >= ' ' && CHAR(text)[k] <= '~' ? CHAR(text)[k] : '?');
+  for (size_t k = 0; k < width && k < n; k++) to[k] = (unsigned char)(CHAR(text)[k] >= ' ' && CHAR(text)[k] <= '~' ? CHAR(text)[k] : '?');
 }
 
 /* A column of `count` rows from `first` on; x: a vector, or a matrix for a column of floats. values: (R_BLOCK, repeat). */
-static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t first, size_t count,
-                       const struct spd_survey_column *c, float *values) {
+static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t first, size_t count, const struct spd_survey_column *c,
+                       float *values) {
   if (c->type == 'E') r_columns_to_floats(values, REAL_RO(x), (size_t)Rf_nrows(x), c->repeat, first, count);
   for (size_t i = 0; i < count; i++) {
     unsigned char *to = rows + i * row_bytes + c->offset;
     const size_t row = first + i;
     switch (c->type) {
-      case 'E':
-        spd_put_floats(to, values + i * c->repeat, c->repeat);
-        break;
-      case 'A':
-        put_text(to, STRING_ELT(x, (R_xlen_t)row), c->repeat);
-        break;
-      case 'J':
-        spd_put_int(to, INTEGER(x)[row]);
-        break;
-      case 'L':
-        *to = LOGICAL(x)[row] == NA_LOGICAL ? 0 : LOGICAL(x)[row] ? 'T' : 'F';
-        break;
-      default:
-        spd_put_double(to, REAL_RO(x)[row]);
+      case 'E': spd_put_floats(to, values + i * c->repeat, c->repeat); break;
+      case 'A': put_text(to, STRING_ELT(x, (R_xlen_t)row), c->repeat); break;
+      case 'J': spd_put_int(to, INTEGER(x)[row]); break;
+      case 'L': *to = LOGICAL(x)[row] == NA_LOGICAL ? 0 : LOGICAL(x)[row] ? 'T' : 'F'; break;
+      default: spd_put_double(to, REAL_RO(x)[row]);
     }
   }
 }
 
 static int fits(SEXP x, size_t n, const struct spd_survey_column *c) {
   switch (c->type) {
-    case 'E':
-      return Rf_isReal(x) && Rf_isMatrix(x) && (size_t)Rf_nrows(x) == n && (size_t)Rf_ncols(x) == c->repeat;
-    case 'A':
-      return Rf_isString(x) && (size_t)Rf_xlength(x) == n;
-    case 'J':
-      return c->repeat == 1 && TYPEOF(x) == INTSXP && (size_t)Rf_xlength(x) == n;
-    case 'L':
-      return c->repeat == 1 && TYPEOF(x) == LGLSXP && (size_t)Rf_xlength(x) == n;
-    default:
-      return c->repeat == 1 && Rf_isReal(x) && (size_t)Rf_xlength(x) == n;
+    case 'E': return Rf_isReal(x) && Rf_isMatrix(x) && (size_t)Rf_nrows(x) == n && (size_t)Rf_ncols(x) == c->repeat;
+    case 'A': return Rf_isString(x) && (size_t)Rf_xlength(x) == n;
+    case 'J': return c->repeat == 1 && TYPEOF(x) == INTSXP && (size_t)Rf_xlength(x) == n;
+    case 'L': return c->repeat == 1 && TYPEOF(x) == LGLSXP && (size_t)Rf_xlength(x) == n;
+    default: return c->repeat == 1 && Rf_isReal(x) && (size_t)Rf_xlength(x) == n;
   }
 }
 

@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "r-entries.h"
 #include "core/rng.h"
+#include "r-entries.h"
 #include "r-network.h"
 #include "r-numbers.h"
 #include "r-session.h"
@@ -18,8 +18,8 @@ static void take_rows(float *to, SEXP matrix, SEXP rows, size_t n, size_t width)
       for (size_t i = i0; i < n && i < i0 + AT_ONCE; i++) to[i * width + m] = (float)from[m * n_rows + (size_t)row[i] - 1];
 }
 
-/* Where the spectra of a training are: `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra each
- * and `rows` over all of them. */
+/* Where the spectra of a training are: `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra
+ * each and `rows` over all of them. */
 struct data {
   SEXP flux, ivar, paths, counts, rows;
   SEXP z, is_training;
@@ -27,8 +27,15 @@ struct data {
 };
 
 static struct data check_data(SEXP list, SEXP z, SEXP is_training, size_t width) {
-  const struct data d = {r_list_get(list, "flux"), r_list_get(list, "ivar"), r_list_get(list, "paths"), r_list_get(list, "counts"),
-                         r_list_get(list, "rows"), z, is_training, (size_t)Rf_xlength(z), width};
+  const struct data d = {r_list_get(list, "flux"),
+                         r_list_get(list, "ivar"),
+                         r_list_get(list, "paths"),
+                         r_list_get(list, "counts"),
+                         r_list_get(list, "rows"),
+                         z,
+                         is_training,
+                         (size_t)Rf_xlength(z),
+                         width};
   r_check_numbers(z, "z", d.n);
   if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != d.n) Rf_error("internal: 'is_training' must be %zu logicals", d.n);
   if (d.flux == R_NilValue) {
@@ -66,8 +73,7 @@ static spd_status copy_spectra(struct r_session *session, const struct data *d, 
   session->flux = malloc((d->n * d->width + 1) * sizeof(float));
   session->ivar = malloc((d->n * d->width + 1) * sizeof(float));
   if (!session->flux || !session->ivar)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY,
-                    "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
                     8e-6 * (double)(d->n * d->width));
   take_rows(session->flux, d->flux, d->rows, d->n, d->width);
   take_rows(session->ivar, d->ivar, d->rows, d->n, d->width);
@@ -87,10 +93,9 @@ static spd_status take_data(struct r_session *session, const struct data *d, str
 }
 
 static spd_status open_session(struct r_session *session, const struct spd_network *network, const float *weights,
-                               const float *wave_observed, const float *wave_rest, size_t n,
-                               struct spd_training_options *options, const struct r_device *device, struct spd_error *error) {
-  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device,
-                          error));
+                               const float *wave_observed, const float *wave_rest, size_t n, struct spd_training_options *options,
+                               const struct r_device *device, struct spd_error *error) {
+  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device, error));
   struct spd_source source = {.flux = session->flux,
                               .ivar = session->ivar,
                               .z = session->z,
@@ -129,8 +134,7 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
   spd_status status = take_data(session, &d, &error);
-  if (status == SPD_STATUS_OK)
-    status = open_session(session, &network, parameters, observed_grid, rest_grid, d.n, &o, &device, &error);
+  if (status == SPD_STATUS_OK) status = open_session(session, &network, parameters, observed_grid, rest_grid, d.n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
     r_session_free(pointer);
     r_raise(status, &error);

@@ -5,8 +5,8 @@
 
 void r_raise(spd_status status, const struct spd_error *error) {
   SEXP namespace = PROTECT(R_FindNamespace(PROTECT(Rf_mkString("spender"))));
-  SEXP call = PROTECT(Rf_lang3(Rf_install("raise_core_error"), PROTECT(Rf_mkString(spd_status_name(status))),
-                               PROTECT(Rf_mkString(error->message))));
+  SEXP call = PROTECT(
+      Rf_lang3(Rf_install("raise_core_error"), PROTECT(Rf_mkString(spd_status_name(status))), PROTECT(Rf_mkString(error->message))));
   Rf_eval(call, namespace);
   UNPROTECT(5);
   Rf_error("%s", error->message); /* not reached: raise_core_error() stops */
@@ -27,8 +27,7 @@ void r_check_numbers(SEXP x, const char *name, size_t n) {
 }
 
 void r_check_matrix(SEXP x, const char *name, size_t n_rows, size_t n_columns) {
-  if (TYPEOF(x) != REALSXP || !Rf_isMatrix(x))
-    Rf_error("internal: '%s' must be a matrix of doubles, %zu by %zu", name, n_rows, n_columns);
+  if (TYPEOF(x) != REALSXP || !Rf_isMatrix(x)) Rf_error("internal: '%s' must be a matrix of doubles, %zu by %zu", name, n_rows, n_columns);
   if ((size_t)Rf_nrows(x) != n_rows || (size_t)Rf_ncols(x) != n_columns)
     Rf_error("internal: '%s' must be %zu by %zu, not %d by %d", name, n_rows, n_columns, Rf_nrows(x), Rf_ncols(x));
 }

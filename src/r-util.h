@@ -15,9 +15,9 @@ void r_raise(spd_status status, const struct spd_error *error);
 
 /* ---- checks of arguments ----
  *
- * Each raises an R error ("internal: ...") unless its argument has the named type and size. Users' mistakes are reported by R/checks.R; these
- * checks are for objects that were edited by hand. An entry checks all arguments before it takes a pointer or holds anything that an error
- * would leak. */
+ * Each raises an R error ("internal: ...") unless its argument has the named type and size. Users' mistakes are reported by R/checks.R;
+ * these checks are for objects that were edited by hand. An entry checks all arguments before it takes a pointer or holds anything that an
+ * error would leak. */
 
 /* A list, with a name for each element */
 void r_check_list(SEXP x, const char *name);

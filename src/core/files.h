@@ -22,8 +22,8 @@ struct spd_new_file {
 };
 /* Creates it; the mode follows the umask. */
 int spd_file_begin(struct spd_new_file *file, const char *path);
-/* Flushes and closes it and gives it its final name in one step. Without `overwrite` an existing file is refused (EEXIST): by link(), or, on
- * file systems without hard links, by a check before rename(). */
+/* Flushes and closes it and gives it its final name in one step. Without `overwrite` an existing file is refused (EEXIST): by link(), or,
+ * on file systems without hard links, by a check before rename(). */
 int spd_file_publish(struct spd_new_file *file, int overwrite);
 /* Closes and removes what was written. Keeps errno. Does nothing after spd_file_publish() or a failed spd_file_begin(). */
 void spd_file_discard(struct spd_new_file *file);

@@ -16,8 +16,8 @@ typedef void spd_piece(const void *context, size_t piece, int thread);
  * fewer are used; in a forked child (R's mclapply) only the caller. */
 void spd_parallel(int threads, size_t pieces, spd_piece *work, const void *context);
 
-/* The largest number of threads that spd_parallel() will use: `wanted`, at most the number of pieces, and 1 in a forked child, where threads
- * started before fork() do not exist. */
+/* The largest number of threads that spd_parallel() will use: `wanted`, at most the number of pieces, and 1 in a forked child, where
+ * threads started before fork() do not exist. */
 int spd_threads(int wanted, size_t pieces);
 
 /* Ends all threads; required before the library is unloaded. The next spd_parallel() starts new ones. Must not be called during one. */

@@ -1,13 +1,12 @@
-#include "network/scalar.h"
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 SPD_HOT static void update(float *restrict p, float *restrict m, float *restrict v, const float *restrict g, size_t count,
                            const struct spd_adam *a) {
   const struct spd_adam o = *a;
   SPD_SIMD
   for (size_t i = 0; i < count; i++)
-    spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.new1, o.beta2, o.new2, o.epsilon, o.correction1,
-                    o.correction2, o.lowest);
+    spd_adam_update(&p[i], &m[i], &v[i], g[i], o.rate, o.beta1, o.new1, o.beta2, o.new2, o.epsilon, o.correction1, o.correction2, o.lowest);
 }
 
 struct call {

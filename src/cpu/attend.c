@@ -2,13 +2,12 @@
 #include <math.h>
 #include <string.h>
 
-#include "network/scalar.h"
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 enum { CHANNELS = CPU_CHANNELS };
 
-SPD_HOT static void forward(float *a, float *e, const float *v, const float *gate, size_t length, size_t channels,
-                            size_t width) {
+SPD_HOT static void forward(float *a, float *e, const float *v, const float *gate, size_t length, size_t channels, size_t width) {
   float largest[CHANNELS], sum[CHANNELS] = {0}, weighted[CHANNELS] = {0};
   for (size_t c = 0; c < width; c++) largest[c] = -INFINITY;
   for (size_t l = 0; l < length; l++) {
@@ -65,8 +64,8 @@ spd_status cpu_attend_forward(struct spd_backend *backend, const struct spd_atte
 }
 
 /* da = h de; through the softmax dk = a (da - sum a da) = a de (h - e); through the gate each factor gets the other */
-SPD_HOT static void backward(float *dv, float *dgate, float *da, const float *de, const float *e, const float *a,
-                             const float *v, const float *gate, size_t length, size_t channels, size_t width) {
+SPD_HOT static void backward(float *dv, float *dgate, float *da, const float *de, const float *e, const float *a, const float *v,
+                             const float *gate, size_t length, size_t channels, size_t width) {
   for (size_t l = 0; l < length; l++) {
     const float *value = v + l * 2 * channels, *key = value + channels, *p = a + l * channels;
     float *dvalue = dv + l * 2 * channels, *dkey = dvalue + channels;

@@ -8,7 +8,7 @@ enum { CHANNELS = CPU_CHANNELS, GROUP = 8 /* spectra per group if the map is not
 struct pass {
   const struct spd_block *s;
   const struct cpu_kernels *kernels;
-  float *u;     /* where plain products are cheaper: the maps of the spectra from `first` on */
+  float *u; /* where plain products are cheaper: the maps of the spectra from `first` on */
   size_t first;
 };
 
@@ -18,8 +18,8 @@ static void finish(void *context, const float *u, size_t u_stride, size_t i, siz
   const struct spd_block *s = pass->s;
   const size_t channels = s->out.channels, channel = i * channels + c;
   pass->kernels->normalise(spd_plane_floats(s->y) + (i * s->out.stride + s->out.lead) * channels + c, channels,
-                           s->argmax ? s->argmax + i * s->out.length * channels + c : NULL, s->mean + channel,
-                           s->inverse_sd + channel, u, u_stride, s->slope + c, s->conv.length, s->pool, s->out.length, width);
+                           s->argmax ? s->argmax + i * s->out.length * channels + c : NULL, s->mean + channel, s->inverse_sd + channel, u,
+                           u_stride, s->slope + c, s->conv.length, s->pool, s->out.length, width);
 }
 
 /* The gradient at the convolution's rows of one spectrum; du may be u */

@@ -25,8 +25,8 @@ static void forward_piece(const void *context, size_t piece, int thread) {
                c->x + row * channels, c->kernel * channels, 1, c->w, c->out, 1);
 }
 
-void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
-              size_t kernel, size_t channels_out, size_t n) {
+void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in, size_t kernel,
+              size_t channels_out, size_t n) {
   const struct call call = {backend, y, NULL, x, w, NULL, in, kernel, channels_out, n * in->stride / kernel};
   cpu_parallel(backend, (call.rows + ROWS_PER_PIECE - 1) / ROWS_PER_PIECE * kernel, forward_piece, &call);
 }
@@ -42,8 +42,8 @@ static void gradient_piece(const void *context, size_t piece, int thread) {
                  c->dy + (c->in->lead + r) * c->out, c->kernel * c->out, 1);
 }
 
-void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
-                              const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n) {
+void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy, const struct spd_rows *in,
+                              size_t kernel, size_t channels_out, size_t n) {
   const struct call call = {backend, NULL, dw, x, NULL, dy, in, kernel, channels_out, n * in->stride / kernel};
   cpu_parallel(backend, (kernel * in->channels + TAPS_PER_PIECE - 1) / TAPS_PER_PIECE, gradient_piece, &call);
 }

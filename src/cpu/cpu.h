@@ -2,10 +2,10 @@
 #ifndef SPD_CPU_H
 #define SPD_CPU_H
 
-#include "network/backend.h"
 #include "core/hot.h"
 #include "core/threads.h"
 #include "cpu/kernels.h"
+#include "network/backend.h"
 
 struct cpu_fourier;
 enum { CPU_CHANNELS = 64 }; /* channels that are processed together, so that the data of a position stays in the cache */
@@ -32,17 +32,15 @@ static inline void cpu_parallel(const struct spd_backend *backend, size_t pieces
 /* The arena, grown to at least this many floats. Its content is lost. */
 spd_status cpu_arena(float **memory, struct spd_backend *backend, size_t floats, struct spd_error *error);
 
-static inline const struct cpu_kernels *cpu_kernels_of(const struct spd_backend *backend) {
-  return cpu_of(backend)->kernels;
-}
+static inline const struct cpu_kernels *cpu_kernels_of(const struct spd_backend *backend) { return cpu_of(backend)->kernels; }
 
 /* C (m, n) = A (m, k) B (k, n), or C += A B, on the calling thread (product.c). Element (i, l) of A is a[i * a_row + l * a_depth],
  * element (l, j) of B is b[l * b_row + j * b_column]; rows of C are c_row apart. */
 void cpu_multiply(const struct spd_backend *backend, float *c, size_t c_row, int add, size_t m, size_t n, size_t k, const float *a,
                   size_t a_row, size_t a_depth, const float *b, size_t b_row, size_t b_column);
 
-/* The same in two steps, if many threads multiply by one B: all of them pack it into cpu_pack_size() floats, then each multiplies some of its
- * strips of `panel` columns. */
+/* The same in two steps, if many threads multiply by one B: all of them pack it into cpu_pack_size() floats, then each multiplies some of
+ * its strips of `panel` columns. */
 size_t cpu_pack_size(const struct spd_backend *backend, size_t n, size_t k);
 void cpu_pack(const struct spd_backend *backend, float *packed, size_t n, size_t k, const float *b, size_t b_row, size_t b_column);
 void cpu_multiply_packed(const struct spd_backend *backend, float *c, size_t c_row, size_t m, size_t strip, size_t n, size_t k,
@@ -50,15 +48,15 @@ void cpu_multiply_packed(const struct spd_backend *backend, float *c, size_t c_r
 
 /* C (m, n) = A (m, k) B (k, n) + beta C by CBLAS, or a plain loop without it: the reference for tests and the bench.
  * transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
-void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-              size_t ldb, float beta, float *c, size_t ldc);
+void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb,
+              float beta, float *c, size_t ldc);
 
 /* The convolution as k strided matrix products over gap-padded rows (see backend.h); y's rows start at y + lead * C_out. */
-void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in,
-              size_t kernel, size_t channels_out, size_t n);
+void cpu_conv(const struct spd_backend *backend, float *y, const float *x, const float *w, const struct spd_rows *in, size_t kernel,
+              size_t channels_out, size_t n);
 /* dw (k, C_in, C_out) from x and dy, whose gap rows are zero. */
-void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy,
-                              const struct spd_rows *in, size_t kernel, size_t channels_out, size_t n);
+void cpu_conv_weight_gradient(const struct spd_backend *backend, float *dw, const float *x, const float *dy, const struct spd_rows *in,
+                              size_t kernel, size_t channels_out, size_t n);
 
 /* Callbacks for the rows of one spectrum and some of its channels, row_stride apart; called on the thread that computed them. */
 typedef void cpu_rows_take(void *context, const float *rows, size_t row_stride, size_t spectrum, size_t channel, size_t width);
@@ -80,10 +78,8 @@ struct cpu_convolution {
 
 /* The convolution and its gradients in the frequency domain (fourier.c). *done is 0, and nothing has happened, where plain
  * products are cheaper: that depends on the shape alone. A spectrum's bits do not depend on which others are in the batch. */
-spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
-                               struct spd_error *error);
-spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
-                                struct spd_error *error);
+spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n, struct spd_error *error);
+spd_status cpu_fourier_backward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n, struct spd_error *error);
 void cpu_fourier_free(struct spd_backend *backend);
 
 /* out (count) = sum over n rows of partial (n, count), in row order and in double. */

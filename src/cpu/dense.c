@@ -2,8 +2,8 @@
  * columns of the product: their panels are packed once, and the weights are read as they are. */
 #include <string.h>
 
-#include "network/scalar.h"
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 enum { UNITS_PER_PIECE = 96, GRADIENT_UNITS = 256, GRADIENT_ROWS = 64, INPUTS_PER_PIECE = 128, WIDEST = CPU_WIDEST_PANEL };
 
@@ -99,8 +99,7 @@ SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, siz
     float *d = s->dy + i * s->out + from;
     const float *v = s->v + i * s->out + from;
     switch (s->activation) {
-      case SPD_ACTIVATION_NONE:
-        break;
+      case SPD_ACTIVATION_NONE: break;
       case SPD_ACTIVATION_PRELU: {
         const float *slope = s->slope + from;
         SPD_SIMD

@@ -33,15 +33,15 @@
 #include "cpu/cpu.h"
 
 enum {
-  PAD = 16,                /* floats: a cache line */
-  SPECTRA = 2,             /* of a piece, where a spectrum is many tiles */
-  FLOATS_OF_PART = 200000, /* products of one block of columns; they should stay in the second-level cache */
+  PAD = 16,                  /* floats: a cache line */
+  SPECTRA = 2,               /* of a piece, where a spectrum is many tiles */
+  FLOATS_OF_PART = 200000,   /* products of one block of columns; they should stay in the second-level cache */
   FLOATS_OF_GROUP = 1500000, /* planes of a group of spectra; they should stay in the last-level cache */
-  COLUMNS = CPU_CHANNELS,  /* channels that are worked on together; a multiple of every panel */
-  ROWS = 128,              /* at most, of a piece where a spectrum is one tile */
-  SLICE = 64,              /* channels of a slice of taps */
-  PACKED = 16,             /* channels whose taps are packed by one piece */
-  PLANES = 8               /* planes of a piece of the weight gradient: neighbours, as each fetches what the next one needs */
+  COLUMNS = CPU_CHANNELS,    /* channels that are worked on together; a multiple of every panel */
+  ROWS = 128,                /* at most, of a piece where a spectrum is one tile */
+  SLICE = 64,                /* channels of a slice of taps */
+  PACKED = 16,               /* channels whose taps are packed by one piece */
+  PLANES = 8                 /* planes of a piece of the weight gradient: neighbours, as each fetches what the next one needs */
 };
 
 struct cpu_fourier {
@@ -62,11 +62,11 @@ static size_t round_up(size_t x, size_t multiple) { return (x + multiple - 1) / 
 static size_t planes_of(size_t tile) { return 3 * (tile / 2 - 1) + 2; }
 
 /* Chooses the cheapest tile and its step, or a codelet of NULL if plain products are cheaper. Costs are in multiply-adds for a spectrum.
- * Measured on Zen 4 with one thread (bench/run.py, stages of the published network): the transforms of one value of a plane take the time of
- * about 30 multiply-adds of a product; a batch of 64 shares the transforms of the taps; if a spectrum has many tiles, reading the taps again
- * for each piece takes the time of about 2 more. */
-static void choose(const struct cpu_codelet **codelet, size_t *step, const struct cpu_kernels *kernels, size_t length,
-                   size_t kernel, size_t in, size_t out, int always) {
+ * Measured on Zen 4 with one thread (bench/run.py, stages of the published network): the transforms of one value of a plane take the time
+ * of about 30 multiply-adds of a product; a batch of 64 shares the transforms of the taps; if a spectrum has many tiles, reading the taps
+ * again for each piece takes the time of about 2 more. */
+static void choose(const struct cpu_codelet **codelet, size_t *step, const struct cpu_kernels *kernels, size_t length, size_t kernel,
+                   size_t in, size_t out, int always) {
   const double value = 30, batch = 64;
   const double wide_in = (double)round_up(in, kernels->lanes), wide_out = (double)round_up(out, kernels->lanes);
   double best = always > 0 ? HUGE_VAL : always < 0 ? 0 : (double)(length * kernel) * (double)(in * out);
@@ -97,12 +97,10 @@ void cpu_fourier_free(struct spd_backend *backend) {
 }
 
 /* The plan for a convolution, made at its first use; NULL where plain products are cheaper. */
-static spd_status plan(struct cpu_fourier **out, struct spd_backend *backend, const struct cpu_convolution *c,
-                       struct spd_error *error) {
+static spd_status plan(struct cpu_fourier **out, struct spd_backend *backend, const struct cpu_convolution *c, struct spd_error *error) {
   struct cpu_backend *cpu = cpu_of(backend);
   for (*out = cpu->plans; *out; *out = (*out)->next)
-    if ((*out)->length == c->in->length && (*out)->kernel == c->kernel && (*out)->in == c->in->channels &&
-        (*out)->out == c->out)
+    if ((*out)->length == c->in->length && (*out)->kernel == c->kernel && (*out)->in == c->in->channels && (*out)->out == c->out)
       return SPD_STATUS_OK;
   const struct cpu_codelet *codelet;
   size_t step = 0;
@@ -137,9 +135,9 @@ struct work {
   size_t n, threads;
   struct planes in, out;  /* of rows: x; dy */
   struct planes products; /* of a piece, COLUMNS wide */
-  struct planes packed; /* sums for dw: all of them where a spectrum is many tiles, else (SLICE, COLUMNS), as a slice of taps */
-  float *scratch;       /* of each thread; in own_work(), of the calling thread */
-  size_t scratch_size;  /* floats, of one thread */
+  struct planes packed;   /* sums for dw: all of them where a spectrum is many tiles, else (SLICE, COLUMNS), as a slice of taps */
+  float *scratch;         /* of each thread; in own_work(), of the calling thread */
+  size_t scratch_size;    /* floats, of one thread */
 };
 
 /* One of the products with taps: forward, or the input gradient. */
@@ -205,8 +203,7 @@ static struct rows rows_of_dy(const struct work *w) {
 }
 
 /* A block of COLUMNS channels from c on of one spectrum becomes planes; `row` is its first row there. */
-static void analyse(const struct work *w, const struct planes *planes, size_t row, const struct rows *rows, size_t spectrum,
-                    size_t c) {
+static void analyse(const struct work *w, const struct planes *planes, size_t row, const struct rows *rows, size_t spectrum, size_t c) {
   const struct cpu_fourier *f = w->f;
   const size_t width = smaller(rows->channels - c, COLUMNS);
   const float *from = rows->at + (rows->at ? spectrum * w->c->in->stride * rows->channels + c : 0);
@@ -225,11 +222,11 @@ static void analyse(const struct work *w, const struct planes *planes, size_t ro
 
 /* Packed planes, `depth` channels deep, of which this is `n` channels from `first` on and `columns` from `column` on of the
  * taps, or of their transposes. */
-static void pack(const struct work *w, float *packed, size_t stride, size_t depth, int transposed, size_t first, size_t n,
-                 size_t column, size_t columns) {
+static void pack(const struct work *w, float *packed, size_t stride, size_t depth, int transposed, size_t first, size_t n, size_t column,
+                 size_t columns) {
   const struct cpu_fourier *f = w->f;
-  (transposed ? f->codelet->pack_transposed : f->codelet->pack)(packed, stride, depth, w->c->w, f->kernel, f->in, f->out,
-                                                                column, columns, first, n);
+  (transposed ? f->codelet->pack_transposed : f->codelet->pack)(packed, stride, depth, w->c->w, f->kernel, f->in, f->out, column, columns,
+                                                                first, n);
 }
 
 /* The context of a loop over pieces */
@@ -327,8 +324,7 @@ static void weights_piece(const void *context, size_t piece, int thread) {
                                       {sums->at + (p + 1) * sums->stride, add ? sums->stride : 0, 1, 0},
                                       {NULL, 0, 0, 0}};
     w->kernels->product(sums->at + p * sums->stride, g->wide, add, f->in, g->wide, rows, x->at + p * x->stride, 1, x->pitch,
-                        g->at + partner(f, p) * g->stride, w->kernels->panel, g->pitch,
-                        p + 1 < f->planes ? ahead : cpu_nothing_ahead);
+                        g->at + partner(f, p) * g->stride, w->kernels->panel, g->pitch, p + 1 < f->planes ? ahead : cpu_nothing_ahead);
   }
 }
 
@@ -422,8 +418,7 @@ static void gradient_piece(const void *context, size_t piece, int thread) {
   float *sums = own_rest(&w);
   for (size_t p = 0; p < f->planes; p++)
     w.kernels->product(sums + p * w.packed.stride, COLUMNS, 0, depth, wide(&w, width), w.n, w.in.at + p * w.in.stride + first, 1,
-                       w.in.pitch, w.out.at + partner(f, p) * w.out.stride + column, w.kernels->panel, w.out.pitch,
-                       cpu_nothing_ahead);
+                       w.in.pitch, w.out.at + partner(f, p) * w.out.stride + column, w.kernels->panel, w.out.pitch, cpu_nothing_ahead);
   f->codelet->unpack(w.c->dw + column, sums, w.packed.stride, COLUMNS, f->kernel, f->in, f->out, width, first, depth);
 }
 
@@ -472,8 +467,7 @@ static spd_status keep(const struct work *w, struct direction *d, struct spd_err
   return SPD_STATUS_OK;
 }
 
-spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n,
-                               struct spd_error *error) {
+spd_status cpu_fourier_forward(int *done, struct spd_backend *backend, const struct cpu_convolution *c, size_t n, struct spd_error *error) {
   struct cpu_fourier *f;
   SPD_TRY(plan(&f, backend, c, error));
   *done = f != NULL;

@@ -6,11 +6,11 @@
 extern void cblas_sgemm(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float *a, int lda,
                         const float *b, int ldb, float beta, float *c, int ldc);
 
-void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-              size_t ldb, float beta, float *c, size_t ldc) {
+void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb,
+              float beta, float *c, size_t ldc) {
   if (m == 0 || n == 0) return;
-  cblas_sgemm(101, transpose_a ? 112 : 111, transpose_b ? 112 : 111, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b, (int)ldb,
-              beta, c, (int)ldc);
+  cblas_sgemm(101, transpose_a ? 112 : 111, transpose_b ? 112 : 111, (int)m, (int)n, (int)k, 1.0f, a, (int)lda, b, (int)ldb, beta, c,
+              (int)ldc);
 }
 
 #else
@@ -34,8 +34,8 @@ SPD_HOT static void panel(size_t m, size_t n, size_t k, const float *a, size_t a
   }
 }
 
-void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b,
-              size_t ldb, float beta, float *c, size_t ldc) {
+void cpu_gemm(int transpose_a, int transpose_b, size_t m, size_t n, size_t k, const float *a, size_t lda, const float *b, size_t ldb,
+              float beta, float *c, size_t ldc) {
   size_t a_row = transpose_a ? 1 : lda, a_column = transpose_a ? lda : 1;
   size_t b_row = transpose_b ? 1 : ldb, b_column = transpose_b ? ldb : 1;
   float packed[BLOCK_K * BLOCK_N];

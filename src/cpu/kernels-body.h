@@ -7,8 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "network/scalar.h"
 #include "cpu/kernels.h"
+#include "network/scalar.h"
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 /* as it lies in memory: anywhere */
@@ -21,7 +21,7 @@ enum {
   LARGEST_TILE = 84,
   ROWS = 6 /* rows of a tile of the product; with VECTORS they fill the registers */
 };
-_Static_assert(VECTORS * LANES <= CPU_WIDEST_PANEL, "a panel is wider than its buffers");
+_Static_assert(CPU_WIDEST_PANEL >= VECTORS * LANES, "a panel is wider than its buffers");
 
 /* Keeps the compiler from computing the addresses of all planes in advance, which takes more registers than there are. */
 INLINE const float *opaque(const float *pointer) {
@@ -136,12 +136,9 @@ INLINE void strip(float *c, size_t c_row, enum sums sums, size_t rows, const int
 }
 
 INLINE void strip_of(float *c, size_t c_row, enum sums sums, size_t rows, size_t vectors, size_t last, size_t depth, const float *a,
-                     size_t a_row, size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead, size_t n,
-                     size_t parts) {
-#define STRIP(v)                                                                                         \
-  case v:                                                                                                \
-    strip(c, c_row, sums, rows, v, last, depth, a, a_row, a_depth, b, b_depth, ahead, n, parts);         \
-    break
+                     size_t a_row, size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead, size_t n, size_t parts) {
+#define STRIP(v) \
+  case v: strip(c, c_row, sums, rows, v, last, depth, a, a_row, a_depth, b, b_depth, ahead, n, parts); break
   switch (vectors) {
     STRIP(1);
     STRIP(2);
@@ -163,11 +160,11 @@ static void product(float *c, size_t c_row, int add, size_t rows, size_t columns
   }
 }
 
-static void multiply(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row,
-                     size_t a_depth, const float *b, size_t b_depth, const struct cpu_ahead *ahead) {
+static void multiply(float *c, size_t c_row, int add, size_t rows, size_t width, size_t depth, const float *a, size_t a_row, size_t a_depth,
+                     const float *b, size_t b_depth, const struct cpu_ahead *ahead) {
   const size_t vectors = (width + LANES - 1) / LANES;
-  strip_of(c, c_row, add ? ADDED : REPLACED, rows, vectors, width - (vectors - 1) * LANES, depth, a, a_row, a_depth, b, b_depth,
-           ahead, 0, 1);
+  strip_of(c, c_row, add ? ADDED : REPLACED, rows, vectors, width - (vectors - 1) * LANES, depth, a, a_row, a_depth, b, b_depth, ahead, 0,
+           1);
 }
 
 static void pack_rows(float *packed, size_t padded, size_t width, size_t depth, const float *b, size_t b_row) {
@@ -184,8 +181,8 @@ static void pack_rows(float *packed, size_t padded, size_t width, size_t depth, 
 
 /* ---- rows to planes and back ---- */
 
-INLINE void analyse(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count,
-                    size_t width, const int tile) {
+INLINE void analyse(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count, size_t width,
+                    const int tile) {
   for (size_t c = 0; c < padded; c += LANES, planes += LANES) {
     const size_t here = width > c ? width - c : 0;
     vec x[LARGEST_TILE], h[LARGEST_TILE];
@@ -204,8 +201,8 @@ INLINE void analyse(float *planes, size_t stride, size_t padded, const float *ro
   }
 }
 
-INLINE void synthesise(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride,
-                       size_t width, const int tile) {
+INLINE void synthesise(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride, size_t width,
+                       const int tile) {
   for (size_t c = 0; c < width; c += LANES, planes += LANES) {
     const size_t here = width - c;
     vec h[LARGEST_TILE], y[LARGEST_TILE];
@@ -220,8 +217,7 @@ INLINE void synthesise(float *rows, size_t row_stride, size_t count, size_t over
     h[tile / 2] = load(in + stride);
     hartley(y, h, tile);
     float *out = rows + c;
-    for (size_t t = 0; t < count && t < overlap; t++)
-      store_part(out + t * row_stride, load_part(out + t * row_stride, here) + y[t], here);
+    for (size_t t = 0; t < count && t < overlap; t++) store_part(out + t * row_stride, load_part(out + t * row_stride, here) + y[t], here);
     for (size_t t = overlap; t < count; t++) store_part(out + t * row_stride, y[t], here);
   }
 }
@@ -244,8 +240,8 @@ INLINE void pack_taps(float *out, size_t stride, const vec *x, int reversed, con
   store(out + stride, scale * h[tile / 2]);
 }
 
-INLINE void pack(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,
-                 size_t column, size_t columns, size_t i, size_t n, const int tile) {
+INLINE void pack(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out, size_t column,
+                 size_t columns, size_t i, size_t n, const int tile) {
   vec x[LARGEST_TILE];
   for (int t = (int)kernel; t < tile; t++) x[t] = (vec){0};
   for (const size_t end = i + n; i < end; i++, packed += PANEL)
@@ -257,8 +253,8 @@ INLINE void pack(float *packed, size_t stride, size_t depth, const float *w, siz
 }
 
 /* Blocks of (LANES input, LANES output channels) change rows and columns on the way. */
-INLINE void pack_transposed(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in,
-                            size_t n_out, size_t column, size_t columns, size_t i, size_t n, const int tile) {
+INLINE void pack_transposed(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,
+                            size_t column, size_t columns, size_t i, size_t n, const int tile) {
   vec x[LARGEST_TILE];
   for (int t = (int)kernel; t < tile; t++) x[t] = (vec){0};
   for (const size_t end = i + n; i < end; i += LANES, packed += LANES * PANEL) {
@@ -280,8 +276,8 @@ INLINE void pack_transposed(float *packed, size_t stride, size_t depth, const fl
   }
 }
 
-INLINE void unpack(float *dw, const float *sums, size_t stride, size_t wide, size_t kernel, size_t n_in, size_t n_out,
-                   size_t width, size_t i, size_t n, const int tile) {
+INLINE void unpack(float *dw, const float *sums, size_t stride, size_t wide, size_t kernel, size_t n_in, size_t n_out, size_t width,
+                   size_t i, size_t n, const int tile) {
   const float scale = 1.0f / (float)tile, half = 0.5f / (float)tile;
   for (const size_t end = i + n; i < end; i++, sums += wide)
     for (size_t c = 0; c < width; c += LANES) {
@@ -300,26 +296,25 @@ INLINE void unpack(float *dw, const float *sums, size_t stride, size_t wide, siz
     }
 }
 
-#define CODELET(T)                                                                                                             \
-  static void analyse_##T(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count,     \
-                          size_t width) {                                                                                      \
-    analyse(planes, stride, padded, rows, row_stride, count, width, T);                                                        \
-  }                                                                                                                            \
-  static void synthesise_##T(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride, \
-                             size_t width) {                                                                                   \
-    synthesise(rows, row_stride, count, overlap, planes, stride, width, T);                                                    \
-  }                                                                                                                            \
-  static void pack_##T(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,   \
-                       size_t column, size_t columns, size_t i, size_t n) {                                                    \
-    pack(packed, stride, depth, w, kernel, n_in, n_out, column, columns, i, n, T);                                             \
-  }                                                                                                                            \
-  static void pack_transposed_##T(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in,      \
-                                  size_t n_out, size_t column, size_t columns, size_t i, size_t n) {                           \
-    pack_transposed(packed, stride, depth, w, kernel, n_in, n_out, column, columns, i, n, T);                                  \
-  }                                                                                                                            \
-  static void unpack_##T(float *dw, const float *sums, size_t stride, size_t wide, size_t kernel, size_t n_in, size_t n_out,   \
-                         size_t width, size_t i, size_t n) {                                                                   \
-    unpack(dw, sums, stride, wide, kernel, n_in, n_out, width, i, n, T);                                                       \
+#define CODELET(T)                                                                                                                         \
+  static void analyse_##T(float *planes, size_t stride, size_t padded, const float *rows, size_t row_stride, size_t count, size_t width) { \
+    analyse(planes, stride, padded, rows, row_stride, count, width, T);                                                                    \
+  }                                                                                                                                        \
+  static void synthesise_##T(float *rows, size_t row_stride, size_t count, size_t overlap, const float *planes, size_t stride,             \
+                             size_t width) {                                                                                               \
+    synthesise(rows, row_stride, count, overlap, planes, stride, width, T);                                                                \
+  }                                                                                                                                        \
+  static void pack_##T(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,               \
+                       size_t column, size_t columns, size_t i, size_t n) {                                                                \
+    pack(packed, stride, depth, w, kernel, n_in, n_out, column, columns, i, n, T);                                                         \
+  }                                                                                                                                        \
+  static void pack_transposed_##T(float *packed, size_t stride, size_t depth, const float *w, size_t kernel, size_t n_in, size_t n_out,    \
+                                  size_t column, size_t columns, size_t i, size_t n) {                                                     \
+    pack_transposed(packed, stride, depth, w, kernel, n_in, n_out, column, columns, i, n, T);                                              \
+  }                                                                                                                                        \
+  static void unpack_##T(float *dw, const float *sums, size_t stride, size_t wide, size_t kernel, size_t n_in, size_t n_out, size_t width, \
+                         size_t i, size_t n) {                                                                                             \
+    unpack(dw, sums, stride, wide, kernel, n_in, n_out, width, i, n, T);                                                                   \
   }
 CODELET(16)
 CODELET(32)

@@ -1,8 +1,8 @@
 /* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 (paper eq. 1); the gradient is that of the batch's mean. */
 #include <string.h>
 
-#include "network/scalar.h"
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 static void weighted_range(size_t *from, size_t *to, const struct spd_loss *s, size_t i) {
   spd_coverage_lsf(from, to, s->z[i], s->wave_rest, s->n_rest, s->wave_observed, s->n_observed, s->lsf);

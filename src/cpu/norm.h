@@ -30,8 +30,8 @@ INLINE vec sum_of_powers(const float *u, size_t u_stride, size_t length, vec cen
 
 /* A falling slope makes the smallest value the winner, so every value is activated before it competes; the first of equal ones
  * wins, as in PyTorch. */
-INLINE void normalise_lanes(float *y, size_t y_stride, uint16_t *argmax, float *mean, float *inverse_sd, const float *u,
-                            size_t u_stride, const float *slope, size_t length, size_t pool, size_t pooled, size_t here) {
+INLINE void normalise_lanes(float *y, size_t y_stride, uint16_t *argmax, float *mean, float *inverse_sd, const float *u, size_t u_stride,
+                            const float *slope, size_t length, size_t pool, size_t pooled, size_t here) {
   const vec a = load_part(slope, here), middle = load_part(u + length / 2 * u_stride, here);
   const vec shift = sum_of_powers(u, u_stride, length, middle, 1, here) / (float)length;
   const vec variance = sum_of_powers(u, u_stride, length, middle + shift, 2, here) / (float)length;
@@ -58,23 +58,22 @@ INLINE void normalise_lanes(float *y, size_t y_stride, uint16_t *argmax, float *
   }
 }
 
-static void normalise(float *y, size_t y_stride, uint16_t *argmax, float *mean, float *inverse_sd, const float *u,
-                      size_t u_stride, const float *slope, size_t length, size_t pool, size_t pooled, size_t width) {
+static void normalise(float *y, size_t y_stride, uint16_t *argmax, float *mean, float *inverse_sd, const float *u, size_t u_stride,
+                      const float *slope, size_t length, size_t pool, size_t pooled, size_t width) {
   size_t c = 0;
   for (; c + LANES <= width; c += LANES)
-    normalise_lanes(y + c, y_stride, argmax ? argmax + c : NULL, mean + c, inverse_sd + c, u + c, u_stride, slope + c, length,
-                    pool, pooled, LANES);
+    normalise_lanes(y + c, y_stride, argmax ? argmax + c : NULL, mean + c, inverse_sd + c, u + c, u_stride, slope + c, length, pool, pooled,
+                    LANES);
   if (c < width)
-    normalise_lanes(y + c, y_stride, argmax ? argmax + c : NULL, mean + c, inverse_sd + c, u + c, u_stride, slope + c, length,
-                    pool, pooled, width - c);
+    normalise_lanes(y + c, y_stride, argmax ? argmax + c : NULL, mean + c, inverse_sd + c, u + c, u_stride, slope + c, length, pool, pooled,
+                    width - c);
 }
 
 /* With v the normalised map and d the gradient at v (zero but at the winners):
  * du = (d - sum d / L - v sum(d v) / L) / sd. */
-INLINE void normalise_backward_lanes(float *du, size_t du_stride, float *dslope, const float *u, size_t u_stride,
-                                     const float *dy, size_t dy_stride, const uint16_t *argmax, const float *mean,
-                                     const float *inverse_sd, const float *slope, size_t length, size_t pool, size_t pooled,
-                                     size_t here) {
+INLINE void normalise_backward_lanes(float *du, size_t du_stride, float *dslope, const float *u, size_t u_stride, const float *dy,
+                                     size_t dy_stride, const uint16_t *argmax, const float *mean, const float *inverse_sd,
+                                     const float *slope, size_t length, size_t pool, size_t pooled, size_t here) {
   const vec centre = load_part(mean, here), scale = load_part(inverse_sd, here), a = load_part(slope, here);
   vec sum_d = {0}, sum_dv = {0}, sum_slope = {0};
   for (size_t t = 0; t < pooled; t++) {
@@ -114,13 +113,13 @@ INLINE void normalise_backward_lanes(float *du, size_t du_stride, float *dslope,
 }
 
 static void normalise_backward(float *du, size_t du_stride, float *dslope, const float *u, size_t u_stride, const float *dy,
-                               size_t dy_stride, const uint16_t *argmax, const float *mean, const float *inverse_sd,
-                               const float *slope, size_t length, size_t pool, size_t pooled, size_t width) {
+                               size_t dy_stride, const uint16_t *argmax, const float *mean, const float *inverse_sd, const float *slope,
+                               size_t length, size_t pool, size_t pooled, size_t width) {
   size_t c = 0;
   for (; c + LANES <= width; c += LANES)
-    normalise_backward_lanes(du + c, du_stride, dslope + c, u + c, u_stride, dy + c, dy_stride, argmax ? argmax + c : NULL,
-                             mean + c, inverse_sd + c, slope + c, length, pool, pooled, LANES);
+    normalise_backward_lanes(du + c, du_stride, dslope + c, u + c, u_stride, dy + c, dy_stride, argmax ? argmax + c : NULL, mean + c,
+                             inverse_sd + c, slope + c, length, pool, pooled, LANES);
   if (c < width)
-    normalise_backward_lanes(du + c, du_stride, dslope + c, u + c, u_stride, dy + c, dy_stride, argmax ? argmax + c : NULL,
-                             mean + c, inverse_sd + c, slope + c, length, pool, pooled, width - c);
+    normalise_backward_lanes(du + c, du_stride, dslope + c, u + c, u_stride, dy + c, dy_stride, argmax ? argmax + c : NULL, mean + c,
+                             inverse_sd + c, slope + c, length, pool, pooled, width - c);
 }

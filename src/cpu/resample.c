@@ -1,8 +1,8 @@
 /* Restframe to observed frame: y_m = x interpolated linearly at wave_m / (1 + z). Positions and weights in double. */
 #include <string.h>
 
-#include "network/scalar.h"
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 static double grid_scale(const struct spd_resample *s) {
   return (double)(s->n_rest - 1) / ((double)s->wave_rest[s->n_rest - 1] - (double)s->wave_rest[0]);

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "network/scalar.h"
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 enum { CHANNELS = CPU_CHANNELS };
 
@@ -61,14 +61,13 @@ static inline int inside(const struct spd_stem *s, size_t from, size_t to) {
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float smaller(float a, float b) { return a < b ? a : b; }
 
-SPD_HOT_INLINE void forward_five(float *restrict y, const float *restrict x, const float *restrict scaled,
-                                 const float *restrict slope, size_t channels, size_t width) {
+SPD_HOT_INLINE void forward_five(float *restrict y, const float *restrict x, const float *restrict scaled, const float *restrict slope,
+                                 size_t channels, size_t width) {
   TAPS_OF_FIVE(scaled, channels);
   SPD_SIMD
   for (size_t c = 0; c < width; c++) {
     const float a = slope[c]; /* read here, so that no branch guards the read */
-    const float v0 = CONVOLVE_FIVE(0), v1 = CONVOLVE_FIVE(1), v2 = CONVOLVE_FIVE(2), v3 = CONVOLVE_FIVE(3),
-                v4 = CONVOLVE_FIVE(4);
+    const float v0 = CONVOLVE_FIVE(0), v1 = CONVOLVE_FIVE(1), v2 = CONVOLVE_FIVE(2), v3 = CONVOLVE_FIVE(3), v4 = CONVOLVE_FIVE(4);
     const float largest = larger(larger(larger(v0, v1), larger(v2, v3)), v4);
     const float smallest = smaller(smaller(smaller(v0, v1), smaller(v2, v3)), v4);
     y[c] = larger(spd_prelu(largest, a), spd_prelu(smallest, a));
@@ -175,8 +174,8 @@ SPD_HOT_INLINE void backward_five(struct sums *restrict sums, const float *restr
 
 /* Of one spectrum, with d the gradient at the winners and v their normalised values: sums (k, C) of d x[l* + j], of d and of
  * d v, and the slope's gradient. The first of equal winners takes the gradient. */
-SPD_HOT static void backward(struct sums *sums, const float *dy, const struct spd_stem *s, const float *x, const float *scaled,
-                             size_t c0, size_t width) {
+SPD_HOT static void backward(struct sums *sums, const float *dy, const struct spd_stem *s, const float *x, const float *scaled, size_t c0,
+                             size_t width) {
   const size_t channels = s->out.channels, kernel = s->kernel, pad = kernel / 2;
   const float *slope = s->slope + c0;
   for (size_t t = 0; t < s->out.length; t++) {
@@ -223,15 +222,15 @@ SPD_HOT static void backward(struct sums *sums, const float *dy, const struct sp
   }
 }
 
-static void weight_gradient(float *dw, const struct spd_stem *s, const double *m, const double *r, const struct sums *sums,
-                            size_t c0, size_t width) {
+static void weight_gradient(float *dw, const struct spd_stem *s, const double *m, const double *r, const struct sums *sums, size_t c0,
+                            size_t width) {
   const size_t channels = s->out.channels, kernel = s->kernel;
   for (size_t c = 0; c < width; c++) {
     double mean, inverse_sd;
     spd_stem_statistics(&mean, &inverse_sd, s->w, m, r, s->length, kernel, channels, c0 + c);
     for (size_t j = 0; j < kernel; j++)
-      dw[j * channels + c0 + c] = spd_stem_tap_gradient(sums->taps[j * CHANNELS + c], sums->d[c], sums->dv[c], j, mean,
-                                                        inverse_sd, s->w, m, r, s->length, kernel, channels, c0 + c);
+      dw[j * channels + c0 + c] = spd_stem_tap_gradient(sums->taps[j * CHANNELS + c], sums->d[c], sums->dv[c], j, mean, inverse_sd, s->w, m,
+                                                        r, s->length, kernel, channels, c0 + c);
   }
 }
 

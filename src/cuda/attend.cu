@@ -87,7 +87,8 @@ struct scales {
 template <class T, int V>
 static __global__ void __launch_bounds__(CUDA_THREADS) find_largest(struct scales *scales, struct spd_attend s) {
   const unsigned channels = (unsigned)s.channels, both = (unsigned)s.length * 2 * channels;
-  const T *const v = (const T *)s.segments.at + (size_t)blockIdx.x * both, *const g = (const T *)s.gate.at + (size_t)blockIdx.x * (both / 2);
+  const T *const v = (const T *)s.segments.at + (size_t)blockIdx.x * both, *const g =
+                                                                               (const T *)s.gate.at + (size_t)blockIdx.x * (both / 2);
   float feature = 0, value = 0, gate = 0, x[V];
   for (unsigned c = threadIdx.x; c < channels; c += CUDA_THREADS)
     feature = cuda_larger(feature, fabsf(s.dfeature[blockIdx.x * s.feature_stride + c]));
@@ -201,8 +202,10 @@ static spd_status run_backward(struct spd_backend *backend, const struct spd_att
     SPD_TRY(cuda_reserve(backend, cuda_room(sizeof(struct scales)), error));
     struct scales *scales = (struct scales *)cuda_take(backend, &at, sizeof *scales);
     CUDA_TRY(cudaMemsetAsync(scales, 0, sizeof *scales, cuda_of(backend)->stream));
-    if (s->channels % 2) CUDA_LAUNCH((find_largest<T, 1>), n, CUDA_THREADS, scales, *s);
-    else CUDA_LAUNCH((find_largest<T, 2>), n, CUDA_THREADS, scales, *s);
+    if (s->channels % 2)
+      CUDA_LAUNCH((find_largest<T, 1>), n, CUDA_THREADS, scales, *s);
+    else
+      CUDA_LAUNCH((find_largest<T, 2>), n, CUDA_THREADS, scales, *s);
     CUDA_LAUNCH(choose_scales, 1, 1, scales, *s);
   }
   return s->channels % 2 ? launch_backward<T, 1>(backend, s, n, error) : launch_backward<T, 2>(backend, s, n, error);

@@ -10,8 +10,7 @@
 
 spd_status cuda_fail(struct spd_error *error, cudaError_t code, const char *call) {
   cudaGetLastError();
-  if (code == cudaErrorMemoryAllocation)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "the GPU is out of memory; try a smaller batch size");
+  if (code == cudaErrorMemoryAllocation) return spd_fail(error, SPD_STATUS_NO_MEMORY, "the GPU is out of memory; try a smaller batch size");
   return spd_fail(error, SPD_STATUS_DEVICE, "CUDA: %s (%s, in %.120s)", cudaGetErrorString(code), cudaGetErrorName(code), call);
 }
 
@@ -56,8 +55,9 @@ static spd_status cuda_alloc(struct spd_backend *backend, void **pointer, size_t
     cudaGetLastError(); /* this error is not to be found by the next launch */
     if (cudaMemGetInfo(&available, &total) != cudaSuccess) available = total = 0;
     *pointer = NULL;
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB on the GPU, of whose %.0f MB %.0f are free; try a smaller batch size",
-                    (double)bytes / 1e6, (double)total / 1e6, (double)available / 1e6);
+    return spd_fail(error, SPD_STATUS_NO_MEMORY,
+                    "could not allocate %.1f MB on the GPU, of whose %.0f MB %.0f are free; try a smaller batch size", (double)bytes / 1e6,
+                    (double)total / 1e6, (double)available / 1e6);
   }
   if (code != cudaSuccess) return cuda_fail(error, code, "cudaMalloc");
   const cudaError_t zeroed = bytes ? cudaMemsetAsync(*pointer, 0, bytes, cuda_of(backend)->stream) : cudaSuccess;
@@ -204,8 +204,7 @@ static __global__ void sum_rows(float *out, const float *partial, size_t n, size
   if (threadIdx.y == 0 && i < count) out[i] = (float)sum;
 }
 
-spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *partial, size_t n, size_t count,
-                         struct spd_error *error) {
+spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *partial, size_t n, size_t count, struct spd_error *error) {
   CUDA_LAUNCH(sum_rows, (count + CUDA_LANES - 1) / CUDA_LANES, dim3(CUDA_LANES, SUM_WARPS), out, partial, n, count);
   return SPD_STATUS_OK;
 }
@@ -313,8 +312,8 @@ static spd_status open_device(struct spd_backend *backend, struct spd_error *err
   cuda->multiprocessors = properties.multiProcessorCount;
   cuda->shared_bytes = properties.sharedMemPerBlockOptin;
   if (cuda->precision == SPD_PRECISION_BF16 && properties.major < 8)
-    return spd_fail(error, SPD_STATUS_UNSUPPORTED, "%s has no bf16 products (compute capability %d.%d, 8.0 is needed)",
-                    properties.name, properties.major, properties.minor);
+    return spd_fail(error, SPD_STATUS_UNSUPPORTED, "%s has no bf16 products (compute capability %d.%d, 8.0 is needed)", properties.name,
+                    properties.major, properties.minor);
   CUDA_TRY(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
   CUDA_TRY(cudaStreamCreateWithFlags(&cuda->copies, cudaStreamNonBlocking));
   SPD_TRY(cuda_alloc(backend, &cuda->blas_workspace, workspace, error));

@@ -25,8 +25,7 @@ struct cuda_map {
   T *kept;
   const T *rows;
   size_t step; /* from one position to the next, in the rows */
-  __device__ cuda_map(T *shared, const T *rows_, size_t channels)
-      : kept(shared + threadIdx.x * V), rows(rows_), step(channels) {}
+  __device__ cuda_map(T *shared, const T *rows_, size_t channels) : kept(shared + threadIdx.x * V), rows(rows_), step(channels) {}
   /* of position `from` + l; the compiler makes constant offsets of constant l */
   __device__ pack at(unsigned from, unsigned l) const {
     return KEPT ? *(const pack *)(kept + from * (LANES * V) + l * (LANES * V)) : *(const pack *)(rows + (from + l) * step);
@@ -34,8 +33,10 @@ struct cuda_map {
   /* one channel of it */
   __device__ float one(unsigned l, int v) const {
     float x[1];
-    if (KEPT) cuda_load<1>(x, kept + l * (LANES * V) + v);
-    else cuda_load<1>(x, rows + l * step + v);
+    if (KEPT)
+      cuda_load<1>(x, kept + l * (LANES * V) + v);
+    else
+      cuda_load<1>(x, rows + l * step + v);
     return x[0];
   }
   /* Reads the positions of this thread's row of threads, keeps them, and visits them. */
@@ -326,8 +327,8 @@ template <class T, int V, int LANES, int ROWS, int POOL, bool KEPT>
 struct shape {
   static size_t blocks(const struct spd_block *s, size_t n) { return n * ((s->out.channels + LANES * V - 1) / (LANES * V)); }
   static size_t shared(const struct spd_block *s) { return KEPT ? s->conv.length * LANES * V * sizeof(T) : 0; }
-  static spd_status forward(struct spd_backend *backend, const struct spd_block *s, const T *u, const float *u_scale, size_t first, size_t n,
-                            struct spd_error *error) {
+  static spd_status forward(struct spd_backend *backend, const struct spd_block *s, const T *u, const float *u_scale, size_t first,
+                            size_t n, struct spd_error *error) {
     const auto kernel = normalise<T, V, LANES, ROWS, POOL, KEPT>;
     CUDA_LAUNCH_SHARED(kernel, blocks(s, n), dim3(LANES, ROWS), shared(s), *s, u, u_scale, first);
     return SPD_STATUS_OK;
@@ -346,16 +347,16 @@ static bool fits(struct spd_backend *backend, const struct spd_block *s, size_t 
   return s->conv.length * channels * backend->plane_width + fixed <= cuda_of(backend)->shared_bytes;
 }
 
-#define BY_SHAPE(way, ...)                                                                                   \
-  do {                                                                                                       \
-    const bool pairs = s->out.channels % 2 == 0;                                                             \
-    if (!pairs && s->pool == 1) return shape<T, 1, 32, 8, 1, false>::way(backend, s, __VA_ARGS__);           \
-    if (!pairs) return shape<T, 1, 32, 8, 0, false>::way(backend, s, __VA_ARGS__);                           \
+#define BY_SHAPE(way, ...)                                                                                      \
+  do {                                                                                                          \
+    const bool pairs = s->out.channels % 2 == 0;                                                                \
+    if (!pairs && s->pool == 1) return shape<T, 1, 32, 8, 1, false>::way(backend, s, __VA_ARGS__);              \
+    if (!pairs) return shape<T, 1, 32, 8, 0, false>::way(backend, s, __VA_ARGS__);                              \
     if (s->pool == 1 && fits(backend, s, 64)) return shape<T, 2, 32, 8, 1, true>::way(backend, s, __VA_ARGS__); \
-    if (s->pool == 1) return shape<T, 2, 16, 16, 1, false>::way(backend, s, __VA_ARGS__);                    \
-    if (!fits(backend, s, 32)) return shape<T, 2, 16, 16, 0, false>::way(backend, s, __VA_ARGS__);           \
-    if (s->pool == 11) return shape<T, 2, 16, 16, 11, true>::way(backend, s, __VA_ARGS__);                   \
-    return shape<T, 2, 16, 16, 0, true>::way(backend, s, __VA_ARGS__);                                       \
+    if (s->pool == 1) return shape<T, 2, 16, 16, 1, false>::way(backend, s, __VA_ARGS__);                       \
+    if (!fits(backend, s, 32)) return shape<T, 2, 16, 16, 0, false>::way(backend, s, __VA_ARGS__);              \
+    if (s->pool == 11) return shape<T, 2, 16, 16, 11, true>::way(backend, s, __VA_ARGS__);                      \
+    return shape<T, 2, 16, 16, 0, true>::way(backend, s, __VA_ARGS__);                                          \
   } while (0)
 
 template <class T>
@@ -385,8 +386,7 @@ static spd_status forward(struct spd_backend *backend, const struct spd_block *s
   const size_t channels = s->out.channels, count = s->kernel * s->in.channels * channels, group = group_of(&s->in, sizeof(T), n);
   const size_t map = spd_rows_size(&s->conv, group) * sizeof(T);
   size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(count * sizeof(T)) + cuda_room(s->u.at ? 0 : map) + 2 * cuda_room(sizeof(struct scales)),
-                       error));
+  SPD_TRY(cuda_reserve(backend, cuda_room(count * sizeof(T)) + cuda_room(s->u.at ? 0 : map) + 2 * cuda_room(sizeof(struct scales)), error));
   void *room = cuda_take(backend, &at, count * sizeof(T));
   struct scales *scales = (struct scales *)cuda_take(backend, &at, sizeof *scales);
   float *u_scale = s->u.at ? s->u.scale : (float *)cuda_take(backend, &at, sizeof *u_scale);
@@ -418,8 +418,10 @@ static spd_status backward(struct spd_backend *backend, const struct spd_block *
   if (s->dx.at)
     SPD_TRY(cuda_conv_flipped(backend, flipped, scaled ? &scales->weight : NULL, s->w, s->kernel, s->in.channels, channels, error));
   if (scaled) {
-    if (channels % 2) CUDA_LAUNCH((bound_gradient<T, 1>), n * ((channels + 31) / 32), dim3(CUDA_LANES, 8), scales, *s);
-    else CUDA_LAUNCH((bound_gradient<T, 2>), n * ((channels + 63) / 64), dim3(CUDA_LANES, 8), scales, *s);
+    if (channels % 2)
+      CUDA_LAUNCH((bound_gradient<T, 1>), n * ((channels + 31) / 32), dim3(CUDA_LANES, 8), scales, *s);
+    else
+      CUDA_LAUNCH((bound_gradient<T, 2>), n * ((channels + 63) / 64), dim3(CUDA_LANES, 8), scales, *s);
     CUDA_LAUNCH(choose_scales, 1, 1, scales, *s, s->kernel * channels);
   }
   for (size_t first = 0; first < n; first += group) {

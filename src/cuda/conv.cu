@@ -8,8 +8,8 @@ spd_status cuda_conv(struct spd_backend *backend, void *y, const void *x, const 
                      size_t kernel, size_t channels_out, size_t n, struct spd_error *error) {
   const size_t patch = kernel * in->channels, width = backend->plane_width;
   const struct cuda_matrix patches = {x, patch, in->channels}, weights = {w, channels_out, 0};
-  const struct cuda_result rows = {(char *)y + in->lead * channels_out * width, kernel * channels_out, channels_out,
-                                   width < sizeof(float), factor};
+  const struct cuda_result rows = {(char *)y + in->lead * channels_out * width, kernel * channels_out, channels_out, width < sizeof(float),
+                                   factor};
   return cuda_gemm(backend, cuda_product_of_convolution(backend), 0, 0, n * in->stride / kernel, channels_out, patch, patches, weights,
                    rows, kernel, error);
 }

@@ -33,14 +33,14 @@ static inline struct cuda_backend *cuda_of(struct spd_backend *backend) { return
 spd_status cuda_fail(struct spd_error *error, cudaError_t code, const char *call);
 spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const char *call);
 
-#define CUDA_TRY(call)                                                          \
-  do {                                                                          \
-    const cudaError_t cuda_code = (call);                                       \
-    if (cuda_code != cudaSuccess) return cuda_fail(error, cuda_code, #call);    \
+#define CUDA_TRY(call)                                                       \
+  do {                                                                       \
+    const cudaError_t cuda_code = (call);                                    \
+    if (cuda_code != cudaSuccess) return cuda_fail(error, cuda_code, #call); \
   } while (0)
-#define CUDA_TRY_BLAS(call)                                                     \
-  do {                                                                          \
-    const cublasStatus_t blas_code = (call);                                    \
+#define CUDA_TRY_BLAS(call)                                                                 \
+  do {                                                                                      \
+    const cublasStatus_t blas_code = (call);                                                \
     if (blas_code != CUBLAS_STATUS_SUCCESS) return cuda_fail_blas(error, blas_code, #call); \
   } while (0)
 
@@ -48,19 +48,19 @@ spd_status cuda_fail_blas(struct spd_error *error, cublasStatus_t code, const ch
 #ifndef CUDA_RUN
 #define CUDA_RUN(kernel, blocks, threads, shared, stream, ...) kernel<<<blocks, threads, shared, stream>>>(__VA_ARGS__)
 /* The block's dynamic shared memory, as an array */
-#define CUDA_SHARED(type, name)                                        \
+#define CUDA_SHARED(type, name)                                       \
   extern __shared__ __align__(16) unsigned char cuda_shared_memory[]; \
   type *const name = (type *)cuda_shared_memory
 #endif
 
 /* Inside a stage, whose variables are called backend and error. A kernel must request more than 48 kB of shared memory. */
-#define CUDA_LAUNCH_SHARED(kernel, blocks, threads, shared, ...)                                                             \
-  do {                                                                                                                       \
-    if ((shared) > (size_t)48 << 10)                                                                                         \
-      CUDA_TRY(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(shared)));     \
-    CUDA_RUN(kernel, dim3((unsigned)(blocks)), threads, shared, cuda_of(backend)->stream, __VA_ARGS__);                      \
-    const cudaError_t launched = cudaGetLastError();                                                                         \
-    if (launched != cudaSuccess) return cuda_fail(error, launched, #kernel);                                                 \
+#define CUDA_LAUNCH_SHARED(kernel, blocks, threads, shared, ...)                                                        \
+  do {                                                                                                                  \
+    if ((shared) > (size_t)48 << 10)                                                                                    \
+      CUDA_TRY(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(shared))); \
+    CUDA_RUN(kernel, dim3((unsigned)(blocks)), threads, shared, cuda_of(backend)->stream, __VA_ARGS__);                 \
+    const cudaError_t launched = cudaGetLastError();                                                                    \
+    if (launched != cudaSuccess) return cuda_fail(error, launched, #kernel);                                            \
   } while (0)
 #define CUDA_LAUNCH(kernel, blocks, threads, ...) CUDA_LAUNCH_SHARED(kernel, blocks, threads, (size_t)0, __VA_ARGS__)
 
@@ -73,8 +73,7 @@ static inline unsigned cuda_blocks(struct spd_backend *backend, size_t count) {
   const size_t needed = (count + CUDA_THREADS - 1) / CUDA_THREADS, most = (size_t)cuda_of(backend)->multiprocessors * 32;
   return (unsigned)(needed < 1 ? 1 : needed < most ? needed : most);
 }
-#define CUDA_EACH(i, count)                                                        \
-  for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (size_t)gridDim.x * blockDim.x)
+#define CUDA_EACH(i, count) for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (size_t)gridDim.x * blockDim.x)
 
 /* visit(l, load(l)) for l = from, from + step, ... below `end`, with BATCH loads in flight: otherwise the compiler waits
  * for each load when the number of rounds is unknown. load() must not depend on the effects of visit(). */
@@ -99,9 +98,9 @@ static __device__ __forceinline__ void cuda_stream(unsigned from, unsigned end, 
 /* ---- elements of planes: float, __nv_bfloat16 or __half; V neighbours (1 or 2) are one access ---- */
 
 /* Runs the template `function` for the type of the backend's planes. */
-#define CUDA_BY_PLANE(function, backend, ...)                                                                        \
-  (cuda_of(backend)->precision == SPD_PRECISION_FP16   ? function<__half>(backend, __VA_ARGS__)                      \
-   : cuda_of(backend)->precision == SPD_PRECISION_BF16 ? function<__nv_bfloat16>(backend, __VA_ARGS__)               \
+#define CUDA_BY_PLANE(function, backend, ...)                                                          \
+  (cuda_of(backend)->precision == SPD_PRECISION_FP16   ? function<__half>(backend, __VA_ARGS__)        \
+   : cuda_of(backend)->precision == SPD_PRECISION_BF16 ? function<__nv_bfloat16>(backend, __VA_ARGS__) \
                                                        : function<float>(backend, __VA_ARGS__))
 
 template <class T, int V>
@@ -215,13 +214,17 @@ static inline __device__ void cuda_load_places(unsigned *place, const uint16_t *
 }
 template <int V>
 static inline __device__ void cuda_store_places(uint8_t *to, const unsigned *place) {
-  if (V == 1) *to = (uint8_t)place[0];
-  else *(uint16_t *)to = (uint16_t)(place[0] | place[V - 1] << 8);
+  if (V == 1)
+    *to = (uint8_t)place[0];
+  else
+    *(uint16_t *)to = (uint16_t)(place[0] | place[V - 1] << 8);
 }
 template <int V>
 static inline __device__ void cuda_store_places(uint16_t *to, const unsigned *place) {
-  if (V == 1) *to = (uint16_t)place[0];
-  else *(uint32_t *)to = place[0] | place[V - 1] << 16;
+  if (V == 1)
+    *to = (uint16_t)place[0];
+  else
+    *(uint32_t *)to = place[0] | place[V - 1] << 16;
 }
 
 /* ---- scales: an fp16 gradient is stored times a power of two that a bound on its largest value gives, computed on the device
@@ -253,8 +256,7 @@ static inline __device__ float cuda_larger(float a, float b) { return b > a || b
 static inline __device__ void cuda_raise(float *largest, float value) {
   __shared__ float of_warps[32];
   const unsigned me = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / 32;
-  for (int distance = 16; distance > 0; distance /= 2)
-    value = cuda_larger(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  for (int distance = 16; distance > 0; distance /= 2) value = cuda_larger(value, __shfl_xor_sync(0xffffffffu, value, distance));
   if (me % 32 == 0) of_warps[me / 32] = value;
   __syncthreads();
   if (me == 0) {
@@ -321,8 +323,7 @@ static inline void *cuda_take(struct spd_backend *backend, size_t *at, size_t by
 }
 
 /* out (count) = sum over n rows of partial (n, count), in double and in an order that n alone decides */
-spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *partial, size_t n, size_t count,
-                         struct spd_error *error);
+spd_status cuda_sum_rows(struct spd_backend *backend, float *out, const float *partial, size_t n, size_t count, struct spd_error *error);
 
 /* ---- gemm.cu: row-major products ---- */
 
@@ -341,9 +342,8 @@ struct cuda_result {
   const float *factor; /* two floats on the device, a factor of the product and a zero; NULL for 1 */
 };
 /* C (m, n) = A (m, k) B (k, n), `batch` times. transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
-spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n,
-                     size_t k, struct cuda_matrix a, struct cuda_matrix b, struct cuda_result c, size_t batch,
-                     struct spd_error *error);
+spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n, size_t k,
+                     struct cuda_matrix a, struct cuda_matrix b, struct cuda_result c, size_t batch, struct spd_error *error);
 /* The product type that the backend's precision selects for convolutions, and for linear layers with this many weights */
 cuda_product cuda_product_of_convolution(struct spd_backend *backend);
 cuda_product cuda_product_of_dense(struct spd_backend *backend, size_t weights);
@@ -351,8 +351,7 @@ cuda_product cuda_product_of_dense(struct spd_backend *backend, size_t weights);
 /* ---- plane.cu ---- */
 
 spd_status cuda_widen(struct spd_backend *backend, float *y, struct spd_plane x, size_t count, struct spd_error *error);
-spd_status cuda_narrow(struct spd_backend *backend, struct spd_plane y, const float *x, float scale, size_t count,
-                       struct spd_error *error);
+spd_status cuda_narrow(struct spd_backend *backend, struct spd_plane y, const float *x, float scale, size_t count, struct spd_error *error);
 
 /* ---- conv.cu: convolutions over gap-padded rows; x, w, y and dy are planes' elements ---- */
 

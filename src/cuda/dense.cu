@@ -19,9 +19,8 @@ static __host__ __device__ inline size_t stretches_of(size_t columns) { return (
 template <class Load, class Visit>
 static __device__ __forceinline__ void each_column(size_t columns, Load load, Visit visit) {
   const size_t stretches = stretches_of(columns), row = blockIdx.x / stretches, first = blockIdx.x % stretches * STRETCH;
-  cuda_stream<PER_THREAD>(
-      (unsigned)first + threadIdx.x, (unsigned)(first + STRETCH < columns ? first + STRETCH : columns), CUDA_THREADS,
-      [&](unsigned j) { return load(row, j); }, [&](unsigned j, float x) { visit(row, j, x); });
+  cuda_stream<PER_THREAD>((unsigned)first + threadIdx.x, (unsigned)(first + STRETCH < columns ? first + STRETCH : columns), CUDA_THREADS,
+                          [&](unsigned j) { return load(row, j); }, [&](unsigned j, float x) { visit(row, j, x); });
 }
 
 /* product (n, ld) -> v with the bias, y */
@@ -32,17 +31,10 @@ static __global__ void __launch_bounds__(CUDA_THREADS) activate(struct spd_dense
     const float v = x + s.b[j];
     float y = v;
     switch (s.activation) {
-      case SPD_ACTIVATION_NONE:
-        break;
-      case SPD_ACTIVATION_PRELU:
-        y = spd_prelu(v, s.slope[j]);
-        break;
-      case SPD_ACTIVATION_LEAKY:
-        y = spd_prelu(v, SPD_LEAKY_SLOPE);
-        break;
-      case SPD_ACTIVATION_SPECULATOR:
-        y = spd_speculator(v, s.beta[j], s.gamma[j]);
-        break;
+      case SPD_ACTIVATION_NONE: break;
+      case SPD_ACTIVATION_PRELU: y = spd_prelu(v, s.slope[j]); break;
+      case SPD_ACTIVATION_LEAKY: y = spd_prelu(v, SPD_LEAKY_SLOPE); break;
+      case SPD_ACTIVATION_SPECULATOR: y = spd_speculator(v, s.beta[j], s.gamma[j]); break;
     }
     s.v[at] = v;
     s.y[at] = y + s.offset; /* y may be v */
@@ -106,8 +98,10 @@ static bool is_large(struct spd_backend *backend, const struct spd_dense *s) {
 static spd_status large_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
   const size_t ld = padded(s->out), scalars = 4 * sizeof(float);
   size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(scalars) + cuda_room(operand_bytes(n, s->in)) + cuda_room(operand_bytes(s->out, s->in)) +
-                                    cuda_room(n * ld * sizeof(float)), error));
+  SPD_TRY(cuda_reserve(
+      backend,
+      cuda_room(scalars) + cuda_room(operand_bytes(n, s->in)) + cuda_room(operand_bytes(s->out, s->in)) + cuda_room(n * ld * sizeof(float)),
+      error));
   float *largest = (float *)cuda_take(backend, &at, scalars), *factor = largest + 2;
   const struct operand x = take_operand(backend, &at, n, s->in, largest), w = take_operand(backend, &at, s->out, s->in, largest + 1);
   float *product = (float *)cuda_take(backend, &at, n * ld * sizeof(float));
@@ -164,26 +158,25 @@ static __global__ void __launch_bounds__(WARPS *CUDA_LANES)
   const float slope = on ? slope_of(s, j) : 0, scale = rounded.at ? cuda_scale(*rounded.largest) : 0;
   const float beta = on && speculator ? s.beta[j] : 0, gamma = on && speculator ? s.gamma[j] : 0;
   float db = 0, first = 0, second = 0; /* first: of the slope or beta; second: of gamma */
-  cuda_stream<CHUNK / WARPS>(
-      (unsigned)(chunk * CHUNK) + threadIdx.y, on ? (unsigned)end : 0, WARPS,
-      [&](unsigned i) { return make_float2(s.v[i * s.out + j], s.dy[i * s.out + j]); },
-      [&](unsigned i, float2 both) {
-        const float v = both.x;
-        float d = both.y;
-        if (speculator) {
-          float dx, dbeta, dgamma;
-          spd_speculator_gradient(&dx, &dbeta, &dgamma, v, beta, gamma);
-          first += d * dbeta;
-          second += d * dgamma;
-          d *= dx;
-        } else if (!(v > 0)) {
-          first += d * v;
-          d *= slope;
-        }
-        s.dy[i * s.out + j] = d;
-        if (rounded.at) rounded.at[i * rounded.ld + j] = __float2half_rn(d * scale);
-        db += d;
-      });
+  cuda_stream<CHUNK / WARPS>((unsigned)(chunk * CHUNK) + threadIdx.y, on ? (unsigned)end : 0, WARPS,
+                             [&](unsigned i) { return make_float2(s.v[i * s.out + j], s.dy[i * s.out + j]); },
+                             [&](unsigned i, float2 both) {
+                               const float v = both.x;
+                               float d = both.y;
+                               if (speculator) {
+                                 float dx, dbeta, dgamma;
+                                 spd_speculator_gradient(&dx, &dbeta, &dgamma, v, beta, gamma);
+                                 first += d * dbeta;
+                                 second += d * dgamma;
+                                 d *= dx;
+                               } else if (!(v > 0)) {
+                                 first += d * v;
+                                 d *= slope;
+                               }
+                               s.dy[i * s.out + j] = d;
+                               if (rounded.at) rounded.at[i * rounded.ld + j] = __float2half_rn(d * scale);
+                               db += d;
+                             });
   if (rounded.at && !on && j < rounded.ld)
     for (size_t i = chunk * CHUNK + threadIdx.y; i < end; i += WARPS) rounded.at[i * rounded.ld + j] = __float2half_rn(0.0f);
   db = cuda_column_sum<WARPS>(scratch, db);
@@ -208,10 +201,11 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
   const bool large = is_large(backend, s);
   const size_t chunks = (n + CHUNK - 1) / CHUNK, sums = chunks * 3 * s->out * sizeof(float), scalars = 7 * sizeof(float);
   size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(sums) + cuda_room(scalars) +
-                                    (large ? cuda_room(operand_bytes(n, s->in)) + cuda_room(operand_bytes(s->out, s->in)) +
-                                               cuda_room(operand_bytes(n, s->out))
-                                         : 0), error));
+  SPD_TRY(cuda_reserve(
+      backend,
+      cuda_room(sums) + cuda_room(scalars) +
+          (large ? cuda_room(operand_bytes(n, s->in)) + cuda_room(operand_bytes(s->out, s->in)) + cuda_room(operand_bytes(n, s->out)) : 0),
+      error));
   float *partial = (float *)cuda_take(backend, &at, sums), *largest = (float *)cuda_take(backend, &at, scalars);
   float *factor_w = largest + 3, *factor_x = largest + 5;
   struct operand x = {NULL, 0, 0, 0, NULL}, w = x, dv = x;
@@ -222,7 +216,8 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
     CUDA_TRY(cudaMemsetAsync(largest, 0, scalars, cuda_of(backend)->stream));
     CUDA_LAUNCH(bound_gradient, n * stretches_of(s->out), CUDA_THREADS, dv.largest, *s);
   }
-  CUDA_LAUNCH(activation_backward, ((large ? dv.ld : s->out) + CUDA_LANES - 1) / CUDA_LANES * chunks, dim3(CUDA_LANES, WARPS), *s, partial, dv, n);
+  CUDA_LAUNCH(activation_backward, ((large ? dv.ld : s->out) + CUDA_LANES - 1) / CUDA_LANES * chunks, dim3(CUDA_LANES, WARPS), *s, partial,
+              dv, n);
   CUDA_LAUNCH(sum_chunks, cuda_blocks(backend, 3 * s->out), CUDA_THREADS, *s, partial, chunks);
   struct cuda_result dw = {s->dw, s->in, 0, 0, NULL}, dx = {s->dx, s->in, 0, 0, NULL};
   if (!large) {

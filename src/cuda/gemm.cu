@@ -8,14 +8,10 @@ static const size_t SMALL_LAYER = (size_t)1 << 18;
 
 cuda_product cuda_product_of_convolution(struct spd_backend *backend) {
   switch (cuda_of(backend)->precision) {
-    case SPD_PRECISION_TF32:
-      return CUDA_TF32;
-    case SPD_PRECISION_BF16:
-      return CUDA_BF16;
-    case SPD_PRECISION_FP16:
-      return CUDA_FP16;
-    default:
-      return CUDA_EXACT;
+    case SPD_PRECISION_TF32: return CUDA_TF32;
+    case SPD_PRECISION_BF16: return CUDA_BF16;
+    case SPD_PRECISION_FP16: return CUDA_FP16;
+    default: return CUDA_EXACT;
   }
 }
 
@@ -30,8 +26,8 @@ static spd_status multiply(cublasHandle_t blas, cuda_product product, cublasOper
   const cudaDataType_t result = c.narrow ? type : CUDA_R_32F;
   const cublasComputeType_t compute = product == CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   if (batch == 1)
-    CUDA_TRY_BLAS(cublasGemmEx(blas, op_b, op_a, n, m, k, factors, b.at, type, (int)b.ld, a.at, type, (int)a.ld, factors + 1, c.at,
-                               result, (int)c.ld, compute, CUBLAS_GEMM_DEFAULT));
+    CUDA_TRY_BLAS(cublasGemmEx(blas, op_b, op_a, n, m, k, factors, b.at, type, (int)b.ld, a.at, type, (int)a.ld, factors + 1, c.at, result,
+                               (int)c.ld, compute, CUBLAS_GEMM_DEFAULT));
   else
     CUDA_TRY_BLAS(cublasGemmStridedBatchedEx(blas, op_b, op_a, n, m, k, factors, b.at, type, (int)b.ld, (long long)b.step, a.at, type,
                                              (int)a.ld, (long long)a.step, factors + 1, c.at, result, (int)c.ld, (long long)c.step,
@@ -39,9 +35,8 @@ static spd_status multiply(cublasHandle_t blas, cuda_product product, cublasOper
   return SPD_STATUS_OK;
 }
 
-spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n,
-                     size_t k, struct cuda_matrix a, struct cuda_matrix b, struct cuda_result c, size_t batch,
-                     struct spd_error *error) {
+spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n, size_t k,
+                     struct cuda_matrix a, struct cuda_matrix b, struct cuda_result c, size_t batch, struct spd_error *error) {
   static const float one_zero[2] = {1, 0};
   const cublasOperation_t op_a = transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const size_t sizes[] = {m, n, k, a.ld, b.ld, c.ld, batch};

@@ -49,7 +49,8 @@ static __global__ void locate(struct places to, struct spd_resample s, size_t n)
       const double low = (double)s.wave_rest[here], high = (double)s.wave_rest[here + 1];
       to.weight[at] = (float)((wave - low) / (high - low));
       int *const start = to.start + i * s.n_rest;
-      if (before < 0) start[here] = (int)m, to.ends[2 * i] = here;
+      if (before < 0)
+        start[here] = (int)m, to.ends[2 * i] = here;
       else
         for (int j = before + 1; j <= here; j++) start[j] = (int)m;
       if (m + 1 == s.n_observed) to.ends[2 * i + 1] = here;

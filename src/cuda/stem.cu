@@ -108,7 +108,10 @@ struct convolution {
   float offset[V], taps[TAPS][V], inputs[TAPS];
 
   __device__ convolution(const spectrum<KEPT> &x_, const struct spd_stem &s, size_t i, size_t c)
-      : x(x_), scaled(s.scaled + i * (s.kernel + 1) * s.out.channels + c), kernel((unsigned)s.kernel), position(0),
+      : x(x_),
+        scaled(s.scaled + i * (s.kernel + 1) * s.out.channels + c),
+        kernel((unsigned)s.kernel),
+        position(0),
         channels(s.out.channels) {
     cuda_load<V>(offset, scaled + s.kernel * channels);
 #pragma unroll
@@ -229,10 +232,14 @@ static __global__ void __launch_bounds__(THREADS, 2) forward(struct spd_stem s) 
   bool rising = true;
 #pragma unroll
   for (int v = 0; v < V; v++) rising = rising && s.slope[c + v] > 0;
-  if (rising && s.winner) pool_windows<T, V, KERNEL, POOL, KEPT, true, true>(s, x, i, c);
-  else if (rising) pool_windows<T, V, KERNEL, POOL, KEPT, true, false>(s, x, i, c);
-  else if (s.winner) pool_windows<T, V, KERNEL, POOL, KEPT, false, true>(s, x, i, c);
-  else pool_windows<T, V, KERNEL, POOL, KEPT, false, false>(s, x, i, c);
+  if (rising && s.winner)
+    pool_windows<T, V, KERNEL, POOL, KEPT, true, true>(s, x, i, c);
+  else if (rising)
+    pool_windows<T, V, KERNEL, POOL, KEPT, true, false>(s, x, i, c);
+  else if (s.winner)
+    pool_windows<T, V, KERNEL, POOL, KEPT, false, true>(s, x, i, c);
+  else
+    pool_windows<T, V, KERNEL, POOL, KEPT, false, false>(s, x, i, c);
 }
 
 /* A window's gradient and winner */
@@ -272,37 +279,38 @@ static __global__ void __launch_bounds__(THREADS, 2) backward(struct spd_stem s,
     for (int k = 0; k < TAPS + 3; k++)
 #pragma unroll
       for (int v = 0; v < V; v++) totals[k][v] = 0;
-    cuda_stream<2>( /* more would cost a block a multiprocessor */
-        begin, end, blockDim.y,
-        [&](unsigned t) {
-          winning<T, V> w;
-          w.g = *(const typename cuda_pack<T, V>::type *)(dy + t * channels);
-          cuda_load_places<V>(w.place, places + t * channels);
-          return w;
-        },
-        [&](unsigned t, const winning<T, V> &w) {
-          const unsigned from = t * pool > pool / 2 ? t * pool - pool / 2 : 0;
-          cuda_pack<T, V>::open(g, w.g);
+    cuda_stream<2>(/* more would cost a block a multiprocessor */
+                   begin, end, blockDim.y,
+                   [&](unsigned t) {
+                     winning<T, V> w;
+                     w.g = *(const typename cuda_pack<T, V>::type *)(dy + t * channels);
+                     cuda_load_places<V>(w.place, places + t * channels);
+                     return w;
+                   },
+                   [&](unsigned t, const winning<T, V> &w) {
+                     const unsigned from = t * pool > pool / 2 ? t * pool - pool / 2 : 0;
+                     cuda_pack<T, V>::open(g, w.g);
 #pragma unroll
-          for (int v = 0; v < V; v++) {
-            const unsigned l = from + w.place[v];
-            float value = offset[v], inputs[TAPS];
+                     for (int v = 0; v < V; v++) {
+                       const unsigned l = from + w.place[v];
+                       float value = offset[v], inputs[TAPS];
 #pragma unroll
-            for (int j = 0; j < TAPS; j++) inputs[j] = KERNEL > 0 || j0 + j < (unsigned)kernel ? x.under(l, j0 + (unsigned)j) : 0;
-            if (KERNEL > 0) {
+                       for (int j = 0; j < TAPS; j++)
+                         inputs[j] = KERNEL > 0 || j0 + j < (unsigned)kernel ? x.under(l, j0 + (unsigned)j) : 0;
+                       if (KERNEL > 0) {
 #pragma unroll
-              for (int j = 0; j < KERNEL; j++) value += taps[j][v] * inputs[j];
-            } else {
-              for (unsigned j = 0; j < (unsigned)kernel; j++) value += scaled[j * channels + v] * x.under(l, j);
-            }
-            const float d = value > 0 ? g[v] : g[v] * slope[v];
+                         for (int j = 0; j < KERNEL; j++) value += taps[j][v] * inputs[j];
+                       } else {
+                         for (unsigned j = 0; j < (unsigned)kernel; j++) value += scaled[j * channels + v] * x.under(l, j);
+                       }
+                       const float d = value > 0 ? g[v] : g[v] * slope[v];
 #pragma unroll
-            for (int j = 0; j < TAPS; j++) totals[j][v] += d * inputs[j];
-            totals[TAPS][v] += d;
-            totals[TAPS + 1][v] += d * value;
-            totals[TAPS + 2][v] += value > 0 ? 0 : g[v] * value;
-          }
-        });
+                       for (int j = 0; j < TAPS; j++) totals[j][v] += d * inputs[j];
+                       totals[TAPS][v] += d;
+                       totals[TAPS + 1][v] += d * value;
+                       totals[TAPS + 2][v] += value > 0 ? 0 : g[v] * value;
+                     }
+                   });
 #pragma unroll
     for (int k = 0; k < TAPS + 3; k++) {
 #pragma unroll
@@ -314,8 +322,10 @@ static __global__ void __launch_bounds__(THREADS, 2) backward(struct spd_stem s,
           float total = 0;
           for (unsigned row = 0; row < blockDim.y; row++) total += scratch[(row * blockDim.x + threadIdx.x) * V + v];
           total *= per_dy;
-          if (k == TAPS + 2) dslope[i * channels + c + v] = total;
-          else out[(k < TAPS ? j0 + k : kernel + (k - TAPS)) * channels + v] = total;
+          if (k == TAPS + 2)
+            dslope[i * channels + c + v] = total;
+          else
+            out[(k < TAPS ? j0 + k : kernel + (k - TAPS)) * channels + v] = total;
         }
       __syncthreads();
     }
@@ -333,8 +343,8 @@ static __global__ void tap_gradients(float *dw, const float *sums, struct spd_st
     double mean, inverse_sd;
     spd_stem_statistics(&mean, &inverse_sd, s.w, m, r, s.length, kernel, channels, c);
     for (size_t j = 0; j < kernel; j++)
-      dw[(i * kernel + j) * channels + c] = spd_stem_tap_gradient((double)taps[j * channels], sum_d, sum_dv, j, mean, inverse_sd, s.w, m,
-                                                                  r, s.length, kernel, channels, c);
+      dw[(i * kernel + j) * channels + c] =
+          spd_stem_tap_gradient((double)taps[j * channels], sum_d, sum_dv, j, mean, inverse_sd, s.w, m, r, s.length, kernel, channels, c);
   }
 }
 
@@ -379,12 +389,9 @@ static enum shape shape_of(struct spd_backend *backend, const struct spd_stem *s
 template <class T>
 static spd_status run_forward(struct spd_backend *backend, const struct spd_stem *s, size_t n, struct spd_error *error) {
   switch (shape_of(backend, s)) {
-    case PUBLISHED:
-      return launch_forward<T, 2, 5, 5, true>(backend, s, n, error);
-    case PAIRS:
-      return launch_forward<T, 2, 0, 0, true>(backend, s, n, error);
-    default:
-      return launch_forward<T, 1, 0, 0, false>(backend, s, n, error);
+    case PUBLISHED: return launch_forward<T, 2, 5, 5, true>(backend, s, n, error);
+    case PAIRS: return launch_forward<T, 2, 0, 0, true>(backend, s, n, error);
+    default: return launch_forward<T, 1, 0, 0, false>(backend, s, n, error);
   }
 }
 
@@ -392,12 +399,9 @@ template <class T>
 static spd_status run_backward(struct spd_backend *backend, const struct spd_stem *s, float *sums, float *dslope, size_t n,
                                struct spd_error *error) {
   switch (shape_of(backend, s)) {
-    case PUBLISHED:
-      return launch_backward<T, 2, 5, true>(backend, s, sums, dslope, n, error);
-    case PAIRS:
-      return launch_backward<T, 2, 0, true>(backend, s, sums, dslope, n, error);
-    default:
-      return launch_backward<T, 1, 0, false>(backend, s, sums, dslope, n, error);
+    case PUBLISHED: return launch_backward<T, 2, 5, true>(backend, s, sums, dslope, n, error);
+    case PAIRS: return launch_backward<T, 2, 0, true>(backend, s, sums, dslope, n, error);
+    default: return launch_backward<T, 1, 0, false>(backend, s, sums, dslope, n, error);
   }
 }
 
@@ -420,9 +424,7 @@ spd_status cuda_stem_backward(struct spd_backend *backend, const struct spd_stem
   return SPD_STATUS_OK;
 }
 
-static __global__ void log_range(float *y, const float *x, size_t count) {
-  CUDA_EACH(i, count) y[i] = logf(x[i] + 1e-6f);
-}
+static __global__ void log_range(float *y, const float *x, size_t count) { CUDA_EACH(i, count) y[i] = logf(x[i] + 1e-6f); }
 
 spd_status cuda_log_ivar(struct spd_backend *backend, float *y, const float *x, size_t count, struct spd_error *error) {
   CUDA_LAUNCH(log_range, cuda_blocks(backend, count), CUDA_THREADS, y, x, count);

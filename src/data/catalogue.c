@@ -10,8 +10,7 @@ spd_status spd_catalogue_open(struct spd_catalogue **catalogue, const char *path
   (void)path;
   (void)hdu;
   *catalogue = NULL;
-  return spd_fail(error, SPD_STATUS_UNSUPPORTED,
-                  "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
 }
 void spd_catalogue_close(struct spd_catalogue *catalogue) { (void)catalogue; }
 uint64_t spd_catalogue_rows(const struct spd_catalogue *catalogue) {
@@ -24,8 +23,8 @@ spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_ca
   (void)column, (void)catalogue, (void)name;
   return none(error);
 }
-spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column,
-                                 uint64_t first, size_t n, struct spd_error *error) {
+spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column, uint64_t first,
+                                 size_t n, struct spd_error *error) {
   (void)values, (void)catalogue, (void)column, (void)first, (void)n;
   return none(error);
 }
@@ -138,8 +137,8 @@ spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *c, const 
   return status ? fail_fits(c, "a column", status, error) : SPD_STATUS_OK;
 }
 
-spd_status spd_catalogue_logicals(signed char *values, struct spd_catalogue *c, const struct spd_catalogue_column *column,
-                                  uint64_t first, size_t n, struct spd_error *error) {
+spd_status spd_catalogue_logicals(signed char *values, struct spd_catalogue *c, const struct spd_catalogue_column *column, uint64_t first,
+                                  size_t n, struct spd_error *error) {
   int status = 0, any_null, type = 0;
   long repeat, width;
   char *nulls = calloc(n + 1, 1);
@@ -165,9 +164,12 @@ static int read_integers(char *texts, struct spd_catalogue *c, const struct spd_
   if (!status) fits_read_colnull(c->file, type, column->number, (LONGLONG)first + 1, 1, (LONGLONG)n, values, nulls, &any_null, &status);
   for (size_t i = 0; i < n && !status; i++) {
     char *text = texts + i * (column->width + 1);
-    if (nulls[i]) text[0] = '\0';
-    else if (type == TULONGLONG) snprintf(text, column->width + 1, "%llu", (unsigned long long)values[i]);
-    else snprintf(text, column->width + 1, "%lld", (long long)values[i]);
+    if (nulls[i])
+      text[0] = '\0';
+    else if (type == TULONGLONG)
+      snprintf(text, column->width + 1, "%llu", (unsigned long long)values[i]);
+    else
+      snprintf(text, column->width + 1, "%lld", (long long)values[i]);
   }
   free(values);
   free(nulls);

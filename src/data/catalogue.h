@@ -33,8 +33,8 @@ spd_status spd_catalogue_find(struct spd_catalogue_column *column, struct spd_ca
                               struct spd_error *error);
 /* Rows first ... first + n - 1 (from 0): numbers (n), NaN where the file has none; logicals (n): 1, 0, or -1 where it has none; texts (n,
  * width + 1), ended by a zero, empty where it has none. */
-spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column,
-                                 uint64_t first, size_t n, struct spd_error *error);
+spd_status spd_catalogue_numbers(double *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column, uint64_t first,
+                                 size_t n, struct spd_error *error);
 spd_status spd_catalogue_logicals(signed char *values, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column,
                                   uint64_t first, size_t n, struct spd_error *error);
 spd_status spd_catalogue_texts(char *texts, struct spd_catalogue *catalogue, const struct spd_catalogue_column *column, uint64_t first,

@@ -89,7 +89,7 @@ static spd_status look(struct spd_cfitsio_file *f, const char *path, const char 
 }
 
 spd_status spd_cfitsio_open(struct spd_cfitsio_file *f, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
-                         const void *context, struct spd_error *error) {
+                            const void *context, struct spd_error *error) {
   int status = 0;
   memset(f, 0, sizeof *f);
   spd_status result = look(f, path, name, most, check, context, error);
@@ -163,10 +163,8 @@ int spd_cfitsio_is_integer(const struct spd_cfitsio_column *column) {
     case TLONG:
     case TULONG:
     case TLONGLONG:
-    case TULONGLONG:
-      return 1;
-    default:
-      return 0;
+    case TULONGLONG: return 1;
+    default: return 0;
   }
 }
 

@@ -31,7 +31,7 @@ spd_cfitsio_check spd_cfitsio_check_headers; /* context: struct spd_cfitsio_head
 
 /* Opens a file, gzipped or not (then of up to `most` bytes, unpacked), that passes `check`. */
 spd_status spd_cfitsio_open(struct spd_cfitsio_file *file, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
-                         const void *context, struct spd_error *error);
+                            const void *context, struct spd_error *error);
 /* The same for a table or image in HDU `hdu` (1: the primary HDU), with the usual check */
 spd_status spd_cfitsio_open_hdu(struct spd_cfitsio_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
 void spd_cfitsio_close(struct spd_cfitsio_file *file);

@@ -72,8 +72,10 @@ int spd_fits_card_is_sound(const char *card) {
   if (i < CARD && card[i] == '\'') {
     for (i++; i < CARD; i++) {
       if (card[i] != '\'') continue;
-      if (i + 1 < CARD && card[i + 1] == '\'') i++; /* a quote within the text */
-      else return 1;
+      if (i + 1 < CARD && card[i + 1] == '\'')
+        i++; /* a quote within the text */
+      else
+        return 1;
     }
     return 0;
   }
@@ -279,7 +281,9 @@ void spd_fits_set_checksums(struct spd_fits_header *h, uint32_t data_sum) {
 void spd_fits_clear_checksums(struct spd_fits_header *h) {
   for (size_t at = 0; at < h->size; at += CARD) {
     const char *card = (const char *)h->bytes + at;
-    const char *room = spd_fits_card_has(card, "CHECKSUM") ? room_for_checksum : spd_fits_card_has(card, "DATASUM") ? room_for_datasum : NULL;
+    const char *room = spd_fits_card_has(card, "CHECKSUM")  ? room_for_checksum
+                       : spd_fits_card_has(card, "DATASUM") ? room_for_datasum
+                                                            : NULL;
     if (!room) continue;
     memset(h->bytes + at, ' ', CARD);
     memcpy(h->bytes + at, room, strlen(room));

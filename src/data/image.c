@@ -15,8 +15,7 @@ spd_status spd_image_read(struct spd_image *image, const char *path, int hdu, st
   (void)path;
   (void)hdu;
   memset(image, 0, sizeof *image);
-  return spd_fail(error, SPD_STATUS_UNSUPPORTED,
-                  "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
 }
 
 #else
@@ -46,8 +45,7 @@ static void read_placement(struct spd_image *image, fitsfile *file) {
   image->first -= (pixel - 1) * image->step;
 }
 
-static spd_status read_open(struct spd_image *image, fitsfile *file, const char *name, int hdu, LONGLONG bytes,
-                            struct spd_error *error) {
+static spd_status read_open(struct spd_image *image, fitsfile *file, const char *name, int hdu, LONGLONG bytes, struct spd_error *error) {
   int status = 0, type = 0, n_axes = 0, any_null = 0;
   long sizes[2] = {0, 1};
   fits_movabs_hdu(file, hdu, &type, &status);
@@ -69,8 +67,7 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
   if (!image->pixels) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for the image in %.200s", name);
   double null = NAN;
   fits_read_img(file, TDOUBLE, 1, (LONGLONG)(image->width * image->height), &null, image->pixels, &any_null, &status);
-  if (status != 0)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: reading the image in HDU %d failed", name, hdu);
+  if (status != 0) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: reading the image in HDU %d failed", name, hdu);
   read_placement(image, file);
   return SPD_STATUS_OK;
 }

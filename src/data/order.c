@@ -14,12 +14,11 @@ static void shuffle(uint64_t *x, uint64_t n, uint64_t key) {
   }
 }
 
-/* The order of the blocks is kept in the first entries of `order`; windows are written from the last to the first, so that no block number is
- * overwritten before it is read. */
+/* The order of the blocks is kept in the first entries of `order`; windows are written from the last to the first, so that no block number
+ * is overwritten before it is read. */
 void spd_order_fill(uint64_t *order, uint64_t n_rows, uint64_t seed, uint64_t epoch) {
   if (n_rows == 0) return;
-  const uint64_t key = spd_mix64(spd_mix64(seed) ^ spd_mix64(epoch + EPOCH_SALT)),
-                 n_blocks = (n_rows + BLOCK - 1) / BLOCK;
+  const uint64_t key = spd_mix64(spd_mix64(seed) ^ spd_mix64(epoch + EPOCH_SALT)), n_blocks = (n_rows + BLOCK - 1) / BLOCK;
   const uint64_t short_rows = n_rows - (n_blocks - 1) * BLOCK;
   for (uint64_t b = 0; b < n_blocks; b++) order[b] = b;
   shuffle(order, n_blocks, key);

@@ -6,8 +6,7 @@
 
 #include "core/median.h"
 
-void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines,
-                     double half_width) {
+void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines, double half_width) {
   memset(sky, 0, n_observed);
   for (size_t i = 0; i < n_lines; i++)
     for (size_t m = 0; m < n_observed; m++)

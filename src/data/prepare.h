@@ -28,8 +28,7 @@ typedef enum {
 } spd_norm;
 
 /* sky: (M); 1 where |wave - line| <= half_width for any of the lines, in any order. */
-void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines,
-                     double half_width);
+void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines, double half_width);
 
 /* A pixel that is not finite becomes flux 0, ivar 0; an ivar up to SPD_PREPARE_LEAST_IVAR becomes 0 and the flux stays.
  * Both (n), in place. Returns how many ivars were negative. */
@@ -49,8 +48,7 @@ size_t spd_prepare_place(double *flux, double *ivar, struct spd_log_grid grid, c
 
 /* Sky mask and norm of one cleaned spectrum. With SPD_NORM_FOUND, flux is divided by *norm and ivar multiplied by its
  * square; otherwise *norm is NaN and both keep their units. flux, ivar, work: (M). */
-spd_norm spd_prepare_normalize(double *norm, double *flux, double *ivar, double *work, double z,
-                               const struct spd_preparation *preparation);
+spd_norm spd_prepare_normalize(double *norm, double *flux, double *ivar, double *work, double z, const struct spd_preparation *preparation);
 
 /* *sn: median of flux sqrt(ivar) over the valid pixels, NaN without one. Returns how many there are. All (n). */
 size_t spd_prepare_sn(double *sn, const double *flux, const double *ivar, double *work, size_t n);

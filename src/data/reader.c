@@ -94,8 +94,8 @@ static size_t run_length(const struct want *wants, size_t n, uint64_t end_of_fil
 }
 
 /* Reads n such rows of file `file` into the slots from `slot` on. */
-static spd_status read_run(struct buffer *buffer, struct spd_reader *r, const struct want *wants, size_t n, size_t file,
-                           size_t slot, struct spd_error *error) {
+static spd_status read_run(struct buffer *buffer, struct spd_reader *r, const struct want *wants, size_t n, size_t file, size_t slot,
+                           struct spd_error *error) {
   const struct spd_survey *survey = &r->surveys->files[file];
   const uint64_t first = wants[0].place, number = first - r->surveys->first[file];
   const size_t count = (size_t)(wants[n - 1].place - first) + 1;
@@ -104,8 +104,7 @@ static spd_status read_run(struct buffer *buffer, struct spd_reader *r, const st
     buffer->rows[wants[i].position] = (struct row){slot + next, file, number + next};
   }
   if (survey->row_bytes == r->stride) return spd_survey_read_raw(buffer->raw + slot * r->stride, survey, number, count, error);
-  for (size_t k = 0; k < count; k++)
-    SPD_TRY(spd_survey_read_raw(buffer->raw + (slot + k) * r->stride, survey, number + k, 1, error));
+  for (size_t k = 0; k < count; k++) SPD_TRY(spd_survey_read_raw(buffer->raw + (slot + k) * r->stride, survey, number + k, 1, error));
   return SPD_STATUS_OK;
 }
 
@@ -197,8 +196,7 @@ void spd_reader_destroy(struct spd_reader *r) {
   free(r);
 }
 
-spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t count, const uint64_t *places,
-                            struct spd_error *error) {
+spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t count, const uint64_t *places, struct spd_error *error) {
   stop_thread(r);
   for (int b = 0; b < 2; b++) r->buffers[b].full = 0;
   r->rows = rows;

@@ -15,14 +15,12 @@ struct spd_surveys {
 struct spd_reader;
 
 /* threads: how many decode */
-spd_status spd_reader_create(struct spd_reader **reader, const struct spd_surveys *surveys, int threads,
-                             struct spd_error *error);
+spd_status spd_reader_create(struct spd_reader **reader, const struct spd_surveys *surveys, int threads, struct spd_error *error);
 void spd_reader_destroy(struct spd_reader *reader);
 
 /* Starts delivering these rows of the surveys in this order: places[rows[0]], ..., or rows[0], ... if places is NULL. Both must stay valid
  * until the last one is delivered or the next start. */
-spd_status spd_reader_start(struct spd_reader *reader, const uint64_t *rows, size_t count, const uint64_t *places,
-                            struct spd_error *error);
+spd_status spd_reader_start(struct spd_reader *reader, const uint64_t *rows, size_t count, const uint64_t *places, struct spd_error *error);
 /* The next n. flux, ivar: (n, M). Waits for the disk where it must. Fails where the checksum of one does not fit. */
 spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader *reader, struct spd_error *error);
 

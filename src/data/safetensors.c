@@ -19,8 +19,7 @@ enum { PREFIX = 8, MOST_HEADER = 100000000, CHUNK = 65536 }; /* the format's own
 static const struct {
   const char *name;
   size_t size;
-} dtypes[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8},
-              {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U8", 1},   {"BOOL", 1}};
+} dtypes[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}};
 enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
 
 const char *spd_dtype_name(spd_dtype dtype) { return dtypes[dtype].name; }
@@ -69,8 +68,7 @@ static size_t utf8_length(const unsigned char *s, const unsigned char *end) {
   if (n == 0 || (size_t)(end - s) < n) return 0;
   for (size_t i = 1; i < n; i++)
     if ((s[i] & 0xc0) != 0x80) return 0;
-  if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-      (s[0] == 0xf4 && s[1] > 0x8f))
+  if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
     return 0;
   return n;
 }
@@ -158,8 +156,8 @@ static spd_status parse_unicode(struct parser *p, uint32_t *c) {
   p->at += 4;
   if (*c == 0) return malformed(p, "a NUL character");
   if (*c < 0xd800 || *c > 0xdfff) return SPD_STATUS_OK;
-  if (*c > 0xdbff || p->end - p->at < 6 || p->at[0] != '\\' || p->at[1] != 'u' || !hex4(p->at + 2, p->end, &low) ||
-      low < 0xdc00 || low > 0xdfff)
+  if (*c > 0xdbff || p->end - p->at < 6 || p->at[0] != '\\' || p->at[1] != 'u' || !hex4(p->at + 2, p->end, &low) || low < 0xdc00 ||
+      low > 0xdfff)
     return malformed(p, "a lone surrogate");
   p->at += 6;
   *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
@@ -270,15 +268,14 @@ static spd_status parse_tensor(struct spd_safetensors_tensor *t, struct parser *
     SPD_TRY(parse_string(p, &key));
     SPD_TRY(expect(p, ':'));
     unsigned field = strcmp(key, "dtype") == 0 ? DTYPE : strcmp(key, "shape") == 0 ? SHAPE : OFFSETS;
-    if (field == OFFSETS && strcmp(key, "data_offsets") != 0)
-      return TENSOR_FAIL("has a field other than dtype, shape and data_offsets");
+    if (field == OFFSETS && strcmp(key, "data_offsets") != 0) return TENSOR_FAIL("has a field other than dtype, shape and data_offsets");
     if (seen & field) return TENSOR_FAIL("has one field twice");
     seen |= field;
     if (field == DTYPE) {
       SPD_TRY(parse_string(p, &dtype));
       if (!spd_dtype_find(&t->dtype, dtype))
-        return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' has the unknown data type '%s'", tail(p->path),
-                        shown(t->name).text, shown(dtype).text);
+        return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' has the unknown data type '%s'", tail(p->path), shown(t->name).text,
+                        shown(dtype).text);
     } else if (field == SHAPE) {
       SPD_TRY(parse_unsigned_array(p, shape, SPD_SAFETENSORS_MAX_RANK, &t->rank));
     } else {
@@ -337,8 +334,7 @@ static spd_status check_unique(const struct spd_safetensors *f, const struct par
     for (size_t i = 0; i < f->n_metadata; i++) texts[i] = f->metadata[i].key;
     twice = find_twice(texts, f->n_metadata);
     if (twice)
-      status = spd_fail(p->error, SPD_STATUS_FORMAT, "%s: metadata '%s' stands in the header twice", tail(p->path),
-                        shown(twice).text);
+      status = spd_fail(p->error, SPD_STATUS_FORMAT, "%s: metadata '%s' stands in the header twice", tail(p->path), shown(twice).text);
   }
   free(texts);
   return status;
@@ -410,17 +406,15 @@ static spd_status open_file(struct spd_safetensors *f, struct spd_error *error) 
   if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", tail(path));
   uint64_t size = (uint64_t)info.st_size;
   if (size < PREFIX)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", tail(path),
-                    (unsigned long long)size);
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", tail(path), (unsigned long long)size);
   SPD_TRY(read_at(prefix, PREFIX, 0, f->descriptor, path, error));
   uint64_t length = spd_get_little(prefix, PREFIX);
   if (length < 2 || length > MOST_HEADER)
     return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: a header of %llu bytes is not possible", tail(path),
                     (unsigned long long)length);
   if (length > size - PREFIX)
-    return spd_fail(error, SPD_STATUS_FORMAT,
-                    "%s: the file is cut short, or not a safetensors file: its header should have %llu bytes", tail(path),
-                    (unsigned long long)length);
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short, or not a safetensors file: its header should have %llu bytes",
+                    tail(path), (unsigned long long)length);
   f->header = malloc((size_t)length + 1);
   if (!f->header) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(path));
   SPD_TRY(read_at(f->header, (size_t)length, PREFIX, f->descriptor, path, error));
@@ -501,26 +495,16 @@ static float half_to_float(uint32_t bits) {
 
 static double element(spd_dtype dtype, const unsigned char *bytes) {
   switch (dtype) {
-    case SPD_DTYPE_F64:
-      return bits_to_double(spd_get_little(bytes, 8));
-    case SPD_DTYPE_F32:
-      return bits_to_float((uint32_t)spd_get_little(bytes, 4));
-    case SPD_DTYPE_F16:
-      return half_to_float((uint32_t)spd_get_little(bytes, 2));
-    case SPD_DTYPE_BF16:
-      return bits_to_float((uint32_t)spd_get_little(bytes, 2) << 16);
-    case SPD_DTYPE_I64:
-      return (double)(int64_t)spd_get_little(bytes, 8);
-    case SPD_DTYPE_I32:
-      return (int32_t)(uint32_t)spd_get_little(bytes, 4);
-    case SPD_DTYPE_I16:
-      return (int16_t)(uint16_t)spd_get_little(bytes, 2);
-    case SPD_DTYPE_I8:
-      return (int8_t)bytes[0];
-    case SPD_DTYPE_U8:
-      return bytes[0];
-    case SPD_DTYPE_BOOL:
-      return bytes[0] != 0;
+    case SPD_DTYPE_F64: return bits_to_double(spd_get_little(bytes, 8));
+    case SPD_DTYPE_F32: return bits_to_float((uint32_t)spd_get_little(bytes, 4));
+    case SPD_DTYPE_F16: return half_to_float((uint32_t)spd_get_little(bytes, 2));
+    case SPD_DTYPE_BF16: return bits_to_float((uint32_t)spd_get_little(bytes, 2) << 16);
+    case SPD_DTYPE_I64: return (double)(int64_t)spd_get_little(bytes, 8);
+    case SPD_DTYPE_I32: return (int32_t)(uint32_t)spd_get_little(bytes, 4);
+    case SPD_DTYPE_I16: return (int16_t)(uint16_t)spd_get_little(bytes, 2);
+    case SPD_DTYPE_I8: return (int8_t)bytes[0];
+    case SPD_DTYPE_U8: return bytes[0];
+    case SPD_DTYPE_BOOL: return bytes[0] != 0;
   }
   return 0;
 }
@@ -541,8 +525,8 @@ static spd_status read_converted(float *floats, double *doubles, const struct sp
   return SPD_STATUS_OK;
 }
 
-spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file,
-                                      const struct spd_safetensors_tensor *tensor, struct spd_error *error) {
+spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
+                                      struct spd_error *error) {
   if (tensor->dtype > SPD_DTYPE_BF16)
     return spd_fail(error, SPD_STATUS_FORMAT, "%s: tensor '%s' holds %s where floating-point numbers belong", tail(file->path),
                     shown(tensor->name).text, spd_dtype_name(tensor->dtype));
@@ -550,8 +534,8 @@ spd_status spd_safetensors_read_float(float *values, const struct spd_safetensor
   return read_converted(values, NULL, file, tensor, error);
 }
 
-spd_status spd_safetensors_read_double(double *values, const struct spd_safetensors *file,
-                                       const struct spd_safetensors_tensor *tensor, struct spd_error *error) {
+spd_status spd_safetensors_read_double(double *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
+                                       struct spd_error *error) {
   return read_converted(NULL, values, file, tensor, error);
 }
 
@@ -645,8 +629,7 @@ static size_t item_bytes(const struct spd_safetensors_item *item) {
 }
 
 /* Next item in the order of the bytes, from *size = 8, *i = 0: widest elements first, so that each tensor is aligned. */
-static const struct spd_safetensors_item *next_item(const struct spd_safetensors_item *items, size_t n, size_t *size,
-                                                    size_t *i) {
+static const struct spd_safetensors_item *next_item(const struct spd_safetensors_item *items, size_t n, size_t *size, size_t *i) {
   for (; *size > 0; *size /= 2, *i = 0)
     while (*i < n) {
       const struct spd_safetensors_item *item = &items[(*i)++];
@@ -730,8 +713,7 @@ static spd_status write_file(const char *path, const struct text *header, const 
 }
 
 spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_item *items, size_t n_items,
-                                 const struct spd_safetensors_pair *metadata, size_t n_metadata, int overwrite,
-                                 struct spd_error *error) {
+                                 const struct spd_safetensors_pair *metadata, size_t n_metadata, int overwrite, struct spd_error *error) {
   struct stat info;
   SPD_TRY(check_items(path, items, n_items, metadata, n_metadata, error));
   if (!overwrite && lstat(path, &info) == 0) /* spd_file_publish() decides; this spares the work */

@@ -65,10 +65,10 @@ const char *spd_safetensors_metadata(const struct spd_safetensors *file, const c
 spd_status spd_safetensors_read(void *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
                                 struct spd_error *error);
 /* (count), converted. float takes the four floating types only; double takes every type (I64 beyond 2^53 is rounded). */
-spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file,
-                                      const struct spd_safetensors_tensor *tensor, struct spd_error *error);
-spd_status spd_safetensors_read_double(double *values, const struct spd_safetensors *file,
-                                       const struct spd_safetensors_tensor *tensor, struct spd_error *error);
+spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
+                                      struct spd_error *error);
+spd_status spd_safetensors_read_double(double *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
+                                       struct spd_error *error);
 
 struct spd_safetensors_item {
   const char *name;
@@ -80,7 +80,6 @@ struct spd_safetensors_item {
 /* Writes a temporary file in the same folder, syncs it and renames it, so that `path` is at any time the complete old or new file (or
  * absent). An existing file is SPD_STATUS_IO unless overwrite is set. A failure leaves no file. */
 spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_item *items, size_t n_items,
-                                 const struct spd_safetensors_pair *metadata, size_t n_metadata, int overwrite,
-                                 struct spd_error *error);
+                                 const struct spd_safetensors_pair *metadata, size_t n_metadata, int overwrite, struct spd_error *error);
 
 #endif

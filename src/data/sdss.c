@@ -2,8 +2,7 @@
 
 #ifndef SPD_HAVE_CFITSIO
 
-spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
-                         struct spd_error *error) {
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, struct spd_error *error) {
   (void)pixels;
   (void)object;
   (void)path;
@@ -131,8 +130,7 @@ static spd_status find_column(struct spd_cfitsio_column *column, const struct ta
                                           : column->type == TSTRING && column->width < SPD_SDSS_TEXT;
   if (!fits || !spd_cfitsio_is_single(column)) {
     static const char *const kinds[] = {"one number", "one integer", "a short text"};
-    return fail(table->reader, SPD_STATUS_FORMAT, "has a column '%s' in HDU %d that is not %s a row", name, table->hdu,
-                kinds[kind]);
+    return fail(table->reader, SPD_STATUS_FORMAT, "has a column '%s' in HDU %d that is not %s a row", name, table->hdu, kinds[kind]);
   }
   return SPD_STATUS_OK;
 }
@@ -164,7 +162,8 @@ static void read_mask(int32_t *mask, const struct reader *reader, const struct s
 }
 
 /* Missing values: TNULL for scaled integers, NaN for reals */
-static void read_reals(float *to, const struct reader *reader, const struct spd_cfitsio_column *column, long first, long count, int *status) {
+static void read_reals(float *to, const struct reader *reader, const struct spd_cfitsio_column *column, long first, long count,
+                       int *status) {
   int any_null; /* CFITSIO writes it wherever it looks for nulls */
   float null = NAN;
   fits_read_col(reader->file, TFLOAT, column->number, first + 1, 1, count, &null, to, &any_null, status);
@@ -304,8 +303,7 @@ static spd_status read_tables(struct spd_sdss_pixels *pixels, struct spd_sdss_ob
   return SPD_STATUS_OK;
 }
 
-spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
-                         struct spd_error *error) {
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, struct spd_error *error) {
   struct reader reader = {NULL, spd_file_name(path), error};
   struct spd_cfitsio_file opened;
   SPD_TRY(spd_cfitsio_open(&opened, path, reader.name, LARGEST, check_layout, &reader, error));

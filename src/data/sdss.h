@@ -1,5 +1,6 @@
-/* Reads a per-object file of SDSS, BOSS or SDSS-V (spec-PLATE-MJD-FIBER.fits, spec-FIELD-MJD-CATALOGID.fits), gzipped or not: HDU 1 (COADD),
- * a table of pixels, and HDU 2 (SPECOBJ or SPALL), a table of one row. https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
+/* Reads a per-object file of SDSS, BOSS or SDSS-V (spec-PLATE-MJD-FIBER.fits, spec-FIELD-MJD-CATALOGID.fits), gzipped or not: HDU 1
+ * (COADD), a table of pixels, and HDU 2 (SPECOBJ or SPALL), a table of one row.
+ * https://data.sdss.org/datamodel/files/BOSS_SPECTRO_REDUX/RUN2D/spectra/PLATE4/spec.html
  */
 #ifndef SPD_DATA_SDSS_H
 #define SPD_DATA_SDSS_H
@@ -21,9 +22,9 @@ enum {
 
 /* HDU 2 */
 struct spd_sdss_object {
-  double z, z_err, sn_median; /* z is finite and above -1 */
-  double zwarning; /* flags of up to 53 bits; NaN where the file has none */
-  int plate, mjd, fiber, field; /* field: of SDSS-V, which has no plates */
+  double z, z_err, sn_median;                            /* z is finite and above -1 */
+  double zwarning;                                       /* flags of up to 53 bits; NaN where the file has none */
+  int plate, mjd, fiber, field;                          /* field: of SDSS-V, which has no plates */
   char catalogid[SPD_SDSS_TEXT], sdss_id[SPD_SDSS_TEXT]; /* of SDSS-V: 64-bit integers */
   char class_name[SPD_SDSS_TEXT], subclass[SPD_SDSS_TEXT], plate_quality[SPD_SDSS_TEXT], instrument[SPD_SDSS_TEXT];
 };
@@ -36,7 +37,6 @@ struct spd_sdss_pixels {
 };
 
 /* The sentence on failure begins with the file's name, without its folder. Reentrant, one pair of structs per thread. */
-spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path,
-                         struct spd_error *error);
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, struct spd_error *error);
 
 #endif

@@ -172,8 +172,7 @@ static void add_defects(double *flux, double *ivar, double z, struct spd_random 
 
 /* ---- */
 
-static spd_status needed_range(struct range *range, double log_stretch, const struct spd_simulation *s,
-                               struct spd_error *error) {
+static spd_status needed_range(struct range *range, double log_stretch, const struct spd_simulation *s, struct spd_error *error) {
   double low = (s->log_wave[0] - log_stretch - s->log_first) / s->step;
   double high = (s->log_wave[n_pixels(s) - (s->integrate ? 0 : 1)] - log_stretch - s->log_first) / s->step;
   if (!(low >= 0 && high < (double)s->n_rest - 1))
@@ -210,8 +209,7 @@ spd_status spd_simulate(double *truth, double *flux, double *ivar, double *rest,
   memcpy(scratch, truth, n_observed * sizeof *scratch);
   double level = spd_median(scratch, n_observed);
   if (!(level > 0 && isfinite(level)))
-    return spd_fail(error, SPD_STATUS_INVALID, "spectrum %llu has no light: its median is %g",
-                    (unsigned long long)object->row + 1, level);
+    return spd_fail(error, SPD_STATUS_INVALID, "spectrum %llu has no light: its median is %g", (unsigned long long)object->row + 1, level);
   struct spd_random random = spd_random_start(s->seed, CONDITIONS, object->row);
   noise_variance(variance, truth, level, object->contrast, &random, s);
   for (size_t m = 0; m < n_observed; m++) scratch[m] = truth[m] / sqrt(variance[m]);

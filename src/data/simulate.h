@@ -24,10 +24,10 @@ struct spd_simulation {
   size_t n_observed;       /* M */
   const double *wave;      /* (M) observed Å */
   int integrate;           /* 1: a pixel has the mean over its width, 0: the value at its centre */
-  const double *log_wave; /* log10 of Å: (M + n_lsf - 1) of centres, one more of edges where integrate. Includes (n_lsf - 1) / 2 pixels
-                           * beyond each end, from which the LSF takes light */
-  size_t n_lsf;           /* odd */
-  const double *lsf;      /* (n_lsf): y_m = sum_i k_i x_{m-i}, i from -(n_lsf - 1) / 2 */
+  const double *log_wave;  /* log10 of Å: (M + n_lsf - 1) of centres, one more of edges where integrate. Includes (n_lsf - 1) / 2 pixels
+                            * beyond each end, from which the LSF takes light */
+  size_t n_lsf;            /* odd */
+  const double *lsf;       /* (n_lsf): y_m = sum_i k_i x_{m-i}, i from -(n_lsf - 1) / 2 */
   /* (M) variances for an object whose median is 1, relative to the sky at 5500-6000 Å: the continuous sky with the read-out,
    * the sky's lines over that, and the object's photons where its flux is 1 */
   const double *sky, *sky_lines, *photons;

@@ -166,8 +166,7 @@ static int read_form(struct spd_survey_column *column, const char *form) {
 static spd_status read_columns(struct spd_survey *s, struct spd_error *error) {
   const struct spd_fits_header *h = s->header;
   long long n = 0, row_bytes = 0;
-  if (!spd_fits_integer(&n, h, "TFIELDS") || n < 2 || n > SPD_SURVEY_MAX_COLUMNS)
-    return damaged(s, "the number of its columns", error);
+  if (!spd_fits_integer(&n, h, "TFIELDS") || n < 2 || n > SPD_SURVEY_MAX_COLUMNS) return damaged(s, "the number of its columns", error);
   if (!spd_fits_integer(&row_bytes, h, "NAXIS1") || row_bytes < 1) return damaged(s, "the size of its rows", error);
   s->n_columns = (size_t)n;
   s->columns = calloc(s->n_columns, sizeof *s->columns);
@@ -242,8 +241,7 @@ static uint32_t row_sum(const unsigned char *row, const struct spd_survey *s) {
   return spd_fits_sum(spd_fits_sum(0, row, at), row + at + 4, s->row_bytes - at - 4);
 }
 
-spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count,
-                               struct spd_error *error) {
+spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count, struct spd_error *error) {
   if (first > s->n_rows || count > s->n_rows - first)
     return spd_fail(error, SPD_STATUS_INVALID, "%.200s has %llu spectra", s->file_name, (unsigned long long)s->n_rows);
   return read_all(rows, s, count * s->row_bytes, s->rows_at + first * s->row_bytes, error);
@@ -258,8 +256,7 @@ spd_status spd_survey_damaged(const struct spd_survey *s, uint64_t row, struct s
                   (unsigned long long)(row + 1));
 }
 
-spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count,
-                           struct spd_error *error) {
+spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *s, uint64_t first, size_t count, struct spd_error *error) {
   SPD_TRY(spd_survey_read_raw(rows, s, first, count, error));
   for (size_t i = 0; i < count; i++)
     if (!spd_survey_is_sound(rows + i * s->row_bytes, s)) return spd_survey_damaged(s, first + i, error);
@@ -341,8 +338,7 @@ static spd_status write_wave(struct spd_survey *s, const double *wave, const cha
 
 /* Sets s->columns: those given; PADDING before a column of floats whose offset is not a multiple of 4 bytes, which the row's checksum
  * needs; and ROWSUM. */
-static spd_status set_columns(struct spd_survey *s, const struct spd_survey_column *columns, size_t n_columns,
-                              struct spd_error *error) {
+static spd_status set_columns(struct spd_survey *s, const struct spd_survey_column *columns, size_t n_columns, struct spd_error *error) {
   size_t n = 0;
   s->columns = calloc(2 * n_columns + 2, sizeof *s->columns); /* PADDING before each, at most */
   if (!s->columns) return no_memory(s, "the columns", error);

@@ -1,7 +1,7 @@
-/* A survey in one FITS file: an image WAVELENGTH, then a binary table SPECTRA with a row for each spectrum (catalogue columns, FLUX, IVAR, a
- * checksum of the row), or a table RESULTS with a row for each prediction. Rows are appended so that a program killed at any moment leaves a
- * file of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading must not trust
- * any byte. */
+/* A survey in one FITS file: an image WAVELENGTH, then a binary table SPECTRA with a row for each spectrum (catalogue columns, FLUX, IVAR,
+ * a checksum of the row), or a table RESULTS with a row for each prediction. Rows are appended so that a program killed at any moment
+ * leaves a file of whole rows; any FITS tool reads it. No library is used: appending needs control of the order of writes, and reading must
+ * not trust any byte. */
 #ifndef SPD_DATA_SURVEY_H
 #define SPD_DATA_SURVEY_H
 
@@ -24,20 +24,20 @@ struct spd_survey_column {
 size_t spd_survey_column_bytes(const struct spd_survey_column *column);
 
 struct spd_survey {
-  int file; /* descriptor */
+  int file;            /* descriptor */
   char file_name[256]; /* without folders */
   char instrument[SPD_FITS_TEXT];
   char prepared[SPD_FITS_TEXT]; /* fingerprint of the preparation, or of the inputs of results; may be empty */
-  size_t n_observed; /* M */
-  double *wave;      /* (M) Å */
+  size_t n_observed;            /* M */
+  double *wave;                 /* (M) Å */
   size_t n_columns, row_bytes;
   struct spd_survey_column *columns;
-  int is_results; /* the table is RESULTS */
+  int is_results;                                           /* the table is RESULTS */
   int id_column, flux_column, ivar_column, checksum_column; /* indices in `columns`; -1 if absent */
   uint64_t n_rows;
-  uint64_t count_at, rows_at; /* in the file: the card NAXIS2, the first row */
-  uint64_t header_at;         /* of the table */
-  int finished;               /* checksums of the table were written */
+  uint64_t count_at, rows_at;     /* in the file: the card NAXIS2, the first row */
+  uint64_t header_at;             /* of the table */
+  int finished;                   /* checksums of the table were written */
   struct spd_fits_header *header; /* workspace of functions that take a survey that is not const */
 };
 
@@ -45,9 +45,9 @@ struct spd_survey {
 spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct spd_error *error);
 /* A new file, which must not exist, without rows. columns: names and types, those of floats last; wave: (M). `table` is
  * SPECTRA, or RESULTS, which needs no FLUX and IVAR. */
-spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave,
-                             size_t n_observed, const char *instrument, const char *prepared, const struct spd_survey_column *columns,
-                             size_t n_columns, struct spd_error *error);
+spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave, size_t n_observed,
+                             const char *instrument, const char *prepared, const struct spd_survey_column *columns, size_t n_columns,
+                             struct spd_error *error);
 /* Opens an existing one to append to. Bytes that a killed program left after the last whole row are cut off. */
 spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);
 void spd_survey_close(struct spd_survey *survey);
@@ -62,12 +62,10 @@ spd_status spd_survey_finish(struct spd_survey *survey, const char *const *input
 spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struct spd_survey *survey, struct spd_error *error);
 
 /* `count` rows as they are in the file, their checksums verified. rows: (count, row_bytes). Reentrant. */
-spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
-                           struct spd_error *error);
+spd_status spd_survey_read(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count, struct spd_error *error);
 
 /* Its parts: read without checking; whether a row's checksum fits; the error for one whose checksum does not. */
-spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count,
-                               struct spd_error *error);
+spd_status spd_survey_read_raw(unsigned char *rows, const struct spd_survey *survey, uint64_t first, size_t count, struct spd_error *error);
 int spd_survey_is_sound(const unsigned char *row, const struct spd_survey *survey);
 spd_status spd_survey_damaged(const struct spd_survey *survey, uint64_t row, struct spd_error *error);
 

@@ -17,8 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "network/network.h"
 #include "core/status.h"
+#include "network/network.h"
 
 struct spd_rows {
   size_t length, channels, lead, stride;
@@ -45,12 +45,12 @@ struct spd_stem {
   struct spd_rows out;    /* length: pooled positions */
   const float *w, *slope; /* (k, C), (C) */
   float *dw, *dslope;
-  const float *x;  /* (N, length) */
-  double *moments; /* (N, k + k*k): window sums m_j and products R_jk of x */
-  float *scaled;   /* (N, k + 1, C): taps and offset with the norm folded in */
-  uint8_t *winner; /* (N, out.length, C): place of each window's winner in it, if the backend keeps_winners and backward follows */
+  const float *x;         /* (N, length) */
+  double *moments;        /* (N, k + k*k): window sums m_j and products R_jk of x */
+  float *scaled;          /* (N, k + 1, C): taps and offset with the norm folded in */
+  uint8_t *winner;        /* (N, out.length, C): place of each window's winner in it, if the backend keeps_winners and backward follows */
   struct spd_plane y, dy; /* rows out */
-  float *partial;  /* workspace: spd_stem_partial_size(stage, capacity) */
+  float *partial;         /* workspace: spd_stem_partial_size(stage, capacity) */
 };
 size_t spd_stem_partial_size(const struct spd_stem *stage, size_t n);
 
@@ -60,27 +60,27 @@ struct spd_block {
   size_t kernel, pool;
   const float *w, *slope; /* (k, C_in, C_out), (C_out) */
   float *dw, *dslope;
-  struct spd_plane x; /* rows in */
-  uint64_t version; /* of w, for backends that cache transformed weights; 0: w changes at every step */
-  struct spd_plane u; /* rows conv: the convolution (gap rows hold anything); NULL where no backward follows, which may destroy it */
+  struct spd_plane x;       /* rows in */
+  uint64_t version;         /* of w, for backends that cache transformed weights; 0: w changes at every step */
+  struct spd_plane u;       /* rows conv: the convolution (gap rows hold anything); NULL where no backward follows, which may destroy it */
   float *mean, *inverse_sd; /* (N, C_out), of u as stored */
-  uint16_t *argmax; /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
-  struct spd_plane y, dy; /* rows out */
-  struct spd_plane dx;    /* rows in; its gap rows hold anything */
-  float *partial;   /* (N, C_out) workspace of backward */
+  uint16_t *argmax;         /* (N, out.length, C_out): position l of the pool's winner; NULL where pool is 1 or no backward follows */
+  struct spd_plane y, dy;   /* rows out */
+  struct spd_plane dx;      /* rows in; its gap rows hold anything */
+  float *partial;           /* (N, C_out) workspace of backward */
 };
 
 /* Attention over the segments: a = softmax(keys), e = sum over positions of values * a. */
 struct spd_attend {
-  size_t length, channels; /* L segments, C = n_feature */
-  struct spd_plane segments; /* (N, L, 2C): values, then keys */
-  struct spd_plane gate;   /* (N, L, C) multiplies the keys; NULL without weight attention */
-  const float *z;          /* (N): stored after the features if feature_stride > C */
-  size_t feature_stride;   /* C or C + 1 */
-  float *attention;        /* (N, L, C) */
-  float *feature;          /* (N, feature_stride) */
-  const float *dfeature;   /* (N, feature_stride) */
-  float *dattention;       /* (N, L, C): gradient with respect to the softmax's output; may be NULL */
+  size_t length, channels;           /* L segments, C = n_feature */
+  struct spd_plane segments;         /* (N, L, 2C): values, then keys */
+  struct spd_plane gate;             /* (N, L, C) multiplies the keys; NULL without weight attention */
+  const float *z;                    /* (N): stored after the features if feature_stride > C */
+  size_t feature_stride;             /* C or C + 1 */
+  float *attention;                  /* (N, L, C) */
+  float *feature;                    /* (N, feature_stride) */
+  const float *dfeature;             /* (N, feature_stride) */
+  float *dattention;                 /* (N, L, C): gradient with respect to the softmax's output; may be NULL */
   struct spd_plane dsegments, dgate; /* (N, L, 2C), (N, L, C) */
 };
 
@@ -138,7 +138,7 @@ struct spd_loss {
 /* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */
 struct spd_adam {
   float rate, beta1, beta2, epsilon;
-  float new1, new2;             /* 1 - beta1, 1 - beta2 */
+  float new1, new2;               /* 1 - beta1, 1 - beta2 */
   float correction1, correction2; /* 1 / (1 - beta1^t), 1 / (1 - beta2^t) */
   float lowest;                   /* parameters do not go below: -INFINITY for no limit */
 };
@@ -200,8 +200,7 @@ struct spd_backend_ops {
   spd_status (*widen)(struct spd_backend *, float *y, struct spd_plane x, size_t count, struct spd_error *);
   spd_status (*narrow)(struct spd_backend *, struct spd_plane y, const float *x, float scale, size_t count, struct spd_error *);
   /* y (n, width): the rows x[rows[i]] of x; rows (n) is the backend's */
-  spd_status (*gather)(struct spd_backend *, float *y, const float *x, const uint64_t *rows, size_t width, size_t n,
-                       struct spd_error *);
+  spd_status (*gather)(struct spd_backend *, float *y, const float *x, const uint64_t *rows, size_t width, size_t n, struct spd_error *);
   /* y = log(x + 1e-6): the weight encoder's input. */
   spd_status (*log_ivar)(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
   /* parameters, m, v, gradient: (count) */

@@ -23,8 +23,7 @@ struct spd_feed {
 
 enum { FLUX, IVAR, REDSHIFT, ROWS };
 
-static spd_status copy_of(const void **copy, struct spd_feed *feed, int slot, const void *from, size_t bytes,
-                          struct spd_error *error) {
+static spd_status copy_of(const void **copy, struct spd_feed *feed, int slot, const void *from, size_t bytes, struct spd_error *error) {
   SPD_TRY(feed->backend->ops->alloc(feed->backend, &feed->owned[slot], bytes, error));
   *copy = feed->owned[slot];
   return from ? feed->backend->ops->upload(feed->backend, feed->owned[slot], from, bytes, error) : SPD_STATUS_OK;
@@ -37,15 +36,13 @@ static spd_status upload_surveys(struct spd_feed *feed, struct spd_error *error)
   const uint64_t n_rows = feed->source.n_rows;
   uint64_t *rows = malloc(n_rows * sizeof *rows);
   float *batch = malloc(2 * n * width * sizeof *batch);
-  spd_status status =
-      rows && batch ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a batch of spectra");
+  spd_status status = rows && batch ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a batch of spectra");
   for (uint64_t i = 0; status == SPD_STATUS_OK && i < n_rows; i++) rows[i] = i;
   if (status == SPD_STATUS_OK) status = spd_reader_start(feed->reader, rows, (size_t)n_rows, feed->source.places, error);
   for (uint64_t from = 0; status == SPD_STATUS_OK && from < n_rows; from += n) {
     const size_t count = n_rows - from < n ? (size_t)(n_rows - from) : n, bytes = count * width * sizeof(float);
     status = spd_reader_next(batch, batch + n * width, count, feed->reader, error);
-    if (status == SPD_STATUS_OK)
-      status = backend->ops->upload(backend, (float *)feed->owned[FLUX] + from * width, batch, bytes, error);
+    if (status == SPD_STATUS_OK) status = backend->ops->upload(backend, (float *)feed->owned[FLUX] + from * width, batch, bytes, error);
     if (status == SPD_STATUS_OK)
       status = backend->ops->upload(backend, (float *)feed->owned[IVAR] + from * width, batch + n * width, bytes, error);
   }
@@ -83,8 +80,7 @@ static spd_status prepare(struct spd_feed *feed, spd_feed_way way, struct spd_er
     feed->resident = way == SPD_FEED_RESIDENT;
   }
   if (!feed->resident) {
-    for (int i = 0; i < 2; i++)
-      SPD_TRY(ops->lane_open(feed->backend, &feed->lanes[i], batch_bytes(feed, feed->batch_size), error));
+    for (int i = 0; i < 2; i++) SPD_TRY(ops->lane_open(feed->backend, &feed->lanes[i], batch_bytes(feed, feed->batch_size), error));
     return SPD_STATUS_OK;
   }
   if (!ops->shares_host_memory) return make_resident(feed, error);
@@ -177,8 +173,7 @@ spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *err
   if (*n == 0) return SPD_STATUS_OK;
   feed->loaded += *n;
   if (is_direct(feed)) return read_into_model(feed, *n, from, error);
-  if (feed->resident)
-    return spd_model_load_rows(feed->model, feed->flux, feed->ivar, feed->z, feed->resident_rows + from, *n, error);
+  if (feed->resident) return spd_model_load_rows(feed->model, feed->flux, feed->ivar, feed->z, feed->resident_rows + from, *n, error);
   SPD_TRY(spd_model_load_lane(feed->model, &feed->lanes[from / feed->batch_size % 2], *n, error));
   return send(feed, error); /* while the backend still works on the batch before */
 }

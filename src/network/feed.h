@@ -1,10 +1,10 @@
-/* Feeds a model batch by batch: from the backend's memory if the data fits, otherwise through two alternating lanes, so that copying the next
- * batch overlaps with computing the current one. */
+/* Feeds a model batch by batch: from the backend's memory if the data fits, otherwise through two alternating lanes, so that copying the
+ * next batch overlaps with computing the current one. */
 #ifndef SPD_NETWORK_FEED_H
 #define SPD_NETWORK_FEED_H
 
-#include "network/model.h"
 #include "data/reader.h"
+#include "network/model.h"
 
 /* Rows of spectra, in host memory or in survey files. Not owned. */
 struct spd_source {

@@ -84,8 +84,7 @@ static spd_status build_trunk(struct spd_model *model, struct trunk *trunk, cons
     SPD_TRY(take_plane(model, &block->y, spd_rows_size(&block->out, capacity), error));
     if (backward) {
       SPD_TRY(take_plane(model, &block->u, spd_rows_size(&block->conv, capacity), error));
-      if (block->pool > 1)
-        SPD_TRY(take(model, &block->argmax, capacity * block->out.length * channels * sizeof(uint16_t), error));
+      if (block->pool > 1) SPD_TRY(take(model, &block->argmax, capacity * block->out.length * channels * sizeof(uint16_t), error));
       SPD_TRY(take_plane(model, &block->dx, spd_rows_size(&block->in, capacity), error));
       SPD_TRY(take_floats(model, &block->partial, capacity * channels, error));
     }
@@ -176,7 +175,8 @@ static spd_status build_encoder(struct spd_model *model, struct spd_error *error
   for (size_t i = 0; i < model->n_encoder; i++) {
     const int final = i + 1 == model->n_encoder;
     const size_t out = final ? a->n_latent : a->encoder_hidden[i];
-    SPD_TRY(build_dense(model, &model->encoder[i], SPD_PART_ENCODER, i, in, out, final ? SPD_ACTIVATION_NONE : SPD_ACTIVATION_PRELU, x, error));
+    SPD_TRY(
+        build_dense(model, &model->encoder[i], SPD_PART_ENCODER, i, in, out, final ? SPD_ACTIVATION_NONE : SPD_ACTIVATION_PRELU, x, error));
     x = model->encoder[i].y, in = out;
   }
   model->attend.dfeature = model->encoder[0].dx;
@@ -262,13 +262,14 @@ static void set_taps(struct spd_model *model) {
   taps[SPD_TENSOR_STEM] = (struct tap){.plane = t->stem.y, .gradient_plane = t->blocks[0].dx, .rows = t->stem.out};
   taps[SPD_TENSOR_BLOCK] = (struct tap){.plane = t->blocks[0].y, .gradient_plane = t->blocks[1].dx, .rows = t->blocks[0].out};
   taps[SPD_TENSOR_SEGMENTS] = (struct tap){.plane = t->blocks[1].y, .gradient_plane = attend->dsegments, .rows = t->blocks[1].out};
-  taps[SPD_TENSOR_ATTENTION] = (struct tap){
-      .value = attend->attention, .gradient = attend->dattention, .rows = one_row(attend->length * attend->channels)};
-  taps[SPD_TENSOR_FEATURE] = (struct tap){.value = attend->feature, .gradient = model->encoder[0].dx, .rows = one_row(attend->feature_stride)};
-  taps[SPD_TENSOR_LATENT] = (struct tap){
-      .value = model->encoder[model->n_encoder - 1].y, .gradient = model->decoder[0].dx, .rows = one_row(a->n_latent)};
-  taps[SPD_TENSOR_REST] = (struct tap){
-      .value = model->decoder[model->n_decoder - 1].y, .gradient = model->resample.dx, .rows = one_row(a->n_rest)};
+  taps[SPD_TENSOR_ATTENTION] =
+      (struct tap){.value = attend->attention, .gradient = attend->dattention, .rows = one_row(attend->length * attend->channels)};
+  taps[SPD_TENSOR_FEATURE] =
+      (struct tap){.value = attend->feature, .gradient = model->encoder[0].dx, .rows = one_row(attend->feature_stride)};
+  taps[SPD_TENSOR_LATENT] =
+      (struct tap){.value = model->encoder[model->n_encoder - 1].y, .gradient = model->decoder[0].dx, .rows = one_row(a->n_latent)};
+  taps[SPD_TENSOR_REST] =
+      (struct tap){.value = model->decoder[model->n_decoder - 1].y, .gradient = model->resample.dx, .rows = one_row(a->n_rest)};
   taps[SPD_TENSOR_OBSERVED] = (struct tap){.value = model->observed, .gradient = model->dobserved, .rows = one_row(a->n_observed)};
 }
 
@@ -285,13 +286,12 @@ static spd_status build(struct spd_model *model, const float *wave_observed, con
 static spd_status check_grid(const float *wave, size_t n, const char *what, struct spd_error *error) {
   for (size_t i = 0; i < n; i++)
     if (!isfinite(wave[i]) || wave[i] <= 0 || (i > 0 && wave[i] <= wave[i - 1]))
-      return spd_fail(error, SPD_STATUS_INVALID, "the %s wavelengths must be positive and increasing: pixel %zu is not", what,
-                      i + 1);
+      return spd_fail(error, SPD_STATUS_INVALID, "the %s wavelengths must be positive and increasing: pixel %zu is not", what, i + 1);
   return SPD_STATUS_OK;
 }
 
-static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, const struct spd_backend *like, size_t capacity,
-                               spd_model_purpose purpose) {
+static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, const struct spd_backend *like,
+                               size_t capacity, spd_model_purpose purpose) {
   struct spd_model *model = calloc(1, sizeof *model);
   if (!model) return NULL;
   model->network = *network;
@@ -311,12 +311,11 @@ static size_t count_bytes(const struct spd_network *network, const struct spd_ba
 }
 
 /* Explains a failed allocation, if the backend knows how much memory is free: how much this batch needs, and which batch size would fit. */
-static spd_status no_memory(const struct spd_network *network, struct spd_backend *backend, size_t capacity,
-                            spd_model_purpose purpose, struct spd_error *error) {
+static spd_status no_memory(const struct spd_network *network, struct spd_backend *backend, size_t capacity, spd_model_purpose purpose,
+                            struct spd_error *error) {
   size_t available = 0;
   struct spd_error ignored;
-  const size_t all = count_bytes(network, backend, capacity, purpose),
-               one = count_bytes(network, backend, 1, purpose);
+  const size_t all = count_bytes(network, backend, capacity, purpose), one = count_bytes(network, backend, 1, purpose);
   if (backend->ops->shares_host_memory || capacity < 2 || all <= one ||
       backend->ops->available(backend, &available, &ignored) != SPD_STATUS_OK)
     return SPD_STATUS_NO_MEMORY;
@@ -324,8 +323,8 @@ static spd_status no_memory(const struct spd_network *network, struct spd_backen
   if (room < 0) return SPD_STATUS_NO_MEMORY;
   const size_t fits = 1 + (size_t)(room / each);
   return spd_fail(error, SPD_STATUS_NO_MEMORY,
-                  "a batch of %zu spectra needs %.1f MB of memory on the device, where %.1f MB are free; try a batch size of %zu",
-                  capacity, (double)all / 1e6, (double)available / 1e6, fits < capacity ? fits : capacity / 2);
+                  "a batch of %zu spectra needs %.1f MB of memory on the device, where %.1f MB are free; try a batch size of %zu", capacity,
+                  (double)all / 1e6, (double)available / 1e6, fits < capacity ? fits : capacity / 2);
 }
 
 spd_status spd_model_create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend,

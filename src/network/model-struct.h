@@ -23,7 +23,7 @@ struct spd_model {
   struct spd_network network;
   struct spd_backend *backend;
   struct spd_backend like; /* the backend's properties, also without a backend, when bytes are only counted */
-  size_t capacity, n; /* n: spectra in the present batch */
+  size_t capacity, n;      /* n: spectra in the present batch */
   spd_model_purpose purpose;
   float *parameters, *gradient, *m, *v;
   float *observed_grid, *rest_grid;
@@ -37,7 +37,7 @@ struct spd_model {
   struct spd_loss loss;
   float *observed, *dobserved;
   struct tap taps[SPD_TENSORS];
-  spd_tensor reached; /* where the last backward pass ended; it has overwritten gradients of tensors before that */
+  spd_tensor reached;      /* where the last backward pass ended; it has overwritten gradients of tensors before that */
   size_t n_buffers, bytes; /* bytes: of all buffers */
   void *buffers[MAX_BUFFERS];
 };

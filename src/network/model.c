@@ -6,7 +6,9 @@
 #include "network/model-struct.h"
 
 const struct spd_network *spd_model_network(const struct spd_model *model) { return &model->network; }
-struct spd_backend *spd_model_backend(const struct spd_model *model) { return model->backend; }
+struct spd_backend *spd_model_backend(const struct spd_model *model) {
+  return model->backend;
+}
 size_t spd_model_capacity(const struct spd_model *model) { return model->capacity; }
 
 /* ---- transfers ---- */
@@ -79,8 +81,8 @@ spd_status spd_model_load(struct spd_model *model, const float *flux, const floa
   return upload(model, model->z, z, n * sizeof(float), error);
 }
 
-spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z,
-                               const uint64_t *rows, size_t n, struct spd_error *error) {
+spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z, const uint64_t *rows,
+                               size_t n, struct spd_error *error) {
   const size_t width = model->network.architecture.n_observed;
   struct spd_backend *backend = model->backend;
   SPD_TRY(set_count(model, n, error));
@@ -99,8 +101,7 @@ spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, s
 }
 
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error) {
-  if (!model->backend->ops->shares_host_memory)
-    return spd_fail(error, SPD_STATUS_INVALID, "this model is not in the host's memory");
+  if (!model->backend->ops->shares_host_memory) return spd_fail(error, SPD_STATUS_INVALID, "this model is not in the host's memory");
   SPD_TRY(set_count(model, n, error));
   *flux = model->flux, *ivar = model->ivar, *z = model->z;
   return SPD_STATUS_OK;
@@ -163,15 +164,9 @@ static spd_status observe(struct spd_model *model, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
-spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) {
-  return bracketed(model, encode, error);
-}
-spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) {
-  return bracketed(model, decode, error);
-}
-spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) {
-  return bracketed(model, observe, error);
-}
+spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) { return bracketed(model, encode, error); }
+spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) { return bracketed(model, decode, error); }
+spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) { return bracketed(model, observe, error); }
 spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error) {
   PASS_VARIABLES(model);
   struct spd_loss stage = model->loss;
@@ -269,8 +264,7 @@ static spd_status read_plane(float *host, const struct spd_model *model, struct 
 }
 
 /* host (n, size) from rows that may have more columns: the features', which the redshift follows */
-static spd_status read_rows(float *host, const struct spd_model *model, const float *from, spd_tensor tensor,
-                            struct spd_error *error) {
+static spd_status read_rows(float *host, const struct spd_model *model, const float *from, spd_tensor tensor, struct spd_error *error) {
   const size_t size = spd_model_tensor_size(model, tensor), stride = model->taps[tensor].rows.channels, all = model->n * stride;
   if (size == stride) return download(model, host, from, all * sizeof *host, error);
   float *staging = malloc(all * sizeof *staging);
@@ -293,8 +287,7 @@ spd_status spd_model_read_gradient(float *host, struct spd_model *model, spd_ten
     return spd_fail(error, SPD_STATUS_INVALID, "internal: the restframe gradient was consumed on the way down");
   if (tensor == SPD_TENSOR_ATTENTION && !model->attend.dattention)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: training does not keep the attention's gradient");
-  if (tensor < model->reached)
-    return spd_fail(error, SPD_STATUS_INVALID, "internal: backward did not reach that far");
+  if (tensor < model->reached) return spd_fail(error, SPD_STATUS_INVALID, "internal: backward did not reach that far");
   const struct tap *tap = &model->taps[tensor];
   return tap->gradient_plane.at ? read_plane(host, model, tap->gradient_plane, tensor, error)
                                 : read_rows(host, model, tap->gradient, tensor, error);

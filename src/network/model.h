@@ -45,11 +45,10 @@ spd_status spd_model_set_moments(struct spd_model *model, const float *m, const 
 spd_status spd_model_get_moments(float *m, float *v, const struct spd_model *model, struct spd_error *error);
 
 /* host rows: flux (n, M), ivar (n, M), z (n); ivar may be NULL if neither the loss nor weight attention is used */
-spd_status spd_model_load(struct spd_model *model, const float *flux, const float *ivar, const float *z, size_t n,
-                          struct spd_error *error);
+spd_status spd_model_load(struct spd_model *model, const float *flux, const float *ivar, const float *z, size_t n, struct spd_error *error);
 /* The same from rows[0 ... n - 1] of spectra on the backend; `rows` is on the backend, too */
-spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z,
-                               const uint64_t *rows, size_t n, struct spd_error *error);
+spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const float *ivar, const float *z, const uint64_t *rows,
+                               size_t n, struct spd_error *error);
 /* ... and from a lane that holds flux (n, M), ivar (n, M) and z (n), one after the other */
 spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, size_t n, struct spd_error *error);
 /* Where the backend computes in the host's memory: n spectra are to be written here. flux, ivar: (n, M); z: (n). */
@@ -67,8 +66,7 @@ spd_status spd_model_score_into(struct spd_model *model, double *losses, struct 
 /* Backward of the mean loss through everything, parameters included. Needs the four forward passes before it. */
 spd_status spd_model_backward(struct spd_model *model, struct spd_error *error);
 /* The same from a gradient given at a tensor (LATENT, REST or OBSERVED), down to and including the tensor `to`. */
-spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,
-                                   struct spd_error *error);
+spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to, struct spd_error *error);
 
 size_t spd_model_tensor_size(const struct spd_model *model, spd_tensor tensor); /* floats per spectrum */
 spd_status spd_model_read(float *host, struct spd_model *model, spd_tensor tensor, struct spd_error *error);
@@ -83,7 +81,6 @@ struct spd_adam_options {
   double rate, beta1, beta2, epsilon, lsf_factor;
   int lsf_nonnegative;
 };
-spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
-                            struct spd_error *error);
+spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step, struct spd_error *error);
 
 #endif

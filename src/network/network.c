@@ -18,7 +18,8 @@ static void make_name(char *name, size_t size, spd_part part, size_t index, spd_
   if (part == SPD_PART_INSTRUMENT)
     snprintf(name, size, "%s.lsf.%s", parts[part], roles[role]);
   else if (part == SPD_PART_SPECTRUM || part == SPD_PART_WEIGHTS)
-    snprintf(name, size, "%s.conv%zu%s.%d.%s", parts[part], index + 1, part == SPD_PART_WEIGHTS ? "w" : "", is_activation ? 2 : 0, roles[role]);
+    snprintf(name, size, "%s.conv%zu%s.%d.%s", parts[part], index + 1, part == SPD_PART_WEIGHTS ? "w" : "", is_activation ? 2 : 0,
+             roles[role]);
   else
     snprintf(name, size, "%s.mlp.%zu.%s", parts[part], 3 * index + (is_activation ? 1 : 0), roles[role]);
 }
@@ -26,7 +27,8 @@ static void make_name(char *name, size_t size, spd_part part, size_t index, spd_
 static size_t padded(size_t count) { return (count + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 /* shape: (a), (a, b) or (a, b, c); 0 where a dimension is missing */
-static void add(struct spd_network *network, spd_part part, size_t index, spd_parameter_role role, double spread, size_t a, size_t b, size_t c) {
+static void add(struct spd_network *network, spd_part part, size_t index, spd_parameter_role role, double spread, size_t a, size_t b,
+                size_t c) {
   struct spd_parameter *p = &network->parameters[network->n_parameters++];
   memset(p, 0, sizeof *p);
   p->part = part, p->index = index, p->role = role;
@@ -51,9 +53,9 @@ static void add_convolutions(struct spd_network *network, spd_part part, size_t 
   }
 }
 
-/* Initial weights are uniform in +- gain / sqrt(fan-in). These gains preserve the variance through a layer and its activation. With PyTorch's
- * gain of 1 each layer loses more than half of the amplitude, the two MLPs together nearly all; training then finds one direction of the
- * latents at a time, and misses weak ones, such as the ratio within a doublet, in a usual number of epochs. */
+/* Initial weights are uniform in +- gain / sqrt(fan-in). These gains preserve the variance through a layer and its activation. With
+ * PyTorch's gain of 1 each layer loses more than half of the amplitude, the two MLPs together nearly all; training then finds one direction
+ * of the latents at a time, and misses weak ones, such as the ratio within a doublet, in a usual number of epochs. */
 static const double GAIN_PRELU = 2.3764;      /* sqrt(3 * 2 / (1 + 0.25^2)) (He et al. 2015) */
 static const double GAIN_SPECULATOR = 2.6999; /* sqrt(3) * 1.5588: x sigma(x), x normal with that deviation, has a mean square of 1 */
 static const double GAIN_LEAKY = 2.4494;      /* sqrt(3 * 2 / (1 + 0.01^2)) */
@@ -73,19 +75,15 @@ static spd_status check(const struct spd_architecture *a, struct spd_error *erro
   REQUIRE(a->n_rest >= 2 && a->n_rest <= most, "n_rest must be at least 2, not %zu", a->n_rest);
   REQUIRE(a->n_latent >= 1 && a->n_latent <= 4096, "the number of latents must be at least 1, not %zu", a->n_latent);
   for (size_t i = 0; i < SPD_BLOCKS; i++) {
-    REQUIRE(a->filters[i] >= 1 && a->filters[i] <= 65536, "filters[%zu] must be between 1 and 65536, not %zu", i + 1,
-            a->filters[i]);
-    REQUIRE(a->kernels[i] % 2 == 1 && a->kernels[i] < 1024, "kernels[%zu] must be odd and below 1024, not %zu", i + 1,
-            a->kernels[i]);
+    REQUIRE(a->filters[i] >= 1 && a->filters[i] <= 65536, "filters[%zu] must be between 1 and 65536, not %zu", i + 1, a->filters[i]);
+    REQUIRE(a->kernels[i] % 2 == 1 && a->kernels[i] < 1024, "kernels[%zu] must be odd and below 1024, not %zu", i + 1, a->kernels[i]);
     REQUIRE(a->pools[i] % 2 == 1 && a->pools[i] < 1024, "pools[%zu] must be odd and below 1024, not %zu", i + 1, a->pools[i]);
     REQUIRE(!a->weight_attention || a->filters[i] % 2 == 0, "filters[%zu] must be even for weight attention, not %zu", i + 1,
             a->filters[i]);
   }
   REQUIRE(a->pools[SPD_BLOCKS - 1] == 1, "the last block has no pool: pools[3] must be 1, not %zu", a->pools[SPD_BLOCKS - 1]);
-  REQUIRE(a->filters[SPD_BLOCKS - 1] % 2 == 0, "filters[3] must be even (values and keys), not %zu",
-          a->filters[SPD_BLOCKS - 1]);
-  REQUIRE(a->n_encoder_hidden <= SPD_MAX_HIDDEN && a->n_decoder_hidden <= SPD_MAX_HIDDEN, "at most %d hidden layers",
-          SPD_MAX_HIDDEN);
+  REQUIRE(a->filters[SPD_BLOCKS - 1] % 2 == 0, "filters[3] must be even (values and keys), not %zu", a->filters[SPD_BLOCKS - 1]);
+  REQUIRE(a->n_encoder_hidden <= SPD_MAX_HIDDEN && a->n_decoder_hidden <= SPD_MAX_HIDDEN, "at most %d hidden layers", SPD_MAX_HIDDEN);
   for (size_t i = 0; i < a->n_encoder_hidden; i++)
     REQUIRE(a->encoder_hidden[i] >= 1 && a->encoder_hidden[i] <= most, "encoder_hidden[%zu] must be at least 1, not %zu", i + 1,
             a->encoder_hidden[i]);
@@ -94,8 +92,8 @@ static spd_status check(const struct spd_architecture *a, struct spd_error *erro
             a->decoder_hidden[i]);
   REQUIRE(a->decoder_activation == SPD_ACTIVATION_SPECULATOR || a->decoder_activation == SPD_ACTIVATION_LEAKY,
           "the decoder's activation is Speculator or leaky ReLU");
-  REQUIRE(a->lsf == 0 || (a->lsf % 2 == 1 && a->lsf < 1024 && a->lsf <= a->n_observed),
-          "lsf must be 0 or an odd number of pixels, not %zu", a->lsf);
+  REQUIRE(a->lsf == 0 || (a->lsf % 2 == 1 && a->lsf < 1024 && a->lsf <= a->n_observed), "lsf must be 0 or an odd number of pixels, not %zu",
+          a->lsf);
 #undef REQUIRE
   return SPD_STATUS_OK;
 }
@@ -178,11 +176,8 @@ void spd_network_fill(float *weights, const struct spd_network *network, uint64_
       case SPD_PARAMETER_BETA:
         for (size_t j = 0; j < p->count; j++) w[j] = 1.0f;
         break;
-      case SPD_PARAMETER_GAMMA:
-        break;
-      case SPD_PARAMETER_LSF:
-        w[p->count / 2] = 1.0f;
-        break;
+      case SPD_PARAMETER_GAMMA: break;
+      case SPD_PARAMETER_LSF: w[p->count / 2] = 1.0f; break;
     }
   }
 }

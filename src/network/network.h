@@ -46,10 +46,10 @@ struct spd_parameter {
   spd_part part;
   size_t index;
   spd_parameter_role role;
-  char name[64]; /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
+  char name[64];         /* the PyTorch tensor name, e.g. "encoder.conv2.0.weight" */
   size_t rank, shape[3]; /* as stored here */
-  float spread;           /* initial values are uniform in +- spread; 0: constants that depend on the role */
-  size_t offset, count; /* in floats; every offset is a multiple of 16 */
+  float spread;          /* initial values are uniform in +- spread; 0: constants that depend on the role */
+  size_t offset, count;  /* in floats; every offset is a multiple of 16 */
 };
 
 struct spd_network {

@@ -48,9 +48,7 @@ SPD_INLINE float spd_sigmoid(float x) { return 1.0f / (1.0f + spd_exp(-x)); }
 SPD_INLINE float spd_prelu(float x, float slope) { return x > 0 ? x : slope * x; }
 
 /* Speculator activation (Alsing et al. 2020; paper eq. 3): [gamma + (1 - gamma) sigmoid(beta x)] x */
-SPD_INLINE float spd_speculator(float x, float beta, float gamma) {
-  return (gamma + (1.0f - gamma) * spd_sigmoid(beta * x)) * x;
-}
+SPD_INLINE float spd_speculator(float x, float beta, float gamma) { return (gamma + (1.0f - gamma) * spd_sigmoid(beta * x)) * x; }
 
 /* d of the activation with respect to x, beta, gamma */
 SPD_INLINE void spd_speculator_gradient(float *dx, float *dbeta, float *dgamma, float x, float beta, float gamma) {
@@ -61,8 +59,8 @@ SPD_INLINE void spd_speculator_gradient(float *dx, float *dbeta, float *dgamma, 
   *dgamma = (1.0f - s) * x;
 }
 
-SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float rest1, float beta2,
-                                float rest2, float epsilon, float correction1, float correction2, float lowest) {
+SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float rest1, float beta2, float rest2,
+                                float epsilon, float correction1, float correction2, float lowest) {
   *m = beta1 * *m + rest1 * g;
   *v = beta2 * *v + rest2 * g * g;
   const float moved = *p - rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
@@ -77,8 +75,8 @@ SPD_INLINE size_t spd_window_to(size_t t, size_t pool, size_t length) {
 
 /* Mean and 1/sd of channel c's convolution w (k, C) of one input channel x, from its window sums m_j = sum_l x[l + j] and
  * products R_jk = sum_l x[l + j] x[l + k] over the zero-padded x: mean = w.m / L and variance = w'Rw / L - mean^2. */
-SPD_INLINE void spd_stem_statistics(double *mean, double *inverse_sd, const float *w, const double *m, const double *r,
-                                    size_t length, size_t kernel, size_t channels, size_t c) {
+SPD_INLINE void spd_stem_statistics(double *mean, double *inverse_sd, const float *w, const double *m, const double *r, size_t length,
+                                    size_t kernel, size_t channels, size_t c) {
   double first = 0, second = 0;
   for (size_t j = 0; j < kernel; j++) {
     double wj = w[j * channels + c];
@@ -92,13 +90,11 @@ SPD_INLINE void spd_stem_statistics(double *mean, double *inverse_sd, const floa
 
 /* Gradient of tap j through the norm, for a gradient d at the normalised values v of the winners l*, from sum d x[l* + j] (tap),
  * sum d and sum d v: [tap - sum_d m_j / L - sum_dv (sum_k w_k R_kj - mean m_j) / (sd L)] / sd */
-SPD_INLINE float spd_stem_tap_gradient(double tap, double sum_d, double sum_dv, size_t j, double mean, double inverse_sd,
-                                       const float *w, const double *m, const double *r, size_t length, size_t kernel,
-                                       size_t channels, size_t c) {
+SPD_INLINE float spd_stem_tap_gradient(double tap, double sum_d, double sum_dv, size_t j, double mean, double inverse_sd, const float *w,
+                                       const double *m, const double *r, size_t length, size_t kernel, size_t channels, size_t c) {
   double product = -mean * m[j];
   for (size_t k = 0; k < kernel; k++) product += (double)w[k * channels + c] * r[k * kernel + j];
-  return (float)(inverse_sd *
-                 (tap - sum_d * m[j] / (double)length - sum_dv * product * inverse_sd / (double)length));
+  return (float)(inverse_sd * (tap - sum_d * m[j] / (double)length - sum_dv * product * inverse_sd / (double)length));
 }
 
 /* Is the restframe wavelength x within the closed interval of the grid? */
@@ -129,28 +125,32 @@ SPD_INLINE size_t spd_rest_index(double x, const float *wave, size_t n, double s
 }
 
 /* First and one-past-last observed pixel that the restframe covers at redshift z; *from == *to when none. */
-SPD_INLINE void spd_coverage(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest,
-                             const float *wave_observed, size_t n_observed) {
+SPD_INLINE void spd_coverage(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest, const float *wave_observed,
+                             size_t n_observed) {
   size_t a = 0, b = n_observed; /* bisection: the observed grid increases */
   while (a < b) {
     size_t middle = a + (b - a) / 2;
-    if ((double)wave_observed[middle] / (1.0 + z) >= (double)wave_rest[0]) b = middle;
-    else a = middle + 1;
+    if ((double)wave_observed[middle] / (1.0 + z) >= (double)wave_rest[0])
+      b = middle;
+    else
+      a = middle + 1;
   }
   *from = a;
   b = n_observed;
   while (a < b) {
     size_t middle = a + (b - a) / 2;
-    if ((double)wave_observed[middle] / (1.0 + z) <= (double)wave_rest[n_rest - 1]) a = middle + 1;
-    else b = middle;
+    if ((double)wave_observed[middle] / (1.0 + z) <= (double)wave_rest[n_rest - 1])
+      a = middle + 1;
+    else
+      b = middle;
   }
   *to = a;
 }
 
 /* The same, less the pixels inside the array whose LSF footprint (size 0 or odd) reaches an uncovered pixel. At the ends of
  * the array the kernel is zero-padded, and pixels keep their weight, as in the published code. */
-SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest,
-                                 const float *wave_observed, size_t n_observed, size_t lsf) {
+SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float *wave_rest, size_t n_rest, const float *wave_observed,
+                                 size_t n_observed, size_t lsf) {
   size_t half = lsf / 2;
   spd_coverage(from, to, z, wave_rest, n_rest, wave_observed, n_observed);
   size_t a = *from > 0 ? *from + half : 0, b = *to < n_observed ? (*to > half ? *to - half : 0) : n_observed;

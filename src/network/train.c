@@ -47,7 +47,7 @@ struct spd_training {
   uint64_t *validation;             /* (n_validation) rows */
   double *losses;                   /* on the backend, (n_training or n_validation): of the rows in order of processing */
   double *host_losses;              /* (the same) */
-  int feeding; /* the feed is on its way through `order` */
+  int feeding;                      /* the feed is on its way through `order` */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
   uint64_t loss_count;
@@ -81,8 +81,7 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
   t->order = malloc(t->n_rows * sizeof *t->order);
   t->validation = malloc((t->n_validation + 1) * sizeof *t->validation);
   t->host_losses = malloc(most * sizeof *t->host_losses);
-  if (!t->order || !t->validation || !t->host_losses)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  if (!t->order || !t->validation || !t->host_losses) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   uint64_t held_out = 0;
   for (uint64_t i = 0; i < t->n_rows; i++)
     if (!source->is_training[i]) t->validation[held_out++] = i;
@@ -158,8 +157,7 @@ static spd_status add_losses(double *sum, struct spd_training *t, uint64_t from,
   return SPD_STATUS_OK;
 }
 
-spd_status spd_training_advance(struct spd_training *t, double seconds, struct spd_progress *progress,
-                                struct spd_error *error) {
+spd_status spd_training_advance(struct spd_training *t, double seconds, struct spd_progress *progress, struct spd_error *error) {
   const double until = seconds_now() + seconds;
   do SPD_TRY(one_step(t, error));
   while (t->step_in_epoch < t->steps_per_epoch && seconds_now() < until);

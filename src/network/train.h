@@ -35,10 +35,9 @@ struct spd_progress {
   int epoch_finished; /* the last advance ended an epoch */
 };
 /* Steps until `seconds` have passed or the epoch ends, at least one. */
-spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress,
-                                struct spd_error *error);
-/* Position of a training between two advances. Restored together with weights and Adam's moments, a training with the same source and options
- * continues to the same bits. */
+spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress, struct spd_error *error);
+/* Position of a training between two advances. Restored together with weights and Adam's moments, a training with the same source and
+ * options continues to the same bits. */
 struct spd_training_state {
   uint64_t epoch, step, step_in_epoch, loss_count;
   double loss_sum;

@@ -35,31 +35,33 @@ CHECK_PRINTF static void check_fail(const char *file, int line, const char *form
 }
 
 /* CHECK(condition, format, ...) */
-#define CHECK(condition, ...)                                  \
-  do {                                                         \
-    if (condition) check_passed++;                             \
-    else check_fail(__FILE__, __LINE__, __VA_ARGS__);          \
+#define CHECK(condition, ...)                      \
+  do {                                             \
+    if (condition)                                 \
+      check_passed++;                              \
+    else                                           \
+      check_fail(__FILE__, __LINE__, __VA_ARGS__); \
   } while (0)
 
 /* A call that must succeed for the rest of the program to make sense; not counted when it does. */
-#define MUST(expr)                                                                            \
-  do {                                                                                        \
-    struct spd_error must_error = {""};                                                       \
-    struct spd_error *error = &must_error;                                                    \
-    if ((expr) != SPD_STATUS_OK) {                                                            \
-      check_fail(__FILE__, __LINE__, "%s: %s", #expr, must_error.message);                    \
-      exit(check_end());                                                                      \
-    }                                                                                         \
+#define MUST(expr)                                                         \
+  do {                                                                     \
+    struct spd_error must_error = {""};                                    \
+    struct spd_error *error = &must_error;                                 \
+    if ((expr) != SPD_STATUS_OK) {                                         \
+      check_fail(__FILE__, __LINE__, "%s: %s", #expr, must_error.message); \
+      exit(check_end());                                                   \
+    }                                                                      \
   } while (0)
 
 /* The call fails with this status and a sentence that holds `words`. */
-#define CHECK_STATUS(expr, status, words)                                                                               \
-  do {                                                                                                                  \
-    struct spd_error status_error = {""};                                                                               \
-    struct spd_error *error = &status_error;                                                                            \
-    spd_status found_status = (expr);                                                                                   \
-    CHECK(found_status == (status) && strstr(status_error.message, words) != NULL, "%s: status %s, \"%s\"; wanted %s, \"%s\"", \
-          #expr, spd_status_name(found_status), status_error.message, spd_status_name(status), words);                  \
+#define CHECK_STATUS(expr, status, words)                                                                                             \
+  do {                                                                                                                                \
+    struct spd_error status_error = {""};                                                                                             \
+    struct spd_error *error = &status_error;                                                                                          \
+    spd_status found_status = (expr);                                                                                                 \
+    CHECK(found_status == (status) && strstr(status_error.message, words) != NULL, "%s: status %s, \"%s\"; wanted %s, \"%s\"", #expr, \
+          spd_status_name(found_status), status_error.message, spd_status_name(status), words);                                       \
   } while (0)
 
 CHECK_UNUSED static void check_skip(const char *what, const char *reason) {
@@ -79,8 +81,8 @@ struct check_tolerance {
 };
 
 /* One check for the whole array: |got - want| <= atol + rtol |want| for every element; NaN fails. */
-CHECK_UNUSED static void check_close(const char *file, int line, const char *what, const double *got, const double *want,
-                                     size_t count, const struct check_tolerance *tolerance) {
+CHECK_UNUSED static void check_close(const char *file, int line, const char *what, const double *got, const double *want, size_t count,
+                                     const struct check_tolerance *tolerance) {
   size_t bad = 0, worst = 0;
   double excess = 0;
   for (size_t i = 0; i < count; i++) {
@@ -91,10 +93,11 @@ CHECK_UNUSED static void check_close(const char *file, int line, const char *wha
       bad++;
     }
   }
-  if (bad == 0) check_passed++;
+  if (bad == 0)
+    check_passed++;
   else
-    check_fail(file, line, "%s: %zu of %zu off; worst at %zu: %.9g, wanted %.9g (%.3g times the tolerance)", what, bad, count,
-               worst, got[worst], want[worst], excess);
+    check_fail(file, line, "%s: %zu of %zu off; worst at %zu: %.9g, wanted %.9g (%.3g times the tolerance)", what, bad, count, worst,
+               got[worst], want[worst], excess);
 }
 
 #define CHECK_CLOSE(what, got, want, count, tolerance) check_close(__FILE__, __LINE__, what, got, want, count, tolerance)

@@ -47,16 +47,20 @@ CHECK_UNUSED static int test_precision(int precision) {
 CHECK_UNUSED static int test_cuda_here(void) {
   const char *promised = getenv("SPENDER_TEST_CUDA");
   if (spd_cuda_count() > 0) return 1;
-  if (promised && strcmp(promised, "1") == 0) check_fail(__FILE__, __LINE__, "no CUDA device, though SPENDER_TEST_CUDA=1");
-  else check_skip("CUDA", "there is no device here");
+  if (promised && strcmp(promised, "1") == 0)
+    check_fail(__FILE__, __LINE__, "no CUDA device, though SPENDER_TEST_CUDA=1");
+  else
+    check_skip("CUDA", "there is no device here");
   return 0;
 }
 
 /* What a test of a whole network runs on: the CUDA device of a build that has CUDA, in fp32; otherwise the CPU. */
 CHECK_UNUSED static struct spd_backend *test_backend(void) {
   struct spd_backend *backend;
-  if (spd_cuda_built()) MUST(spd_cuda_create(&backend, SPD_PRECISION_FP32, error));
-  else MUST(spd_cpu_create(&backend, 2, error));
+  if (spd_cuda_built())
+    MUST(spd_cuda_create(&backend, SPD_PRECISION_FP32, error));
+  else
+    MUST(spd_cpu_create(&backend, 2, error));
   return backend;
 }
 

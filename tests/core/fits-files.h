@@ -43,7 +43,8 @@ struct fits_column {
 };
 
 /* The header of a binary table; fits_file_add() follows. */
-CHECK_UNUSED static void fits_file_table(struct fits_file *f, const struct fits_column *columns, int n_columns, size_t row_bytes, size_t n_rows) {
+CHECK_UNUSED static void fits_file_table(struct fits_file *f, const struct fits_column *columns, int n_columns, size_t row_bytes,
+                                         size_t n_rows) {
   char key[20];
   spd_fits_add(&f->header, "XTENSION= 'BINTABLE'");
   spd_fits_add_integer(&f->header, "BITPIX", 8);

@@ -3,8 +3,8 @@
 #define SPD_TEST_SMALL_NETWORK_H
 
 #include "check.h"
-#include "network/model.h"
 #include "core/rng.h"
+#include "network/model.h"
 
 CHECK_UNUSED static const struct spd_parameter *parameter_named(const struct spd_network *network, const char *name) {
   for (size_t i = 0; i < network->n_parameters; i++)
@@ -66,9 +66,8 @@ static double small_normal(uint64_t seed, uint64_t stream, uint64_t i) {
 CHECK_UNUSED static struct small_data small_data_new(const struct spd_network *network, size_t n, uint64_t seed) {
   const struct spd_architecture *a = &network->architecture;
   const size_t m = a->n_observed, r = a->n_rest;
-  struct small_data d = {check_alloc(m * sizeof(float)),     check_alloc(r * sizeof(float)),
-                         check_alloc(n * m * sizeof(float)), check_alloc(n * m * sizeof(float)),
-                         check_alloc(n * sizeof(float)),     check_alloc(network->size * sizeof(float))};
+  struct small_data d = {check_alloc(m * sizeof(float)),     check_alloc(r * sizeof(float)), check_alloc(n * m * sizeof(float)),
+                         check_alloc(n * m * sizeof(float)), check_alloc(n * sizeof(float)), check_alloc(network->size * sizeof(float))};
   for (size_t i = 0; i < m; i++) d.wave_observed[i] = (float)(4000 * pow(6500.0 / 4000.0, (double)i / (double)(m - 1)));
   const double first = (double)d.wave_observed[0] / 1.5, last = (double)d.wave_observed[m - 1];
   for (size_t i = 0; i < r; i++) d.wave_rest[i] = (float)(first + (last - first) * (double)i / (double)(r - 1));

@@ -52,13 +52,8 @@ CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backe
                                      const struct spd_schedule *schedule, spd_feed_way way, const struct spd_surveys *surveys) {
   struct spd_model *model;
   struct spd_training *training;
-  const struct spd_source source = {.flux = d->flux,
-                                    .ivar = d->ivar,
-                                    .z = d->z,
-                                    .n_rows = SMALL_ROWS,
-                                    .is_training = is_training,
-                                    .surveys = surveys,
-                                    .threads = 2};
+  const struct spd_source source = {
+      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys, .threads = 2};
   struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way};
   uint64_t count;
   memset(out, 0, sizeof *out);
@@ -88,8 +83,7 @@ CHECK_UNUSED static void small_trained_free(struct small_trained *t) {
 
 CHECK_UNUSED static int small_same_bits(const struct small_trained *a, const struct small_trained *b, size_t size) {
   return memcmp(a->weights, b->weights, size * sizeof(float)) == 0 && memcmp(a->m, b->m, size * sizeof(float)) == 0 &&
-         memcmp(a->v, b->v, size * sizeof(float)) == 0 && a->progress.loss_sum == b->progress.loss_sum &&
-         a->validation == b->validation;
+         memcmp(a->v, b->v, size * sizeof(float)) == 0 && a->progress.loss_sum == b->progress.loss_sum && a->validation == b->validation;
 }
 
 #endif

@@ -18,8 +18,8 @@ struct pass {
   float *gradient;
 };
 
-static void run_pass(struct pass *out, struct spd_backend *backend, const struct spd_network *net, const struct small_data *d,
-                     size_t n, size_t capacity, spd_model_purpose purpose) {
+static void run_pass(struct pass *out, struct spd_backend *backend, const struct spd_network *net, const struct small_data *d, size_t n,
+                     size_t capacity, spd_model_purpose purpose) {
   struct spd_model *model;
   memset(out, 0, sizeof *out);
   MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, capacity, purpose, error));
@@ -147,8 +147,8 @@ static void test_bits(void) {
         small_train(runs ? &other : &first, backend, &net, &d, is_training, 3, 12, &schedule, as, from_file ? &surveys : NULL);
         backend->ops->destroy(backend);
         if (runs++ == 0) continue;
-        CHECK(small_same_bits(&first, &other, net.size), "%s: another run, order %d, way %d: other bits", test_precisions[precision],
-              order, way);
+        CHECK(small_same_bits(&first, &other, net.size), "%s: another run, order %d, way %d: other bits", test_precisions[precision], order,
+              way);
         small_trained_free(&other);
       }
     if (precision == SPD_PRECISION_FP32) { /* the CPU's training, up to what twelve steps make of rounding */
@@ -202,8 +202,7 @@ CHECK_UNUSED static void test_ends(void) {
   }
   for (int precision = 0; precision < SPD_PRECISIONS; precision++) {
     double farthest = 0;
-    for (int seed = 0; seed < SEEDS; seed++)
-      farthest = fmax(farthest, fabs(ends[precision][seed] - ends[SPD_PRECISION_FP32][seed]));
+    for (int seed = 0; seed < SEEDS; seed++) farthest = fmax(farthest, fabs(ends[precision][seed] - ends[SPD_PRECISION_FP32][seed]));
     printf("trainings in %s end", test_precisions[precision]);
     for (int seed = 0; seed < SEEDS; seed++) printf(" %.5g", ends[precision][seed]);
     printf(", at most %.2g of fp32's spread from fp32's\n", farthest / spread);
@@ -227,8 +226,8 @@ static spd_status everything(const struct spd_network *net, const struct small_d
   struct spd_training *training = NULL;
   const unsigned char is_training[FEW] = {1, 1, 0, 1, 1, 1, 0, 1, 0};
   const struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = FEW, .is_training = is_training};
-  const struct spd_training_options options = {batch < FEW ? batch : FEW, 1, {.rate = 1e-3, .constant = 1},
-                                               {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_STREAMED};
+  const struct spd_training_options options = {
+      batch < FEW ? batch : FEW, 1, {.rate = 1e-3, .constant = 1}, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_STREAMED};
   struct spd_progress progress;
   double mean;
   uint64_t count;

@@ -31,12 +31,20 @@ static void test_values(void) {
 }
 
 static void test_sound_cards(void) {
-  static const char *const sound[] = {"", "END", "COMMENT \001", "HISTORY = 'open", "KEY", "KEY     = 'closed'", "KEY     = 'it''s' / comment",
-                                      "KEY     =  1.0000000000E+00", "HIERARCH LONG KEY = 5"};
+  static const char *const sound[] = {"",
+                                      "END",
+                                      "COMMENT \001",
+                                      "HISTORY = 'open",
+                                      "KEY",
+                                      "KEY     = 'closed'",
+                                      "KEY     = 'it''s' / comment",
+                                      "KEY     =  1.0000000000E+00",
+                                      "HIERARCH LONG KEY = 5"};
   static const char *const unsound[] = {"KEY     = 'open", "KEY     = \001", "HIERARCH LONG KEY = 'open",
                                         "KEY     = 11111111112222222222333333333344444444445"};
   for (size_t i = 0; i < sizeof sound / sizeof *sound; i++) CHECK(spd_fits_card_is_sound(card(sound[i])), "refused: %s", sound[i]);
-  for (size_t i = 0; i < sizeof unsound / sizeof *unsound; i++) CHECK(!spd_fits_card_is_sound(card(unsound[i])), "accepted: %s", unsound[i]);
+  for (size_t i = 0; i < sizeof unsound / sizeof *unsound; i++)
+    CHECK(!spd_fits_card_is_sound(card(unsound[i])), "accepted: %s", unsound[i]);
 }
 
 static int sound(struct fits_file *f, size_t size, int last) {
@@ -71,7 +79,8 @@ static void test_checksums(void) {
   uint64_t sum = 0;
   for (size_t i = 0; i < sizeof data; i += 4) sum += (uint32_t)spd_get_int(data + i);
   while (sum >> 32) sum = (sum & 0xffffffffu) + (sum >> 32);
-  CHECK(spd_fits_sum(0, data, sizeof data) == sum, "the sum is %lu, not %lu", (unsigned long)spd_fits_sum(0, data, sizeof data), (unsigned long)sum);
+  CHECK(spd_fits_sum(0, data, sizeof data) == sum, "the sum is %lu, not %lu", (unsigned long)spd_fits_sum(0, data, sizeof data),
+        (unsigned long)sum);
   h.size = 0;
   spd_fits_add_integer(&h, "NAXIS", 1);
   spd_fits_add_checksum_room(&h);

@@ -14,8 +14,7 @@ static float noise(void) { return 2.0f * spd_uniform(11, 0, ++counter) - 1.0f; }
 
 static void fill_rows(float *x, const struct spd_rows *rows, size_t n) {
   for (size_t i = 0; i < n; i++)
-    for (size_t j = 0; j < rows->length * rows->channels; j++)
-      x[(i * rows->stride + rows->lead) * rows->channels + j] = noise();
+    for (size_t j = 0; j < rows->length * rows->channels; j++) x[(i * rows->stride + rows->lead) * rows->channels + j] = noise();
 }
 
 /* Largest difference over the positions, relative to the root mean square of what is wanted. */
@@ -32,8 +31,7 @@ static double difference(const float *got, const float *want, const struct spd_r
 }
 
 static void test_shape(struct spd_backend *backend, const struct shape *s) {
-  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel),
-                        out = spd_rows_for_kernel(s->length, s->out, s->kernel);
+  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel), out = spd_rows_for_kernel(s->length, s->out, s->kernel);
   const size_t x_size = spd_rows_size(&in, s->n), y_size = spd_rows_size(&out, s->n), w_size = s->kernel * s->in * s->out;
   float *x = check_alloc(x_size * sizeof *x), *y[2], *dy = check_alloc(y_size * sizeof *dy), *dx[2], *dw[2];
   float *w = check_alloc(w_size * sizeof *w), *flipped = check_alloc(w_size * sizeof *flipped);
@@ -47,8 +45,7 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
   for (size_t i = 0; i < w_size; i++) w[i] = noise() / sqrtf((float)(s->kernel * s->in));
   for (size_t k = 0; k < s->kernel; k++)
     for (size_t i = 0; i < s->in; i++)
-      for (size_t o = 0; o < s->out; o++)
-        flipped[((s->kernel - 1 - k) * s->out + o) * s->in + i] = w[(k * s->in + i) * s->out + o];
+      for (size_t o = 0; o < s->out; o++) flipped[((s->kernel - 1 - k) * s->out + o) * s->in + i] = w[(k * s->in + i) * s->out + o];
 
   cpu_conv(backend, y[0], x, w, &in, s->kernel, s->out, s->n);
   cpu_conv(backend, dx[0], dy, flipped, &out, s->kernel, s->in, s->n);
@@ -61,8 +58,8 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
   const struct spd_rows weights = {s->kernel, s->in * s->out, 0, s->kernel};
   const double ey = difference(y[1], y[0], &out, s->n), ex = difference(dx[1], dx[0], &in, s->n),
                ew = difference(dw[1], dw[0], &weights, 1);
-  CHECK(ey < 1e-5 && ex < 1e-5 && ew < 1e-5, "length %zu, kernel %zu, %zu to %zu, %zu spectra: y %.2g, dx %.2g, dw %.2g",
-        s->length, s->kernel, s->in, s->out, s->n, ey, ex, ew);
+  CHECK(ey < 1e-5 && ex < 1e-5 && ew < 1e-5, "length %zu, kernel %zu, %zu to %zu, %zu spectra: y %.2g, dx %.2g, dw %.2g", s->length,
+        s->kernel, s->in, s->out, s->n, ey, ex, ew);
 
   /* each gradient alone is the same as both together */
   float *alone = check_alloc(x_size * sizeof *alone);
@@ -78,8 +75,7 @@ static void test_shape(struct spd_backend *backend, const struct shape *s) {
 
 /* Taps whose planes are kept give the same bits as fresh ones, also after they have changed; and so does a spectrum alone. */
 static void test_kept(struct spd_backend *backend, const struct shape *s) {
-  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel),
-                        out = spd_rows_for_kernel(s->length, s->out, s->kernel);
+  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel), out = spd_rows_for_kernel(s->length, s->out, s->kernel);
   const size_t x_size = spd_rows_size(&in, s->n), y_size = spd_rows_size(&out, s->n), w_size = s->kernel * s->in * s->out;
   float *x = check_alloc(x_size * sizeof *x), *w = check_alloc(w_size * sizeof *w), *y[3];
   for (int i = 0; i < 3; i++) y[i] = check_alloc(y_size * sizeof *y[i]);
@@ -97,8 +93,8 @@ static void test_kept(struct spd_backend *backend, const struct shape *s) {
       MUST(cpu_fourier_forward(&done, backend, &c, 1, error));
     }
     for (int i = 1; i < 3; i++)
-      CHECK(difference(y[i], y[0], &out, s->n) == 0, "length %zu, kernel %zu, %zu to %zu, %zu spectra: %s", s->length,
-            s->kernel, s->in, s->out, s->n, i == 1 ? "kept taps give other bits" : "a spectrum alone has other bits");
+      CHECK(difference(y[i], y[0], &out, s->n) == 0, "length %zu, kernel %zu, %zu to %zu, %zu spectra: %s", s->length, s->kernel, s->in,
+            s->out, s->n, i == 1 ? "kept taps give other bits" : "a spectrum alone has other bits");
   }
   for (int i = 0; i < 3; i++) free(y[i]);
   free(x), free(w);
@@ -120,8 +116,7 @@ static void close_backend(struct spd_backend *backend) {
 
 /* The same bits for any number of threads, however the work is then cut. */
 static void test_threads(const struct cpu_kernels *kernels, const struct shape *s) {
-  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel),
-                        out = spd_rows_for_kernel(s->length, s->out, s->kernel);
+  const struct spd_rows in = spd_rows_for_kernel(s->length, s->in, s->kernel), out = spd_rows_for_kernel(s->length, s->out, s->kernel);
   const size_t x_size = spd_rows_size(&in, s->n), y_size = spd_rows_size(&out, s->n), w_size = s->kernel * s->in * s->out;
   float *x = check_alloc(x_size * sizeof *x), *dy = check_alloc(y_size * sizeof *dy), *w = check_alloc(w_size * sizeof *w);
   float *first[3] = {NULL, NULL, NULL};
@@ -142,10 +137,10 @@ static void test_threads(const struct cpu_kernels *kernels, const struct shape *
       first[0] = y, first[1] = dx, first[2] = dw;
       continue;
     }
-    CHECK(difference(y, first[0], &out, s->n) == 0 && difference(dx, first[1], &in, s->n) == 0 &&
-              difference(dw, first[2], &weights, 1) == 0,
-          "length %zu, kernel %zu, %zu to %zu, %zu spectra: %d threads give other bits than one", s->length, s->kernel, s->in,
-          s->out, s->n, threads[t]);
+    CHECK(
+        difference(y, first[0], &out, s->n) == 0 && difference(dx, first[1], &in, s->n) == 0 && difference(dw, first[2], &weights, 1) == 0,
+        "length %zu, kernel %zu, %zu to %zu, %zu spectra: %d threads give other bits than one", s->length, s->kernel, s->in, s->out, s->n,
+        threads[t]);
     free(y), free(dx), free(dw);
   }
   free(x), free(dy), free(w), free(first[0]), free(first[1]), free(first[2]);
@@ -168,8 +163,8 @@ static void test_block(struct spd_backend *fast, struct spd_backend *plain, cons
   b.out = spd_rows_for_kernel(pooled, s->out, 3);
   const size_t x_size = spd_rows_size(&b.in, s->n), u_size = spd_rows_size(&b.conv, s->n), y_size = spd_rows_size(&b.out, s->n),
                w_size = s->kernel * s->in * s->out, channels = s->n * s->out;
-  float *x = check_alloc(x_size * sizeof *x), *w = check_alloc(w_size * sizeof *w),
-        *slope = check_alloc(s->out * sizeof *slope), *dy = check_alloc(y_size * sizeof *dy), *results[2][5];
+  float *x = check_alloc(x_size * sizeof *x), *w = check_alloc(w_size * sizeof *w), *slope = check_alloc(s->out * sizeof *slope),
+        *dy = check_alloc(y_size * sizeof *dy), *results[2][5];
   fill_rows(x, &b.in, s->n);
   fill_rows(dy, &b.out, s->n);
   for (size_t i = 0; i < w_size; i++) w[i] = noise();
@@ -193,8 +188,7 @@ static void test_block(struct spd_backend *fast, struct spd_backend *plain, cons
     float *dx = b.dx.at;
     for (size_t k = 0; k < s->n; k++) { /* gap rows of dx hold anything */
       memset(dx + k * b.in.stride * s->in, 0, b.in.lead * s->in * sizeof(float));
-      memset(dx + (k * b.in.stride + b.in.lead + s->length) * s->in, 0,
-             (b.in.stride - b.in.lead - s->length) * s->in * sizeof(float));
+      memset(dx + (k * b.in.stride + b.in.lead + s->length) * s->in, 0, (b.in.stride - b.in.lead - s->length) * s->in * sizeof(float));
     }
     memset(dx + s->n * b.in.stride * s->in, 0, 2 * b.in.lead * s->in * sizeof(float));
   }
@@ -203,8 +197,8 @@ static void test_block(struct spd_backend *fast, struct spd_backend *plain, cons
   const size_t sizes[] = {y_size, y_size, w_size, s->out, x_size};
   for (int j = 0; j < 5; j++) {
     const size_t found = different(results[0][j], results[1][j], sizes[j], 2e-5);
-    CHECK(found == 0, "length %zu, kernel %zu, pool %zu, %zu to %zu, %zu spectra: %zu of %zu values of %s differ", s->length,
-          s->kernel, pool, s->in, s->out, s->n, found, sizes[j], names[j]);
+    CHECK(found == 0, "length %zu, kernel %zu, pool %zu, %zu to %zu, %zu spectra: %zu of %zu values of %s differ", s->length, s->kernel,
+          pool, s->in, s->out, s->n, found, sizes[j], names[j]);
   }
   for (int i = 0; i < 2; i++)
     for (int j = 0; j < 5; j++) free(results[i][j]);
@@ -218,8 +212,7 @@ int main(void) {
   for (size_t k = 0; cpu_kernels_available(k); k++) {
     const struct cpu_kernels *kernels = cpu_kernels_available(k);
     printf("kernels: %s\n", kernels->name);
-    struct spd_backend *by_cost = backend_with(kernels, 0, 2), *fast = backend_with(kernels, 1, 2),
-                       *plain = backend_with(kernels, -1, 2);
+    struct spd_backend *by_cost = backend_with(kernels, 0, 2), *fast = backend_with(kernels, 1, 2), *plain = backend_with(kernels, -1, 2);
     for (size_t i = 0; i < 2; i++) test_shape(by_cost, &own[i]); /* the network's shapes are worth it */
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
       if (i > 1) test_shape(fast, &own[i]);

@@ -2,8 +2,8 @@
  * transformation and through the encoder, and of gradients given at the observed frame. Models are float32, so a
  * derivative is taken along directions of strong signal, at several steps. */
 #include "check.h"
-#include "network/model.h"
 #include "cuda-devices.h"
+#include "network/model.h"
 #include "small-network.h"
 
 enum { N = 4, DIRECTIONS = 3, RUNGS = 6 };
@@ -70,8 +70,8 @@ static double along_weights(void *context, double step) {
 
 static void compare(const char *network, const char *what, double found, double wanted) {
   const struct check_tolerance *t = tolerance_for("finite difference");
-  CHECK(fabs(found - wanted) <= t->atol + t->rtol * fabs(wanted), "%s, %s: gradient %.6g, finite difference %.6g (%.2g relative)",
-        network, what, found, wanted, fabs(found / wanted - 1));
+  CHECK(fabs(found - wanted) <= t->atol + t->rtol * fabs(wanted), "%s, %s: gradient %.6g, finite difference %.6g (%.2g relative)", network,
+        what, found, wanted, fabs(found / wanted - 1));
 }
 
 static void test_parameters(struct problem *p) {
@@ -170,7 +170,8 @@ static double along_redshift(void *context, double step) {
   z[a->spectrum] = (float)((double)z[a->spectrum] + step);
   a->moved = (double)z[a->spectrum] - (double)p->data.z[a->spectrum];
   MUST(spd_model_load(p->model, p->data.flux, p->data.ivar, z, N, error));
-  if (a->latent) MUST(spd_model_set_latent(p->model, a->latent, N, error));
+  if (a->latent)
+    MUST(spd_model_set_latent(p->model, a->latent, N, error));
   else {
     MUST(spd_model_encode(p->model, error));
     MUST(spd_model_read(latent, p->model, SPD_TENSOR_LATENT, error));
@@ -210,8 +211,8 @@ static void test_redshift(struct problem *p) {
     double above = along_redshift(&a, h), up = a.moved, below = along_redshift(&a, -h), down = a.moved;
     double wanted = (above - below) / (up - down);
     /* float32 losses leave noise of 1e-7 loss / h */
-    CHECK(fabs(transform[i] - wanted) <= t->rtol * scale + 1e-8 * above / h, "%s: d loss / d z[%zu] through the transformation %.6g, finite difference %.6g",
-          p->name, i, transform[i], wanted);
+    CHECK(fabs(transform[i] - wanted) <= t->rtol * scale + 1e-8 * above / h,
+          "%s: d loss / d z[%zu] through the transformation %.6g, finite difference %.6g", p->name, i, transform[i], wanted);
   }
   if (!p->net.architecture.redshift_input) {
     for (size_t i = 0; i < N; i++) CHECK(encoder[i] == 0, "%s: the encoder does not see z, yet its gradient is %g", p->name, encoder[i]);
@@ -287,8 +288,8 @@ static void test_backward_from(struct problem *p) {
     MUST(spd_model_read_gradient(part, p->model, below[k], error));
     double largest = 0;
     for (size_t i = 0; i < bytes / sizeof *whole; i++) largest = fmax(largest, fabs((double)whole[i]));
-    CHECK(memcmp(whole, part, bytes) == 0 && largest > 0, "%s: gradients at tensor %d differ between backward and backward_from",
-          p->name, (int)below[k]);
+    CHECK(memcmp(whole, part, bytes) == 0 && largest > 0, "%s: gradients at tensor %d differ between backward and backward_from", p->name,
+          (int)below[k]);
     free(whole);
     free(part);
   }

@@ -1,7 +1,7 @@
 /* The architecture's parameter table, its checks, initial values, PyTorch layouts, and the generator behind them. */
 #include "check.h"
-#include "network/network.h"
 #include "core/rng.h"
+#include "network/network.h"
 #include "small-network.h"
 
 static size_t count_of(const struct spd_network *net, const char *prefix) {
@@ -21,13 +21,13 @@ static void check_table(const struct spd_network *net, const char *what) {
     end = p->offset + p->count;
     repeated += parameter_named(net, p->name) != p || spd_network_find(net, p->part, p->index, p->role) != p;
   }
-  CHECK(wrong == 0 && end <= net->size && net->size - end < 16, "%s: %zu bad entries, block of %zu ends at %zu", what, wrong,
-        net->size, end);
+  CHECK(wrong == 0 && end <= net->size && net->size - end < 16, "%s: %zu bad entries, block of %zu ends at %zu", what, wrong, net->size,
+        end);
   CHECK(repeated == 0, "%s: %zu names or places occur twice", what, repeated);
 }
 
-static void check_shape(const struct spd_network *net, const char *name, spd_parameter_role role, size_t rank, size_t a, size_t b,
-                        size_t c, double spread) {
+static void check_shape(const struct spd_network *net, const char *name, spd_parameter_role role, size_t rank, size_t a, size_t b, size_t c,
+                        double spread) {
   const struct spd_parameter *p = parameter_named(net, name);
   if (!p) {
     check_fail(__FILE__, __LINE__, "no parameter %s", name);
@@ -102,12 +102,12 @@ static void test_options(void) {
   check_table(&net, "most hidden layers");
 }
 
-#define CHECK_REJECTED(change, words)                                                       \
-  do {                                                                                      \
-    struct spd_architecture a = small_architecture();                                       \
-    struct spd_network net;                                                                 \
-    change;                                                                                 \
-    CHECK_STATUS(spd_network_init(&net, &a, error), SPD_STATUS_INVALID, words);             \
+#define CHECK_REJECTED(change, words)                                           \
+  do {                                                                          \
+    struct spd_architecture a = small_architecture();                           \
+    struct spd_network net;                                                     \
+    change;                                                                     \
+    CHECK_STATUS(spd_network_init(&net, &a, error), SPD_STATUS_INVALID, words); \
   } while (0)
 
 static void test_rejected(void) {
@@ -180,8 +180,7 @@ static void test_fill(void) {
     /* a uniform's standard error: sd = bound / sqrt 3; of its square: bound^2 sqrt(4 / 45); five of each */
     double n = (double)p->count, mean_error = 5 * bound / sqrt(3 * n), square_error = 5 * bound * bound * sqrt(4 / (45 * n));
     CHECK(largest <= bound * 1.000001 && fabs(sum / n) < mean_error && fabs(squares / n - bound * bound / 3) < square_error,
-          "%s: largest %.4g of %.4g, mean %.3g, variance %.4g of %.4g", p->name, largest, bound, sum / n, squares / n,
-          bound * bound / 3);
+          "%s: largest %.4g of %.4g, mean %.3g, variance %.4g of %.4g", p->name, largest, bound, sum / n, squares / n, bound * bound / 3);
   }
   CHECK(same < 20, "another seed gives %zu equal weights", same);
   CHECK(gaps == 0, "%zu elements of the gaps are not zero", gaps);
@@ -202,8 +201,10 @@ static double pass_layer(double *values, const struct spd_network *net, const fl
   for (size_t o = 0; o < out; o++) {
     double sum = (double)weights[bias->offset + o];
     for (size_t i = 0; i < in; i++) sum += (double)weights[weight->offset + o * in + i] * values[i];
-    if (activation == SPD_ACTIVATION_SPECULATOR) sum /= 1 + exp(-sum);
-    else if (activation != SPD_ACTIVATION_NONE && sum < 0) sum *= activation == SPD_ACTIVATION_PRELU ? 0.25 : 0.01;
+    if (activation == SPD_ACTIVATION_SPECULATOR)
+      sum /= 1 + exp(-sum);
+    else if (activation != SPD_ACTIVATION_NONE && sum < 0)
+      sum *= activation == SPD_ACTIVATION_PRELU ? 0.25 : 0.01;
     after[o] = sum;
     squares += sum * sum;
   }
@@ -231,7 +232,8 @@ static void test_fill_keeps_variance(void) {
       spd_network_fill(w, &net, draw);
       for (size_t i = 0; i <= net.n_feature; i++) values[i] = spd_random_normal(&random);
       for (size_t i = 0; i <= a.n_encoder_hidden; i++)
-        encoder[i] += pass_layer(values, &net, w, "encoder", i, i < a.n_encoder_hidden ? SPD_ACTIVATION_PRELU : SPD_ACTIVATION_NONE) / DRAWS;
+        encoder[i] +=
+            pass_layer(values, &net, w, "encoder", i, i < a.n_encoder_hidden ? SPD_ACTIVATION_PRELU : SPD_ACTIVATION_NONE) / DRAWS;
       for (size_t i = 0; i < a.n_latent; i++) values[i] = spd_random_normal(&random);
       for (size_t i = 0; i <= a.n_decoder_hidden; i++) decoder[i] += pass_layer(values, &net, w, "decoder", i, decoders[d]) / DRAWS;
     }
@@ -288,8 +290,10 @@ static void test_rng(void) {
     sum += u;
     product += (u - 0.5) * (next - 0.5);
     uint64_t cell = spd_below(spd_mix64(i), CELLS);
-    if (cell < CELLS) counts[cell]++;
-    else outside++;
+    if (cell < CELLS)
+      counts[cell]++;
+    else
+      outside++;
   }
   CHECK(outside == 0, "%zu numbers out of range", outside);
   CHECK(fabs(sum / COUNT - 0.5) < 5 / sqrt(12.0 * COUNT), "mean of the uniforms: %.4f", sum / COUNT);

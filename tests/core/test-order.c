@@ -20,8 +20,7 @@ static void test_order(void) {
     }
     CHECK(missing == 0, "the order of %llu rows misses %llu of them", (unsigned long long)n, (unsigned long long)missing);
     spd_order_fill(next, n, 9, 2);
-    CHECK(memcmp(order, next, n * sizeof *order) == 0, "the same seed and epoch give another order of %llu rows",
-          (unsigned long long)n);
+    CHECK(memcmp(order, next, n * sizeof *order) == 0, "the same seed and epoch give another order of %llu rows", (unsigned long long)n);
     spd_order_fill(next, n, 9, 3);
     for (uint64_t i = 0; i < n; i++) same += order[i] == next[i];
     CHECK(n < 500 || same < n / 20, "two epochs agree in %llu of %llu places", (unsigned long long)same, (unsigned long long)n);
@@ -29,8 +28,7 @@ static void test_order(void) {
     same = 0;
     for (uint64_t i = 0; i < n; i++) same += order[i] == next[i];
     CHECK(n < 500 || same < n / 20, "two seeds agree in %llu of %llu places", (unsigned long long)same, (unsigned long long)n);
-    CHECK(n < 500 || in_place < n / 20, "%llu of %llu rows stay where they were", (unsigned long long)in_place,
-          (unsigned long long)n);
+    CHECK(n < 500 || in_place < n / 20, "%llu of %llu rows stay where they were", (unsigned long long)in_place, (unsigned long long)n);
     /* a window of 16 blocks of 512 rows holds rows of 16 blocks only: what lets a reader stream */
     if (n >= 20000) {
       uint64_t blocks[200] = {0}, count = 0;

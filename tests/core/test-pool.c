@@ -12,9 +12,9 @@
 enum { PIECES = 2000, MOST_THREADS = 7 };
 
 struct counts {
-  int *seen;       /* (pieces) */
-  int *busy;       /* (threads): 1 while a piece runs there */
-  int *wrong;      /* threads that were met twice at a time, or out of range */
+  int *seen;  /* (pieces) */
+  int *busy;  /* (threads): 1 while a piece runs there */
+  int *wrong; /* threads that were met twice at a time, or out of range */
   int threads;
 };
 

@@ -1,7 +1,7 @@
 /* How a measured spectrum is prepared, each rule by itself, and the median behind the norm. */
+#include "check.h"
 #include "core/median.h"
 #include "data/prepare.h"
-#include "check.h"
 
 enum { M = 9 };
 
@@ -42,19 +42,22 @@ static void test_normalize(void) {
   CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_FOUND && norm == 10, "the norm is %g", norm);
   CHECK(flux[0] == 0.2 && ivar[0] == 100 && ivar[4] == 0, "flux %g, ivar %g, masked %g", flux[0], ivar[0], ivar[4]);
   for (int m = 0; m < M; m++) flux[m] = -1, ivar[m] = 1;
-  CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_NOT_POSITIVE && isnan(norm) && flux[0] == -1, "a negative norm");
+  CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_NOT_POSITIVE && isnan(norm) && flux[0] == -1,
+        "a negative norm");
   for (int m = 0; m < M; m++) flux[m] = 1, ivar[m] = m < 3;
   CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_NO_WINDOW && isnan(norm), "a norm from outside the window");
   for (int m = 0; m < M; m++) ivar[m] = 0;
   CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_NO_PIXEL, "a norm without a pixel");
   p.normalize = 0;
   for (int m = 0; m < M; m++) ivar[m] = 1;
-  CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_FOUND && norm == 1 && ivar[4] == 0, "normalised already: %g", norm);
+  CHECK(spd_prepare_normalize(&norm, flux, ivar, work, 0.25, &p) == SPD_NORM_FOUND && norm == 1 && ivar[4] == 0, "normalised already: %g",
+        norm);
 }
 
 static void test_place(void) {
   const struct spd_log_grid grid = {3.6, 1e-4, 6};
-  const float flux[] = {1, 2, 3, 4}, ivar[] = {1, 1, 1, 1}, loglam[] = {3.5999f, 3.6f, 3.6001f, 3.6002f}, shifted[] = {3.6f, 3.60013f, 3.6002f, 3.6003f};
+  const float flux[] = {1, 2, 3, 4}, ivar[] = {1, 1, 1, 1}, loglam[] = {3.5999f, 3.6f, 3.6001f, 3.6002f},
+              shifted[] = {3.6f, 3.60013f, 3.6002f, 3.6003f};
   const int32_t mask[] = {0, 0, 1, 0};
   double y[6], w[6];
   CHECK(spd_prepare_place(y, w, grid, flux, ivar, loglam, mask, 4) == 0, "pixels of the grid are misplaced");

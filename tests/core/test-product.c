@@ -52,8 +52,10 @@ static void test_shape(struct spd_backend *backend, size_t m, size_t n, size_t k
   for (size_t i = 0; i < m; i++)
     for (size_t j = 0; j < ldc; j++) {
       const double d = fabs((double)c[i * ldc + j] - want[i * ldc + j]), d_blas = fabs((double)blas[i * ldc + j] - want[i * ldc + j]);
-      if (j >= n) touched += d != 0;
-      else if (!(d <= worst)) worst = d;
+      if (j >= n)
+        touched += d != 0;
+      else if (!(d <= worst))
+        worst = d;
       if (j < n && k > 0 && !(d_blas <= worst_blas)) worst_blas = d_blas;
     }
   CHECK(worst <= allowed(k, OWN), "%zu x %zu x %zu%s%s%s: %.3g off, %.3g are allowed", m, n, k, transposed_a ? ", A transposed" : "",
@@ -93,8 +95,8 @@ static void test_rows(const struct cpu_kernels *kernels, size_t n, size_t in, si
   d.dw = dw[1], d.dy = check_alloc((n * out + 1) * sizeof *dy); /* the same with one thread */
   memcpy(d.dy, dy, n * out * sizeof *dy);
   MUST(one->ops->dense_backward(one, &d, n, error));
-  CHECK(memcmp(dw[0], dw[1], out * in * sizeof **dw) == 0, "%s, %zu to %zu: the weights' gradient depends on the threads", kernels->name, in,
-        out);
+  CHECK(memcmp(dw[0], dw[1], out * in * sizeof **dw) == 0, "%s, %zu to %zu: the weights' gradient depends on the threads", kernels->name,
+        in, out);
   double worst = 0;
   for (size_t o = 0; o < out; o++)
     for (size_t i = 0; i < in; i++) {
@@ -132,8 +134,10 @@ static void test_instruction_sets(size_t m, size_t n, size_t k) {
     float *c = noises(m * n);
     cpu_multiply(backend, c, n, 0, m, n, k, a, k, 1, b, n, 1);
     if (first) CHECK(memcmp(c, first, m * n * sizeof *c) == 0, "%s: other bits, %zu x %zu x %zu", cpu_kernels_available(i)->name, m, n, k);
-    if (first) free(c);
-    else first = c;
+    if (first)
+      free(c);
+    else
+      first = c;
     backend->ops->destroy(backend);
   }
   free(a), free(b), free(first);
@@ -147,8 +151,7 @@ int main(void) {
     printf("kernels: %s\n", cpu_kernels_available(i)->name);
     for (size_t m = 0; m < n_sizes; m++)
       for (size_t n = 0; n < n_sizes; n++)
-        for (size_t k = 0; k < n_sizes; k += 2)
-          test_shape(backend, sizes[m], sizes[n], sizes[k], (int)(m & 1), (int)(n & 1), (int)(k & 1));
+        for (size_t k = 0; k < n_sizes; k += 2) test_shape(backend, sizes[m], sizes[n], sizes[k], (int)(m & 1), (int)(n & 1), (int)(k & 1));
     for (int j = 0; j < 60; j++) {
       const size_t m = pick(1, 100), n = pick(1, 150), k = pick(1, 700);
       test_shape(backend, m, n, k, j & 1, j >> 1 & 1, j >> 2 & 1);

@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "network/model.h"
 #include "core/rng.h"
-#include "data/safetensors.h"
 #include "cpu/cpu.h"
 #include "cuda-devices.h"
+#include "data/safetensors.h"
+#include "network/model.h"
 #include "small-network.h"
 
 static struct spd_safetensors *file;
@@ -41,8 +41,7 @@ static size_t count_of(const char *name) { return need(name)->count; }
 static void channels_first(double *to, const float *from, size_t n, size_t length, size_t channels) {
   for (size_t i = 0; i < n; i++)
     for (size_t l = 0; l < length; l++)
-      for (size_t c = 0; c < channels; c++)
-        to[(i * channels + c) * length + l] = (double)from[(i * length + l) * channels + c];
+      for (size_t c = 0; c < channels; c++) to[(i * channels + c) * length + l] = (double)from[(i * length + l) * channels + c];
 }
 
 static void check_tensor(struct spd_model *model, spd_tensor tensor, size_t n, size_t channels, const char *name) {
@@ -51,7 +50,8 @@ static void check_tensor(struct spd_model *model, spd_tensor tensor, size_t n, s
   double *got = check_alloc(count * sizeof *got), *want = doubles_of(name);
   CHECK(count == count_of(name), "%s: %zu values, wanted %zu", name, count, count_of(name));
   MUST(spd_model_read(values, model, tensor, error));
-  if (channels) channels_first(got, values, n, size / channels, channels);
+  if (channels)
+    channels_first(got, values, n, size / channels, channels);
   else
     for (size_t i = 0; i < count; i++) got[i] = (double)values[i];
   CHECK_CLOSE(name, got, want, count, tolerance_for("reference"));
@@ -100,8 +100,7 @@ static void check_special_gradients(struct spd_model *model, size_t n, const flo
   size_t nearest = 0;
   for (size_t j = 0; j < r; j++)
     if (fabs((double)wave_rest[j] - 6565) < fabs((double)wave_rest[nearest] - 6565)) nearest = j;
-  float *gradient = check_alloc(n * r * sizeof *gradient), *da = check_alloc(n * size * sizeof *da),
-        *a = check_alloc(n * size * sizeof *a);
+  float *gradient = check_alloc(n * r * sizeof *gradient), *da = check_alloc(n * size * sizeof *da), *a = check_alloc(n * size * sizeof *a);
   for (size_t i = 0; i < n; i++) gradient[i * r + nearest] = 1;
   forward(losses, model, n);
   MUST(spd_model_backward_from(model, SPD_TENSOR_REST, gradient, SPD_TENSOR_ATTENTION, error));
@@ -258,8 +257,8 @@ static void check_accuracy(const char *kernels, struct spd_model *model, size_t 
     const double d = fabs((double)latent[i] - (double)want[i]);
     if (!(d <= worst)) worst = d;
   }
-  printf("full-size network, %s kernels: latents within %.2g (%.2g of their norm), gradients within %.2g of theirs\n", kernels,
-         worst, relative_error(latent, want, count), worst_gradient);
+  printf("full-size network, %s kernels: latents within %.2g (%.2g of their norm), gradients within %.2g of theirs\n", kernels, worst,
+         relative_error(latent, want, count), worst_gradient);
   CHECK(worst <= tolerance_for("full-size latent")->atol, "%s kernels: a latent is %.3g off", kernels, worst);
   CHECK(worst_gradient <= tolerance_for("full-size gradient")->rtol, "%s kernels: a gradient is %.3g off", kernels, worst_gradient);
   free(latent), free(want);
@@ -347,7 +346,8 @@ static void test_paper_with(const struct cpu_kernels *kernels) {
 }
 
 static void test_paper(void) {
-  if (spd_cuda_built()) test_paper_with(NULL);
+  if (spd_cuda_built())
+    test_paper_with(NULL);
   else
     for (size_t i = 0; cpu_kernels_available(i); i++) test_paper_with(cpu_kernels_available(i));
 }

@@ -39,7 +39,7 @@ struct subject {
   struct buffer buffers[MOST_BUFFERS];
   size_t n_buffers, n;
   void *given[MOST_BUFFERS], *made[MOST_BUFFERS]; /* of the batch of n */
-  void *owned[16];                              /* parameters */
+  void *owned[16];                                /* parameters */
   size_t n_owned;
 };
 
@@ -61,9 +61,9 @@ static void add(struct subject *s, size_t at, enum role role, size_t width, size
 }
 #define VALUES(s, type, name, role, count) add(s, offsetof(union stage, type.name), role, sizeof(float), count, 0, count)
 #define DOUBLES(s, type, name, role, count) add(s, offsetof(union stage, type.name), role, sizeof(double), count, 0, count)
-#define ROWS(s, type, name, role, rows)                                                                                     \
-  add(s, offsetof(union stage, type.name.at), role, sizeof(float), (rows).stride * (rows).channels, (rows).lead * (rows).channels, \
-      (rows).length * (rows).channels)
+#define ROWS(s, type, name, role, rows)                                                                                          \
+  add(s, offsetof(union stage, type.name.at), role, sizeof(float), (rows).stride *(rows).channels, (rows).lead *(rows).channels, \
+      (rows).length *(rows).channels)
 
 static void run_batch(struct subject *s, struct spd_backend *backend, const size_t *rows, size_t n, void **made) {
   union stage stage = s->stage;
@@ -78,8 +78,10 @@ static void run_batch(struct subject *s, struct spd_backend *backend, const size
   }
   s->run(backend, &stage, n);
   for (size_t b = 0; b < s->n_buffers; b++) {
-    if (s->buffers[b].role == GIVEN) free(buffers[b]), made[b] = NULL;
-    else made[b] = buffers[b];
+    if (s->buffers[b].role == GIVEN)
+      free(buffers[b]), made[b] = NULL;
+    else
+      made[b] = buffers[b];
   }
 }
 
@@ -215,8 +217,7 @@ static void test_attend(const struct cpu_kernels *kernels) {
 }
 
 static void test_dense(const struct cpu_kernels *kernels) {
-  static const spd_activation activations[] = {SPD_ACTIVATION_NONE, SPD_ACTIVATION_PRELU, SPD_ACTIVATION_LEAKY,
-                                               SPD_ACTIVATION_SPECULATOR};
+  static const spd_activation activations[] = {SPD_ACTIVATION_NONE, SPD_ACTIVATION_PRELU, SPD_ACTIVATION_LEAKY, SPD_ACTIVATION_SPECULATOR};
   struct subject s = {.name = "dense", .run = run_dense};
   struct spd_dense *t = &s.stage.dense;
   t->in = pick(1, 300), t->out = pick(1, 700), t->activation = activations[pick(0, 3)], t->offset = noise();
@@ -241,7 +242,8 @@ static void test_observed_frame(const struct cpu_kernels *kernels) {
   {
     struct subject s = {.name = "resample", .run = run_resample};
     s.stage.resample.n_rest = n_rest, s.stage.resample.n_observed = n_observed;
-    s.stage.resample.wave_rest = wavelengths(&s, n_rest, 2000, 9000), s.stage.resample.wave_observed = wavelengths(&s, n_observed, 3800, 9200);
+    s.stage.resample.wave_rest = wavelengths(&s, n_rest, 2000, 9000),
+    s.stage.resample.wave_observed = wavelengths(&s, n_observed, 3800, 9200);
     VALUES(&s, resample, z, GIVEN, 1);
     VALUES(&s, resample, x, GIVEN, n_rest);
     VALUES(&s, resample, dy, GIVEN, n_observed);

@@ -99,15 +99,12 @@ static void write_sample(const char *path, int overwrite) {
   static const int8_t i8[] = {-128};
   static const uint8_t u8[] = {255, 1, 0}, flags[] = {1, 0};
   const struct spd_safetensors_item items[] = {
-      {"bool", SPD_DTYPE_BOOL, 1, {2}, flags},   {"f32", SPD_DTYPE_F32, 3, {3, 1, 2}, f32},
-      {"u8", SPD_DTYPE_U8, 1, {3}, u8},          {"f64", SPD_DTYPE_F64, 1, {3}, f64},
-      {"f16", SPD_DTYPE_F16, 2, {2, 2}, f16},    {"bf16", SPD_DTYPE_BF16, 1, {2}, bf16},
-      {"i64", SPD_DTYPE_I64, 1, {3}, i64},       {"i32", SPD_DTYPE_I32, 1, {2}, i32},
-      {"i16", SPD_DTYPE_I16, 1, {2}, i16},       {"i8", SPD_DTYPE_I8, 0, {0}, i8},
-      {"empty", SPD_DTYPE_F32, 2, {0, 7}, NULL}, {"\xc3\xa9\"\\\n", SPD_DTYPE_U8, 0, {0}, u8},
+      {"bool", SPD_DTYPE_BOOL, 1, {2}, flags}, {"f32", SPD_DTYPE_F32, 3, {3, 1, 2}, f32}, {"u8", SPD_DTYPE_U8, 1, {3}, u8},
+      {"f64", SPD_DTYPE_F64, 1, {3}, f64},     {"f16", SPD_DTYPE_F16, 2, {2, 2}, f16},    {"bf16", SPD_DTYPE_BF16, 1, {2}, bf16},
+      {"i64", SPD_DTYPE_I64, 1, {3}, i64},     {"i32", SPD_DTYPE_I32, 1, {2}, i32},       {"i16", SPD_DTYPE_I16, 1, {2}, i16},
+      {"i8", SPD_DTYPE_I8, 0, {0}, i8},        {"empty", SPD_DTYPE_F32, 2, {0, 7}, NULL}, {"\xc3\xa9\"\\\n", SPD_DTYPE_U8, 0, {0}, u8},
   };
-  const struct spd_safetensors_pair metadata[] = {
-      {"format", "test"}, {"quo\"te\t", "line\nbreak \\ \xf0\x9f\x94\xad \x01"}, {"", ""}};
+  const struct spd_safetensors_pair metadata[] = {{"format", "test"}, {"quo\"te\t", "line\nbreak \\ \xf0\x9f\x94\xad \x01"}, {"", ""}};
   MUST(spd_safetensors_write(path, items, sizeof items / sizeof items[0], metadata, 3, overwrite, error));
 }
 
@@ -132,13 +129,10 @@ static void test_round_trip(void) {
   for (size_t i = 0; i < file->n_tensors; i++)
     CHECK(file->tensors[i].begin % spd_dtype_size(file->tensors[i].dtype) == 0, "%s is not aligned", file->tensors[i].name);
   const char *value = spd_safetensors_metadata(file, "quo\"te\t");
-  CHECK(value && strcmp(value, "line\nbreak \\ \xf0\x9f\x94\xad \x01") == 0, "metadata came back as %s",
-        value ? value : "nothing");
-  CHECK(spd_safetensors_metadata(file, "absent") == NULL && spd_safetensors_find(file, "absent") == NULL,
-        "found what is absent");
+  CHECK(value && strcmp(value, "line\nbreak \\ \xf0\x9f\x94\xad \x01") == 0, "metadata came back as %s", value ? value : "nothing");
+  CHECK(spd_safetensors_metadata(file, "absent") == NULL && spd_safetensors_find(file, "absent") == NULL, "found what is absent");
 
-  double f64[] = {0.1, -1e300, 0}, f32[] = {1.5, -0.0, 3e38f, 1e-45f, 7, 8}, f16[] = {1, -2, 0x1p-24, INFINITY},
-         bf16[] = {1, -2};
+  double f64[] = {0.1, -1e300, 0}, f32[] = {1.5, -0.0, 3e38f, 1e-45f, 7, 8}, f16[] = {1, -2, 0x1p-24, INFINITY}, bf16[] = {1, -2};
   double i64[] = {-0x1p63, -1, 1}, i32[] = {-0x1p31, 5}, i16[] = {-2, 2}, i8[] = {-128}, u8[] = {255, 1, 0}, flags[] = {1, 0};
   check_values(file, "f64", f64, 3);
   check_values(file, "f32", f32, 6);
@@ -217,8 +211,7 @@ static void test_headers(void) {
       {"{\"a\":" TENSOR ",}", 4, "expected a string"},
       {"{\"a\":" TENSOR "} x", 4, "behind the closing brace"},
       {"{\"a\":" TENSOR "}{}", 4, "behind the closing brace"},
-      {"{\"a\":" TENSOR ",\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}", 5,
-       "tensor 'a' stands in the header twice"},
+      {"{\"a\":" TENSOR ",\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}", 5, "tensor 'a' stands in the header twice"},
       {"{\"a\":" TENSOR ",\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[4,5]}}", 5, "tensor 'a' stands"},
       {"{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, "metadata 'k' stands in the header twice"},
       {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, "second __metadata__"},
@@ -238,10 +231,8 @@ static void test_headers(void) {
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4e0],\"data_offsets\":[0,4]}}", 4, "expected an unsigned integer"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[04],\"data_offsets\":[0,4]}}", 4, "leading zero"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[18446744073709551616],\"data_offsets\":[0,4]}}", 4, "beyond 64 bits"},
-      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[18446744073709551615],\"data_offsets\":[0,4]}}", 4,
-       "tensor 'a' has a shape that overflows"},
-      {"{\"a\":{\"dtype\":\"F64\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0,
-       "tensor 'a' has a shape that overflows"},
+      {"{\"a\":{\"dtype\":\"U8\",\"shape\":[18446744073709551615],\"data_offsets\":[0,4]}}", 4, "tensor 'a' has a shape that overflows"},
+      {"{\"a\":{\"dtype\":\"F64\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0, "tensor 'a' has a shape that overflows"},
       {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, "tensor 'a' has data_offsets that do not fit"},
       {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,0]}}", 4, "tensor 'a' ends before it begins"},
       {"{\"a\":" TENSOR "}", 3, "tensor 'a' reaches past the end"},
@@ -291,8 +282,7 @@ static void test_foreign_files(void) {
   CHECK_STATUS(read_all(in_folder("fits"), error), SPD_STATUS_FORMAT, "not a safetensors file");
   CHECK_STATUS(read_all(in_folder("absent"), error), SPD_STATUS_IO, "absent: cannot open: No such file");
   CHECK_STATUS(read_all(folder, error), SPD_STATUS_IO, "not a regular file");
-  if (mkfifo(in_folder("pipe"), 0600) == 0)
-    CHECK_STATUS(read_all(in_folder("pipe"), error), SPD_STATUS_IO, "not a regular file");
+  if (mkfifo(in_folder("pipe"), 0600) == 0) CHECK_STATUS(read_all(in_folder("pipe"), error), SPD_STATUS_IO, "not a regular file");
 
   char name[700], header[900]; /* a message has room for both ends of what is too long */
   memset(name, 'n', sizeof name);
@@ -307,10 +297,8 @@ static void test_writer(void) {
   struct spd_safetensors_item items[2] = {{"a", SPD_DTYPE_U8, 0, {0}, &byte}, {"a", SPD_DTYPE_U8, 0, {0}, &byte}};
   const struct spd_safetensors_pair twice[2] = {{"k", "1"}, {"k", "2"}}, broken = {"k", "\xff"};
   int before = count_files();
-  CHECK_STATUS(spd_safetensors_write(in_folder("w"), items, 2, NULL, 0, 0, error), SPD_STATUS_INVALID,
-               "'a' cannot be written twice");
-  CHECK_STATUS(spd_safetensors_write(in_folder("w"), items, 1, twice, 2, 0, error), SPD_STATUS_INVALID,
-               "'k' cannot be written twice");
+  CHECK_STATUS(spd_safetensors_write(in_folder("w"), items, 2, NULL, 0, 0, error), SPD_STATUS_INVALID, "'a' cannot be written twice");
+  CHECK_STATUS(spd_safetensors_write(in_folder("w"), items, 1, twice, 2, 0, error), SPD_STATUS_INVALID, "'k' cannot be written twice");
   CHECK_STATUS(spd_safetensors_write(in_folder("w"), items, 1, &broken, 1, 0, error), SPD_STATUS_INVALID, "not UTF-8");
   items[0].name = "__metadata__";
   CHECK_STATUS(spd_safetensors_write(in_folder("w"), items, 1, NULL, 0, 0, error), SPD_STATUS_INVALID, "'__metadata__'");
@@ -319,8 +307,7 @@ static void test_writer(void) {
   CHECK(count_files() == before, "refused writes left files");
 
   write_sample(in_folder("w"), 0);
-  CHECK_STATUS(spd_safetensors_write(in_folder("w"), &items[1], 1, NULL, 0, 0, error), SPD_STATUS_IO,
-               "w: cannot write: File exists");
+  CHECK_STATUS(spd_safetensors_write(in_folder("w"), &items[1], 1, NULL, 0, 0, error), SPD_STATUS_IO, "w: cannot write: File exists");
   struct spd_safetensors *old, *new;
   MUST(spd_safetensors_open(&old, in_folder("w"), error));
   MUST(spd_safetensors_write(in_folder("w"), &items[1], 1, NULL, 0, 1, error));
@@ -338,8 +325,7 @@ static void test_writer(void) {
   if (is_root && seteuid(65534) != 0) {
     check_skip("read-only folder", "root cannot become another user here");
   } else {
-    CHECK_STATUS(spd_safetensors_write(in_folder("x"), &items[1], 1, NULL, 0, 0, error), SPD_STATUS_IO,
-                 "x: cannot write: Permission");
+    CHECK_STATUS(spd_safetensors_write(in_folder("x"), &items[1], 1, NULL, 0, 0, error), SPD_STATUS_IO, "x: cannot write: Permission");
   }
   if (is_root && seteuid(0) != 0) exit(2);
   chmod(folder, 0700);
@@ -380,17 +366,14 @@ static void test_damage(void) {
     size_t length = n;
     memcpy(bad, good, n);
     switch (bits % 4) {
-      case 0:
-        length = spd_below(spd_mix64(bits), n + 1);
-        break; /* cut */
-      case 1:  /* flip bits anywhere */
+      case 0: length = spd_below(spd_mix64(bits), n + 1); break; /* cut */
+      case 1:                                                    /* flip bits anywhere */
         for (uint64_t j = 0; j <= (bits >> 8 & 3); j++)
           bad[spd_below(spd_mix64(bits + j), n)] ^= (unsigned char)(1u << (bits >> (16 + 3 * j) & 7));
         break;
       case 2: /* exchange header bytes for JSON's own */
         for (uint64_t j = 0; j <= (bits >> 8 & 3); j++)
-          bad[8 + spd_below(spd_mix64(bits + j), header)] =
-              (unsigned char)tokens[spd_below(spd_mix64(bits + j + 99), sizeof tokens - 1)];
+          bad[8 + spd_below(spd_mix64(bits + j), header)] = (unsigned char)tokens[spd_below(spd_mix64(bits + j + 99), sizeof tokens - 1)];
         break;
       default: { /* move a piece of the header over another */
         size_t from = 8 + spd_below(spd_mix64(bits + 1), header), to = 8 + spd_below(spd_mix64(bits + 2), header);

@@ -40,11 +40,13 @@ static void test_sdss(void) {
   MUST(spd_sdss_read(&pixels, &object, path, error));
   size_t wrong = 0;
   for (int i = 0; i < PIXELS; i++)
-    wrong += pixels.flux[i] != (float)i || pixels.ivar[i] != 2 || pixels.loglam[i] != (float)(3.6 + 1e-4 * i) || pixels.and_mask[i] != (i == 3);
+    wrong +=
+        pixels.flux[i] != (float)i || pixels.ivar[i] != 2 || pixels.loglam[i] != (float)(3.6 + 1e-4 * i) || pixels.and_mask[i] != (i == 3);
   CHECK(pixels.n == PIXELS && wrong == 0, "%zu pixels, %zu of them wrong", pixels.n, wrong);
-  CHECK(object.plate == 266 && object.mjd == 51602 && object.fiber == 13 && object.z == 0.125, "plate %d, mjd %d, fiber %d, z %g", object.plate,
-        object.mjd, object.fiber, object.z);
-  CHECK(strcmp(object.class_name, "GALAXY") == 0 && object.subclass[0] == '\0', "class '%s', subclass '%s'", object.class_name, object.subclass);
+  CHECK(object.plate == 266 && object.mjd == 51602 && object.fiber == 13 && object.z == 0.125, "plate %d, mjd %d, fiber %d, z %g",
+        object.plate, object.mjd, object.fiber, object.z);
+  CHECK(strcmp(object.class_name, "GALAXY") == 0 && object.subclass[0] == '\0', "class '%s', subclass '%s'", object.class_name,
+        object.subclass);
   CHECK(isnan(object.z_err) && object.field == SPD_SDSS_UNKNOWN, "columns that are absent have values");
   size_t accepted = 0;
   for (size_t size = 1; size < f->size - SPD_FITS_BLOCK; size += 97) { /* cut anywhere before the data of HDU 2 */
@@ -128,8 +130,8 @@ static void test_image(void) {
   fits_file_add(f, pixels, sizeof pixels);
   fits_file_write(f, path, 0);
   MUST(spd_image_read(&image, path, 1, error));
-  CHECK(image.width == 3 && image.height == 2 && image.is_log && image.first == 3.5 && image.step == 1e-4, "%zu by %zu, log %d, from %g by %g",
-        image.width, image.height, image.is_log, image.first, image.step);
+  CHECK(image.width == 3 && image.height == 2 && image.is_log && image.first == 3.5 && image.step == 1e-4,
+        "%zu by %zu, log %d, from %g by %g", image.width, image.height, image.is_log, image.first, image.step);
   for (int i = 0; i < 6; i++) CHECK(image.pixels[i] == i + 1, "pixel %d is %g", i, image.pixels[i]);
   spd_image_free(&image);
   CHECK_STATUS(spd_image_read(&image, path, 2, error), SPD_STATUS_FORMAT, "no image in HDU 2");

@@ -31,16 +31,33 @@ static void begin(struct fixture *f, int integrate) {
     f->ones[m] = 1;
   }
   for (int m = 0; m <= OBSERVED; m++)
-    if (integrate) f->log_wave[m] = log10(4999 + 2 * m);
-    else if (m < OBSERVED) f->log_wave[m] = log10(f->wave[m]);
-  f->simulation = (struct spd_simulation){
-      .n_rest = REST, .log_first = log_first, .step = step, .wave_rest = f->wave_rest,
-      .n_components = 2, .components = f->components, .extinction = f->extinction,
-      .n_lines = 1, .line_wave = &line_wave, .n_observed = OBSERVED, .wave = f->wave,
-      .integrate = integrate, .log_wave = f->log_wave, .n_lsf = 1, .lsf = &one,
-      .sky = f->ones, .sky_lines = f->zeros, .photons = f->zeros, .noise = 0, .defects = 0, .seed = 1};
-  f->object = (struct spd_object){.z = 0, .mix = mix, .ebv = 0, .lines = &line, .line_sigma = 100,
-                                  .brightness = 3, .contrast = 1, .sn = 10, .row = 0};
+    if (integrate)
+      f->log_wave[m] = log10(4999 + 2 * m);
+    else if (m < OBSERVED)
+      f->log_wave[m] = log10(f->wave[m]);
+  f->simulation = (struct spd_simulation){.n_rest = REST,
+                                          .log_first = log_first,
+                                          .step = step,
+                                          .wave_rest = f->wave_rest,
+                                          .n_components = 2,
+                                          .components = f->components,
+                                          .extinction = f->extinction,
+                                          .n_lines = 1,
+                                          .line_wave = &line_wave,
+                                          .n_observed = OBSERVED,
+                                          .wave = f->wave,
+                                          .integrate = integrate,
+                                          .log_wave = f->log_wave,
+                                          .n_lsf = 1,
+                                          .lsf = &one,
+                                          .sky = f->ones,
+                                          .sky_lines = f->zeros,
+                                          .photons = f->zeros,
+                                          .noise = 0,
+                                          .defects = 0,
+                                          .seed = 1};
+  f->object = (struct spd_object){
+      .z = 0, .mix = mix, .ebv = 0, .lines = &line, .line_sigma = 100, .brightness = 3, .contrast = 1, .sn = 10, .row = 0};
   f->work = malloc(spd_simulate_work(&f->simulation) * sizeof *f->work);
 }
 

@@ -1,9 +1,9 @@
 /* Every stage through the backend's table against its float64 vectors. What a stage writes is NaN before (gap rows: zero), so a
  * forgotten element, an accumulation or a write into a gap shows. */
-#include "network/backend.h"
-#include "network/scalar.h"
 #include "cpu/cpu.h"
 #include "cuda-devices.h"
+#include "network/backend.h"
+#include "network/scalar.h"
 #include "tolerances.h"
 #include "vectors.h"
 
@@ -12,11 +12,11 @@ static void *owned[128];
 static size_t n_owned;
 static char label[160];
 
-#define OPS(stage, ...)                                              \
-  do {                                                               \
-    MUST(backend->ops->enter(backend, error));                       \
-    MUST(backend->ops->stage(backend, __VA_ARGS__, error));          \
-    backend->ops->leave(backend);                                    \
+#define OPS(stage, ...)                                     \
+  do {                                                      \
+    MUST(backend->ops->enter(backend, error));              \
+    MUST(backend->ops->stage(backend, __VA_ARGS__, error)); \
+    backend->ops->leave(backend);                           \
   } while (0)
 
 static const char *label_of(const struct vector_case *c, const char *what) {
@@ -131,8 +131,10 @@ static void check_rows(const struct vector_case *c, const char *what, struct spd
     int is_position = row >= rows->lead && (row - rows->lead) / rows->stride < n && l < rows->length;
     for (size_t i = 0; i < rows->channels; i++) {
       double value = all[row * rows->channels + i];
-      if (is_position) got[at++] = value;
-      else touched += value != 0;
+      if (is_position)
+        got[at++] = value;
+      else
+        touched += value != 0;
     }
   }
   CHECK_TOLERATED(label_of(c, what), got, wanted(c, what)->values, count, tolerance);
@@ -249,8 +251,8 @@ static void test_attend(const struct vector_case *c) {
 
 static void test_dense(const struct vector_case *c) {
   size_t n = vectors_size(c, "n"), in = vectors_size(c, "in"), out = vectors_size(c, "out");
-  struct spd_dense d = {.in = in, .out = out, .activation = (spd_activation)vectors_size(c, "activation"),
-                        .offset = (float)vectors_number(c, "offset")};
+  struct spd_dense d = {
+      .in = in, .out = out, .activation = (spd_activation)vectors_size(c, "activation"), .offset = (float)vectors_number(c, "offset")};
   d.w = new_floats(vectors_array(c, "w"), out * in);
   d.b = new_floats(vectors_array(c, "b"), out);
   int prelu = d.activation == SPD_ACTIVATION_PRELU, speculator = d.activation == SPD_ACTIVATION_SPECULATOR;
@@ -469,8 +471,8 @@ static void test_rest_index(void) {
 static const struct {
   const char *file;
   void (*test)(const struct vector_case *);
-} stages[] = {{"stem", test_stem}, {"block", test_block}, {"attend", test_attend}, {"dense", test_dense}, {"resample", test_resample},
-              {"lsf", test_lsf},   {"loss", test_loss},   {"adam", test_adam}};
+} stages[] = {{"stem", test_stem},         {"block", test_block}, {"attend", test_attend}, {"dense", test_dense},
+              {"resample", test_resample}, {"lsf", test_lsf},     {"loss", test_loss},     {"adam", test_adam}};
 
 static void test_all(const char *folder) {
   for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {

@@ -28,8 +28,7 @@ static void check_rows(const char *what, const struct spd_survey *s, int n) {
     snprintf(id, sizeof id, "id-%06d", i);
     spd_survey_get_spectrum(flux, ivar, row, s);
     wrong += memcmp(id, row, 9) != 0 || spd_get_double(row + s->columns[1].offset) != 0.001 * i ||
-             spd_get_int(row + s->columns[3].offset) != -i || flux[0] != (float)i || flux[M - 1] != (float)(i + 18) ||
-             ivar[M - 1] != M;
+             spd_get_int(row + s->columns[3].offset) != -i || flux[0] != (float)i || flux[M - 1] != (float)(i + 18) || ivar[M - 1] != M;
   }
   CHECK(wrong == 0, "%s: %d rows differ", what, wrong);
   free(rows);
@@ -150,10 +149,12 @@ static void test_mutations(void) {
     struct spd_random random = spd_random_start(1, 2, (uint64_t)i);
     memcpy(bad, good, size);
     size_t length = size;
-    if (i % 4 == 0) length = (size_t)(spd_random_uniform(&random) * (double)size);
+    if (i % 4 == 0)
+      length = (size_t)(spd_random_uniform(&random) * (double)size);
     else
       for (int k = 0; k <= i % 3; k++)
-        bad[(size_t)(spd_random_uniform(&random) * (double)(i % 2 ? size : size / 2))] ^= (unsigned char)(1 + 254 * spd_random_uniform(&random));
+        bad[(size_t)(spd_random_uniform(&random) * (double)(i % 2 ? size : size / 2))] ^=
+            (unsigned char)(1 + 254 * spd_random_uniform(&random));
     file = fopen(path, "wb");
     fwrite(bad, 1, length, file);
     fclose(file);

@@ -10,8 +10,8 @@ struct pass {
   float *gradient, *observed, *stem_gradient;
 };
 
-static void run_pass(struct pass *out, const struct spd_network *net, const struct small_data *d, size_t n, size_t capacity,
-                     size_t warm_up, int threads) {
+static void run_pass(struct pass *out, const struct spd_network *net, const struct small_data *d, size_t n, size_t capacity, size_t warm_up,
+                     int threads) {
   struct spd_backend *backend;
   struct spd_model *model;
   MUST(spd_cpu_create(&backend, threads, error));
@@ -108,8 +108,7 @@ static void test_kept_weights(void) {
   MUST(spd_cpu_create(&backend, 1, error));
   cpu_of(backend)->always_fourier = 1;
   for (int i = 0; i < 3; i++) { /* weights 0; then 1 and 0 in a model that follows */
-    if (i < 2)
-      MUST(spd_model_create(&model, &net, backend, d[0].wave_observed, d[0].wave_rest, N, SPD_MODEL_FORWARD, error));
+    if (i < 2) MUST(spd_model_create(&model, &net, backend, d[0].wave_observed, d[0].wave_rest, N, SPD_MODEL_FORWARD, error));
     encode_with(latent[i % 2], model, d[i % 2].weights, &d[0], N);
     if (i == 0) memcpy(want, latent[0], bytes);
     if (i != 1) spd_model_destroy(model);

@@ -103,8 +103,8 @@ static void test_progress(const struct setting *s) {
   CHECK(t.progress.steps_per_epoch == 7 && t.progress.step == 10 && t.progress.epoch == 1 && t.progress.step_in_epoch == 3 &&
             t.progress.loss_count == 24,
         "after ten steps: step %llu, epoch %llu, step %llu of %llu, %llu spectra", (unsigned long long)t.progress.step,
-        (unsigned long long)t.progress.epoch, (unsigned long long)t.progress.step_in_epoch,
-        (unsigned long long)t.progress.steps_per_epoch, (unsigned long long)t.progress.loss_count);
+        (unsigned long long)t.progress.epoch, (unsigned long long)t.progress.step_in_epoch, (unsigned long long)t.progress.steps_per_epoch,
+        (unsigned long long)t.progress.loss_count);
   small_trained_free(&t);
 }
 
@@ -116,8 +116,10 @@ static void test_parameters_that_train(const struct setting *s) {
   for (size_t i = 0; i < s->net.n_parameters; i++) {
     const struct spd_parameter *p = &s->net.parameters[i];
     const int same = memcmp(t.weights + p->offset, s->data.weights + p->offset, p->count * sizeof(float)) == 0;
-    if (p->role == SPD_PARAMETER_CONV_BIAS) CHECK(same, "%s was trained", p->name);
-    else moved += !same;
+    if (p->role == SPD_PARAMETER_CONV_BIAS)
+      CHECK(same, "%s was trained", p->name);
+    else
+      moved += !same;
   }
   CHECK(moved + 3 == s->net.n_parameters, "%zu of %zu tensors were trained", moved, s->net.n_parameters - 3);
   small_trained_free(&t);
@@ -247,8 +249,10 @@ static void test_schedule(const char *folder) {
     const struct vector_case *c = &v.cases[j];
     const size_t total = vectors_size(c, "total");
     double *rate = check_alloc(total * sizeof *rate), *beta1 = check_alloc(total * sizeof *beta1);
-    struct spd_schedule s = {.rate = vectors_number(c, "rate"), .total_steps = total,
-                             .steps_per_stage = vectors_size(c, "steps_per_stage"), .cycle_momentum = 1};
+    struct spd_schedule s = {.rate = vectors_number(c, "rate"),
+                             .total_steps = total,
+                             .steps_per_stage = vectors_size(c, "steps_per_stage"),
+                             .cycle_momentum = 1};
     for (size_t i = 0; i < total; i++) spd_schedule_at(&rate[i], &beta1[i], &s, i);
     CHECK_CLOSE(c->name, rate, vectors_array(c, "rates"), total, tolerance_for("schedule"));
     CHECK_CLOSE(c->name, beta1, vectors_array(c, "beta1"), total, tolerance_for("schedule"));

@@ -3,7 +3,8 @@
  *
  * Where products are made with tf32 or bf16 operands, tolerance_precision names it, and what goes through such products is
  * compared by the norm: ||got - want|| <= rtol ||want||, with the rows whose names end in it. An operand's rounding is 2^-10 (some
- * GPUs cut tf32 off) or 2^-8 of it at most; where it changes the winner of a max-pool, a gradient goes to another place, so gradients get more. */
+ * GPUs cut tf32 off) or 2^-8 of it at most; where it changes the winner of a max-pool, a gradient goes to another place, so gradients get
+ * more. */
 #ifndef SPD_TEST_TOLERANCES_H
 #define SPD_TEST_TOLERANCES_H
 
@@ -94,16 +95,18 @@ CHECK_UNUSED static double check_distance(const double *got, const double *want,
 }
 
 /* Element by element, or by the norm where the tolerance belongs to a precision */
-CHECK_UNUSED static void check_tolerated(const char *file, int line, const char *what, const double *got, const double *want,
-                                         size_t count, const char *name) {
+CHECK_UNUSED static void check_tolerated(const char *file, int line, const char *what, const double *got, const double *want, size_t count,
+                                         const char *name) {
   const struct check_tolerance *t = tolerance_for(name);
   if (t == tolerance_find(name)) {
     check_close(file, line, what, got, want, count, t);
     return;
   }
   const double distance = check_distance(got, want, count);
-  if (distance <= t->rtol) check_passed++;
-  else check_fail(file, line, "%s: %.3g of its norm off, %s allows %.3g", what, distance, t->name, t->rtol);
+  if (distance <= t->rtol)
+    check_passed++;
+  else
+    check_fail(file, line, "%s: %.3g of its norm off, %s allows %.3g", what, distance, t->name, t->rtol);
 }
 #define CHECK_TOLERATED(what, got, want, count, name) check_tolerated(__FILE__, __LINE__, what, got, want, count, name)
 

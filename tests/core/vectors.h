@@ -63,7 +63,8 @@ static void vectors_read(struct vectors *v, const char *folder, const char *name
     struct vector_case *c = &v->cases[v->n_cases - 1];
     struct vector_item *item = &c->items[c->n_items++];
     snprintf(item->key, sizeof item->key, "%s", vectors_word(&at));
-    if (strcmp(word, "number") == 0) item->number = strtod(vectors_word(&at), NULL);
+    if (strcmp(word, "number") == 0)
+      item->number = strtod(vectors_word(&at), NULL);
     else {
       item->count = (size_t)strtoul(vectors_word(&at), NULL, 10);
       item->values = check_alloc((item->count + 1) * sizeof *item->values);

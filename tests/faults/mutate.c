@@ -12,9 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/rng.h"
 #include "data/catalogue.h"
 #include "data/image.h"
-#include "core/rng.h"
 #include "data/safetensors.h"
 #include "data/sdss.h"
 #include "data/survey.h"
@@ -69,9 +69,12 @@ static size_t mutate(unsigned char *bytes, size_t size, uint64_t i) {
   for (int k = 0; k < changes; k++) {
     const size_t at = (size_t)(spd_random_uniform(&random) * (double)reach);
     const double how = spd_random_uniform(&random);
-    if (how < 0.5) bytes[at] ^= (unsigned char)(1 << (int)(8 * spd_random_uniform(&random)));
-    else if (how < 0.8) bytes[at] = (unsigned char)(256 * spd_random_uniform(&random));
-    else bytes[at] = (unsigned char)("0123456789-' "[(int)(13 * spd_random_uniform(&random))]);
+    if (how < 0.5)
+      bytes[at] ^= (unsigned char)(1 << (int)(8 * spd_random_uniform(&random)));
+    else if (how < 0.8)
+      bytes[at] = (unsigned char)(256 * spd_random_uniform(&random));
+    else
+      bytes[at] = (unsigned char)("0123456789-' "[(int)(13 * spd_random_uniform(&random))]);
   }
   return size;
 }

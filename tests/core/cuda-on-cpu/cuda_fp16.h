@@ -21,7 +21,8 @@ static inline __half __float2half_rn(float x) {
   const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
   const float magnitude = fabsf(x);
   __half half = {(uint16_t)(sign | 0x7c00)}; /* infinity */
-  if (x != x) half.bits = 0x7fff;
+  if (x != x)
+    half.bits = 0x7fff;
   else if (magnitude < 65520.0f) {
     /* adding 2^(e + 13), where e is the exponent of the value's last digit but ten, rounds to the digits that half has */
     int exponent = 0;

@@ -48,9 +48,7 @@ void device_launch_failed() { last_error = cudaErrorLaunchFailure; }
   if (device_fails()) return last_error = cudaErrorLaunchFailure
 
 const char *cudaGetErrorName(cudaError_t code) { return code == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : "cudaError"; }
-const char *cudaGetErrorString(cudaError_t code) {
-  return code == cudaErrorLaunchFailure ? "unspecified launch failure" : "some error";
-}
+const char *cudaGetErrorString(cudaError_t code) { return code == cudaErrorLaunchFailure ? "unspecified launch failure" : "some error"; }
 cudaError_t cudaGetLastError() {
   const cudaError_t code = last_error;
   last_error = cudaSuccess;
@@ -364,9 +362,7 @@ void __syncthreads() {
   to_scheduler();
 }
 
-static size_t number_of(const fiber *f) {
-  return f->place.x + (size_t)blockDim.x * (f->place.y + (size_t)blockDim.y * f->place.z);
-}
+static size_t number_of(const fiber *f) { return f->place.x + (size_t)blockDim.x * (f->place.y + (size_t)blockDim.y * f->place.z); }
 
 /* All threads send, wait, and receive. What was sent stays until the exchange after the next: nobody is two ahead of another. */
 void device_exchange(void *received, const void *sent, size_t bytes, int lane_mask) {
@@ -525,9 +521,12 @@ static float element(const void *from, cudaDataType_t type, size_t at) {
 }
 
 static void set_element(void *to, cudaDataType_t type, size_t at, float value) {
-  if (type == CUDA_R_16BF) ((__nv_bfloat16 *)to)[at] = __float2bfloat16(value);
-  else if (type == CUDA_R_16F) ((__half *)to)[at] = __float2half_rn(value);
-  else ((float *)to)[at] = value;
+  if (type == CUDA_R_16BF)
+    ((__nv_bfloat16 *)to)[at] = __float2bfloat16(value);
+  else if (type == CUDA_R_16F)
+    ((__half *)to)[at] = __float2half_rn(value);
+  else
+    ((float *)to)[at] = value;
 }
 
 static size_t width_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
@@ -551,8 +550,8 @@ static void multiply(cublasOperation_t op_a, cublasOperation_t op_b, int m, int 
                            right = operand(b, type, rows_b, op_b == CUBLAS_OP_N ? n : k, ldb, compute);
   std::vector<float> result((size_t)m * (size_t)n);
 #ifdef SPD_HAVE_CBLAS
-  cblas_sgemm(102, op_a == CUBLAS_OP_N ? 111 : 112, op_b == CUBLAS_OP_N ? 111 : 112, m, n, k, 1, left.data(), rows_a, right.data(),
-              rows_b, 0, result.data(), m);
+  cblas_sgemm(102, op_a == CUBLAS_OP_N ? 111 : 112, op_b == CUBLAS_OP_N ? 111 : 112, m, n, k, 1, left.data(), rows_a, right.data(), rows_b,
+              0, result.data(), m);
 #else
   for (int j = 0; j < n; j++)
     for (int i = 0; i < m; i++) {
@@ -571,11 +570,11 @@ static void multiply(cublasOperation_t op_a, cublasOperation_t op_b, int m, int 
     }
 }
 
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n,
-                                          int k, const void *alpha, const void *a, cudaDataType_t type_a, int lda,
-                                          long long step_a, const void *b, cudaDataType_t type_b, int ldb, long long step_b,
-                                          const void *beta, void *c, cudaDataType_t type_c, int ldc, long long step_c, int batch,
-                                          cublasComputeType_t compute, cublasGemmAlgo_t) {
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
+                                          const void *alpha, const void *a, cudaDataType_t type_a, int lda, long long step_a, const void *b,
+                                          cudaDataType_t type_b, int ldb, long long step_b, const void *beta, void *c,
+                                          cudaDataType_t type_c, int ldc, long long step_c, int batch, cublasComputeType_t compute,
+                                          cublasGemmAlgo_t) {
   BLAS_MAY_FAIL;
   if (m < 0 || n < 0 || k < 0 || lda < (op_a == CUBLAS_OP_N ? m : k) || ldb < (op_b == CUBLAS_OP_N ? k : n) || ldc < m ||
       type_a != type_b || (type_c != CUDA_R_32F && type_c != type_a))
@@ -595,10 +594,9 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k,
-                            const void *alpha, const void *a, cudaDataType_t type_a, int lda, const void *b, cudaDataType_t type_b,
-                            int ldb, const void *beta, void *c, cudaDataType_t type_c, int ldc, cublasComputeType_t compute,
-                            cublasGemmAlgo_t algorithm) {
-  return cublasGemmStridedBatchedEx(handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, 0, b, type_b, ldb, 0, beta, c, type_c, ldc,
-                                    0, 1, compute, algorithm);
+cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha,
+                            const void *a, cudaDataType_t type_a, int lda, const void *b, cudaDataType_t type_b, int ldb, const void *beta,
+                            void *c, cudaDataType_t type_c, int ldc, cublasComputeType_t compute, cublasGemmAlgo_t algorithm) {
+  return cublasGemmStridedBatchedEx(handle, op_a, op_b, m, n, k, alpha, a, type_a, lda, 0, b, type_b, ldb, 0, beta, c, type_c, ldc, 0, 1,
+                                    compute, algorithm);
 }
