@@ -7,8 +7,8 @@
 #' @param kernels Pixels of each convolution's kernel; odd.
 #' @param pools Pixels of the max-pools after the first two convolutions; odd. The paper has no pool after the third.
 #' @param encoder_hidden,decoder_hidden Units of the hidden layers.
-#' @param redshift_input Is the redshift an input of the encoder's MLP, in addition to the features of the spectrum? Later published models leave it out,
-#'   and a line spread function can only be found without it (see `vignette("spender")`).
+#' @param redshift_input Is the redshift an input of the encoder's MLP, in addition to the features of the spectrum? Later published models
+#'   leave it out, and a line spread function can only be found without it (see `vignette("spender")`).
 #' @param weight_attention A second encoder reads the inverse variance and multiplies its keys into the attention
 #'   (section 3.3 of the paper, where it is tried and rejected).
 #' @param decoder_activation `"speculator"`, the learnable activation of equation 3, or `"leaky_relu"`.

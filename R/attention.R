@@ -7,9 +7,10 @@
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param x [spectra()] on the fit's instrument, \eqn{n} of them; those without a norm give `NA`.
 #' @param device,precision,threads,batch_size As in [predict.spender()].
-#' @return An array of class `spender_attention` (`a[1:3, , ]` is one of fewer spectra), \eqn{n \times L \times C} (72 segments and 256 channels in the published network),
-#'   that sums to 1 over the segments. Its attribute `wave` has the observed wavelengths (Å, vacuum) of the segments' centres; a
-#'   segment depends on the pixels that the convolutions combine for it, which overlap with those of its neighbours.
+#' @return An array of class `spender_attention` (`a[1:3, , ]` is one of fewer spectra), \eqn{n \times L \times C} (72 segments and 256
+#'   channels in the published network), that sums to 1 over the segments. Its attribute `wave` has the observed wavelengths (Å, vacuum) of
+#'   the segments' centres; a segment depends on the pixels that the convolutions combine for it, which overlap with those of its
+#'   neighbours.
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid.
 #' @seealso [grad_fam()], [plot_attention()]
 #' @export
@@ -92,7 +93,9 @@ grad_fam <- function(fit, x, feature, device = "auto", precision = "fp32", threa
 #' @export
 #' @inherit grad_fam examples
 feature_channel <- function(fam, values = attr(fam, "feature")) {
-  if (!inherits(fam, "spender_attention") || length(dim(fam)) != 3) abort("invalid", "`fam` must come from grad_fam(); it is ", describe(fam), ".")
+  if (!inherits(fam, "spender_attention") || length(dim(fam)) != 3) {
+    abort("invalid", "`fam` must come from grad_fam(); it is ", describe(fam), ".")
+  }
   if (!is.numeric(values) || length(values) != dim(fam)[1]) {
     abort("invalid", "`values` must be one number for each of the ", dim(fam)[1], " spectra.")
   }
@@ -255,7 +258,10 @@ segment_wave <- function(architecture, wave) {
 feature_weights <- function(feature, wave) {
   inside <- function(from, to) {
     pixels <- wave >= from & wave <= to
-    if (!any(pixels)) abort("invalid", "`feature`: no restframe pixel between ", round(from, 1), " and ", round(to, 1), " ", angstrom(), " (the grid: ", describe_grid(wave), ").")
+    if (!any(pixels)) {
+      abort("invalid", "`feature`: no restframe pixel between ", round(from, 1), " and ", round(to, 1), " ", angstrom(), " (the grid: ",
+            describe_grid(wave), ").")
+    }
     pixels
   }
   if (is.character(feature) && length(feature) == 1) {
@@ -274,7 +280,9 @@ feature_weights <- function(feature, wave) {
   }
   if (length(feature) == length(wave)) return(as.double(feature))
   if (length(feature) == 1) {
-    if (feature < wave[1] || feature > wave[length(wave)]) abort("invalid", "`feature`: ", feature, " ", angstrom(), " lies outside the restframe grid (", describe_grid(wave), ").")
+    if (feature < wave[1] || feature > wave[length(wave)]) {
+      abort("invalid", "`feature`: ", feature, " ", angstrom(), " lies outside the restframe grid (", describe_grid(wave), ").")
+    }
     weights <- numeric(length(wave))
     weights[which.min(abs(wave - feature))] <- 1
     return(weights)
@@ -283,5 +291,6 @@ feature_weights <- function(feature, wave) {
     pixels <- inside(feature[1], feature[2])
     return(pixels / sum(pixels))
   }
-  abort("invalid", "`feature` must be one wavelength, two increasing ones, or ", length(wave), " weights; it has length ", length(feature), ".")
+  abort("invalid", "`feature` must be one wavelength, two increasing ones, or ", length(wave), " weights; it has length ", length(feature),
+        ".")
 }

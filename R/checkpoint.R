@@ -62,8 +62,10 @@ write_checkpoint <- function(path, identity, kept) {
   block <- function(bytes) list(dtype = "F32", shape = length(bytes) / 4, data = bytes)
   number <- function(value) list(dtype = "F64", shape = 1, data = value)
   state <- lapply(kept$state, function(part) if (is.raw(part)) block(part) else number(part))
-  tensors <- c(state, list(best = block(kept$weights), lowest = number(kept$lowest), seconds = number(kept$seconds), kept = number(kept$kept),
-                           history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)), data = as.double(unlist(kept$history)))))
+  tensors <- c(state, list(best = block(kept$weights), lowest = number(kept$lowest), seconds = number(kept$seconds),
+                           kept = number(kept$kept),
+                           history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)),
+                                          data = as.double(unlist(kept$history)))))
   metadata <- c(format = checkpoint_format, version = checkpoint_version, identity, digest = checkpoint_digest(tensors))
   .Call(ffi_safetensors_write, path, tensors, metadata, TRUE)
 }
@@ -75,7 +77,9 @@ read_checkpoint <- function(path, identity) {
   file <- tryCatch(.Call(ffi_safetensors_read, path, NULL), spender_error_format = function(e) damaged(conditionMessage(e)))
   metadata <- as.list(file$metadata)
   if (!identical(metadata[["format"]], checkpoint_format)) damaged("it does not say that it is one")
-  if (!identical(metadata[["version"]], checkpoint_version)) damaged("it is of version ", metadata[["version"]], " of the format, not ", checkpoint_version)
+  if (!identical(metadata[["version"]], checkpoint_version)) {
+    damaged("it is of version ", metadata[["version"]], " of the format, not ", checkpoint_version)
+  }
   wanted <- c(state_parts, "best", "lowest", "seconds", "kept", "history")
   if (!all(wanted %in% names(file$tensors))) damaged("it lacks ", enumerate(setdiff(wanted, names(file$tensors))))
   data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)

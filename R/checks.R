@@ -27,7 +27,7 @@ check_dots <- function(of, ..., known = character()) {
   if (any(unknown == "")) abort("invalid", of, "() has an argument too many: further ones need names.")
   near <- setdiff(names(formals(sys.function(-1))), "...")
   near <- near[utils::adist(unknown[1], near)[1, ] <= 2]
-  abort("invalid", of, "() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".",
+  abort("invalid", of, "() does not know the argument ", code_list(unknown), ".",
         if (length(near)) paste0(" Did you mean `", near[1], "`?"))
 }
 
@@ -52,18 +52,21 @@ check_whole <- function(x, name = "x") {
   width <- length(x$instrument$wave)
   for (field in c("flux", "ivar")) {
     if (!is.matrix(x[[field]]) || !is.double(x[[field]]) || !identical(dim(x[[field]]), c(n, width))) {
-      abort("invalid", "`", name, "$", field, "` must be a matrix of numbers with a row for each of the ", n, " redshifts and a column for each of the ",
+      abort("invalid", "`", name, "$", field, "` must be a matrix of numbers with a row for each of the ", n,
+            " redshifts and a column for each of the ",
             width, " pixels; it is ", describe_shape(x[[field]]), ". Choose spectra by `x[rows]`, which keeps all fields together.")
     }
   }
   for (field in c("z", "norm", "id", if (!is.null(x$object)) "object")) {
     if (length(x[[field]]) != n || !(if (field %in% c("id", "object")) is.character else is.numeric)(x[[field]])) {
-      abort("invalid", "`", name, "$", field, "` must have an element for each of the ", n, " redshifts; it is ", describe_shape(x[[field]]),
+      abort("invalid", "`", name, "$", field, "` must have an element for each of the ", n, " redshifts; it is ",
+            describe_shape(x[[field]]),
             ". Choose spectra by `x[rows]`, which keeps all fields together.")
     }
   }
   if (!is.data.frame(x$meta) || nrow(x$meta) != n) {
-    abort("invalid", "`", name, "$meta` must be a data frame with a row for each of the ", n, " redshifts; it is ", describe_shape(x$meta), ".")
+    abort("invalid", "`", name, "$meta` must be a data frame with a row for each of the ", n, " redshifts; it is ", describe_shape(x$meta),
+          ".")
   }
 }
 
@@ -126,7 +129,9 @@ check_meta <- function(meta, n, names = NULL) {
   if (nrow(meta) != n) abort("dimension", "`flux` has ", count(n, "row"), ", but `meta` has ", nrow(meta), ".")
   meta <- as.data.frame(meta)
   own <- row.names(meta)
-  if (!is.null(names) && !identical(own, names) && !anyDuplicated(names) && setequal(own, names)) meta <- meta[match(names, own), , drop = FALSE]
+  if (!is.null(names) && !identical(own, names) && !anyDuplicated(names) && setequal(own, names)) {
+    meta <- meta[match(names, own), , drop = FALSE]
+  }
   row.names(meta) <- NULL
   meta
 }
@@ -148,13 +153,16 @@ check_positive <- function(x, name, n) {
 check_choice <- function(x, name, choices) {
   if (!is.character(x) || length(x) != 1 || !x %in% choices) {
     quoted <- paste0("\"", choices, "\"")
-    abort("invalid", "`", name, "` must be ", paste(quoted[-length(quoted)], collapse = ", "), " or ", quoted[length(quoted)], ", not ", describe(x), ".")
+    abort("invalid", "`", name, "` must be ", paste(quoted[-length(quoted)], collapse = ", "), " or ", quoted[length(quoted)], ", not ",
+          describe(x), ".")
   }
 }
 
 # One file name, there or not
 check_path <- function(x, name = "path") {
-  if (!is.character(x) || length(x) != 1 || is.na(x) || !nzchar(x)) abort("invalid", "`", name, "` must be one file name, not ", describe(x), ".")
+  if (!is.character(x) || length(x) != 1 || is.na(x) || !nzchar(x)) {
+    abort("invalid", "`", name, "` must be one file name, not ", describe(x), ".")
+  }
 }
 
 # A file to be made
@@ -170,6 +178,7 @@ describe <- function(x) {
 
 describe_shape <- function(x) {
   if (is.null(x)) return("missing")
-  if (length(dim(x)) == 2) return(paste(if (is.data.frame(x)) "a data frame" else paste("a", typeof(x), "matrix"), "of", paste(dim(x), collapse = " by ")))
+  if (length(dim(x)) == 2) return(paste(if (is.data.frame(x)) "a data frame" else paste("a", typeof(x), "matrix"), "of",
+                                        paste(dim(x), collapse = " by ")))
   paste("a", class(x)[1], "of length", length(x))
 }

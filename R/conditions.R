@@ -19,3 +19,6 @@ enumerate <- function(x, most = 6) {
   if (length(x) <= most) return(paste(x, collapse = ", "))
   paste0(paste(x[seq_len(most)], collapse = ", "), " and ", length(x) - most, " more")
 }
+
+# "`a`, `b` and 5 more"
+code_list <- function(x, most = 6) enumerate(paste0("`", x, "`"), most)

@@ -69,7 +69,8 @@ fit_threads <- function(threads) {
   threads
 }
 
-# Resolves `device`: "auto" falls back to the CPU, "cuda" fails instead. Returns the list that .Call entries read; on a CPU precision is fp32.
+# Resolves `device`: "auto" falls back to the CPU, "cuda" fails instead. Returns the list that .Call entries read; on a CPU precision is
+# fp32.
 choose_device <- function(device, precision, threads) {
   check_choice(device, "device", c("auto", "cpu", "cuda"))
   check_choice(precision, "precision", c("fp32", "tf32", "fp16", "bf16"))

@@ -108,7 +108,8 @@ download_files <- function(urls, paths, parallel, stall, tick) {
       tick()
       begin()
     }
-    curl::curl_fetch_multi(urls[i], data = function(bytes, ...) writeBin(bytes, to), pool = pool, handle = handle, done = function(response) {
+    curl::curl_fetch_multi(urls[i], data = function(bytes, ...) writeBin(bytes, to), pool = pool, handle = handle,
+                           done = function(response) {
       close(to)
       reason <- judge_download(response, part, have)
       if (nzchar(reason)) unlink(part)

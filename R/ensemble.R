@@ -11,8 +11,8 @@
 #' @param seed The first member's seed; the next ones follow.
 #' @param ... Arguments of [spender()].
 #' @param progress Say which member is being trained?
-#' @return A list of class `spender_ensemble` of [spender()] fits. `[` picks members, [predict()][predict.spender_ensemble()] gives their mean
-#'   and spread, [reconstruct()] the mean, [summary()] a table of losses, [plot()] draws their histories.
+#' @return A list of class `spender_ensemble` of [spender()] fits. `[` picks members, [predict()][predict.spender_ensemble()] gives their
+#'   mean and spread, [reconstruct()] the mean, [summary()] a table of losses, [plot()] draws their histories.
 #' @export
 #' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
@@ -106,7 +106,8 @@ print.spender_ensemble <- function(x, ...) {
   if (length(x)) {
     print(x[[1]])
     loss <- table$validation_loss
-    cat("  members    validation loss ", format(mean(loss), digits = 4), if (length(loss) > 1) paste0(" \u00b1 ", format(stats::sd(loss), digits = 2)),
+    cat("  members    validation loss ", format(mean(loss), digits = 4),
+        if (length(loss) > 1) paste0(" \u00b1 ", format(stats::sd(loss), digits = 2)),
         ", from ", format(min(loss), digits = 4), " to ", format(max(loss), digits = 4), "\n", sep = "")
   }
   invisible(x)

@@ -30,14 +30,15 @@ check_id <- function(id, names, n) {
   id
 }
 
-# Order that matches elements named `own` to the rows named `names`; NULL if either has no names, or they agree already. If no name matches (as
-# after rbind(a, b)), rows are paired by position, with a warning.
+# Order that matches elements named `own` to the rows named `names`; NULL if either has no names, or they agree already. If no name matches
+# (as after rbind(a, b)), rows are paired by position, with a warning.
 order_by_name <- function(own, names, what, rows_of = "`flux`'s rows") {
   if (is.null(own) || is.null(names) || length(own) != length(names) || identical(as.character(own), as.character(names))) return(NULL)
   if (anyNA(c(own, names)) || any(own == "") || any(names == "")) return(NULL)
   order <- match(names, own)
   if (all(is.na(order))) {
-    warn("names", "The names of ", what, " are others than those of ", rows_of, " (\"", own[1], "\" beside \"", names[1], "\"): they are paired by their order.")
+    warn("names", "The names of ", what, " are others than those of ", rows_of, " (\"", own[1], "\" beside \"", names[1],
+         "\"): they are paired by their order.")
     return(NULL)
   }
   if (anyNA(order) || anyDuplicated(own) || anyDuplicated(names)) {

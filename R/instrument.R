@@ -11,8 +11,8 @@
 #' @details
 #' - `"sdss"`: 3921 pixels, \eqn{\lambda_m = 10^{3.578 + 10^{-4} m}}{lambda_m = 10^(3.578 + 1e-4 m)}, 3784 to 9333 Å: the grid of Melchior
 #'   et al. (2023), which the coadds of SDSS-I and II fill up to some pixels at both ends.
-#' - `"boss"`: 4670 pixels, \eqn{\lambda_m = 10^{3.55 + 10^{-4} m}}{lambda_m = 10^(3.55 + 1e-4 m)}, 3548 to 10397 Å: the pixels that coadds of
-#'   BOSS and eBOSS can have. Each single coadd begins and ends a little further in.
+#' - `"boss"`: 4670 pixels, \eqn{\lambda_m = 10^{3.55 + 10^{-4} m}}{lambda_m = 10^(3.55 + 1e-4 m)}, 3548 to 10397 Å: the pixels that coadds
+#'   of BOSS and eBOSS can have. Each single coadd begins and ends a little further in.
 #'
 #' Both are uniform in log wavelength with SDSS's step of 1e-4, so [read_sdss()] puts either survey's files on either grid and
 #' drops pixels beyond its ends.
@@ -86,7 +86,8 @@ print.spender_instrument <- function(x, ...) {
 #'
 #' Spectra here are on grids in vacuum; many spectrographs' are in air. The index of refraction is that of Ciddor (1996), for wavelengths in
 #' air as N. Piskunov fitted it (VALD): with \eqn{s = 10^4 / \lambda_{air}},
-#' \deqn{n = 1 + 8.336624212083 \times 10^{-5} + \frac{0.02408926869968}{130.1065924522 - s^2} + \frac{0.0001599740894897}{38.92568793293 - s^2}.}
+#' \deqn{n = 1 + 8.336624212083 \times 10^{-5} + \frac{0.02408926869968}{130.1065924522 - s^2} +
+#'   \frac{0.0001599740894897}{38.92568793293 - s^2}.}
 #'
 #' @param wave Wavelengths in air, Å.
 #' @return \eqn{n\,\lambda_{air}}, Å; below 2000 Å, where wavelengths are given in vacuum by convention, `wave` as it is.

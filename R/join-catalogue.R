@@ -24,14 +24,15 @@ join_catalogue <- function(x, data, by = "id") {
   mine <- if (is.null(names(by))) by else ifelse(nzchar(names(by)), names(by), by)
   theirs <- unname(by)
   absent <- setdiff(mine, c("id", names(x$meta)))
-  if (length(absent)) abort("catalogue", "The spectra have no catalogue column ", enumerate(paste0("`", absent, "`")), ".")
+  if (length(absent)) abort("catalogue", "The spectra have no catalogue column ", code_list(absent), ".")
   absent <- setdiff(theirs, names(data))
-  if (length(absent)) abort("catalogue", "`data` has no column ", enumerate(paste0("`", absent, "`")), ".")
+  if (length(absent)) abort("catalogue", "`data` has no column ", code_list(absent), ".")
   new <- setdiff(names(data), theirs)
   present <- intersect(new, names(x$meta))
-  if (length(present)) abort("catalogue", "The spectra already have ", enumerate(paste0("`", present, "`")), ".")
+  if (length(present)) abort("catalogue", "The spectra already have ", code_list(present), ".")
 
-  matched <- match_rows(lapply(mine, function(name) if (name == "id") x$id else x$meta[[name]]), lapply(theirs, function(name) data[[name]]))
+  matched <- match_rows(lapply(mine, function(name) if (name == "id") x$id else x$meta[[name]]),
+                        lapply(theirs, function(name) data[[name]]))
   if (length(matched$twice)) {
     keys <- do.call(paste, c(lapply(theirs, function(name) plain_text(data[[name]])[matched$twice]), sep = " "))
     abort("catalogue", "`data` has more than one row for ", enumerate(unique(keys)), ".")
@@ -54,8 +55,8 @@ take_from <- function(column, row) {
   structure(values, class = "integer64")
 }
 
-# `row`: for each row of `mine` the row of `theirs` with equal values in all columns; `twice`: rows of `theirs` with a duplicated key. Values are
-# compared by value, numbers with texts as exact texts; missing values match nothing.
+# `row`: for each row of `mine` the row of `theirs` with equal values in all columns; `twice`: rows of `theirs` with a duplicated key.
+# Values are compared by value, numbers with texts as exact texts; missing values match nothing.
 match_rows <- function(mine, theirs) {
   codes <- Map(function(a, b) {
     if (is.factor(a)) a <- as.character(a)

@@ -45,7 +45,8 @@ spectral_lines <- function(kind = c("emission", "absorption")) {
     kind = rep(c("emission", "absorption"), c(length(emission), length(absorption))),
     stringsAsFactors = FALSE
   )
-  lines$strong <- lines$name %in% c("MgII_2796", "OII_3727", "OII_3730", "NeIII_3870", "CaII_K", "CaII_H", "Hdelta", "G_band", "Hgamma", "Hbeta",
+  lines$strong <- lines$name %in% c("MgII_2796", "OII_3727", "OII_3730", "NeIII_3870", "CaII_K", "CaII_H", "Hdelta", "G_band", "Hgamma",
+                                    "Hbeta",
                                     "OIII_4960", "OIII_5008", "MgI_b2", "NaI_D2", "NII_6550", "Halpha", "NII_6585", "SII_6718", "SII_6733",
                                     "CaII_8500", "CaII_8544", "CaII_8665")
   lines <- lines[order(lines$wave), ]

@@ -21,8 +21,8 @@
 #' @return A data frame, one row per spectrum and line, in order: `row` and `id` of the spectrum, `line`, `wave` (Å), `flux` and `flux_err`;
 #'   `ew` and `ew_err`, the equivalent width in Å, positive in emission; `sigma` and `sigma_err`, `velocity` and `velocity_err` (km/s);
 #'   `continuum` at the line; `chi2`, of the group's fit per degree of freedom, and `pixels`, their number. Errors are from the
-#'   inverse variance. A line of which fewer than three valid pixels are within 10 Å, or whose group has too few, has `NA`, and so have normalised fluxes of a spectrum
-#'   without a norm (with a warning).
+#'   inverse variance. A line of which fewer than three valid pixels are within 10 Å, or whose group has too few, has `NA`, and so have
+#'   normalised fluxes of a spectrum without a norm (with a warning).
 #' @section Errors: `spender_error_missing_package` without minpack.lm, `spender_error_invalid` naming the argument.
 #' @seealso [classify_galaxies()], [fit_doublet()]
 #' @export
@@ -66,7 +66,8 @@ no_lines <- function() {
 # Normalised fluxes of spectra without a norm are not known.
 without_unit <- function(out, x, columns) {
   if (length(x$without)) {
-    warn("no_norm", length(x$without), ngettext(length(x$without), " spectrum has", " spectra have"), " no norm: normalised fluxes of rows ",
+    warn("no_norm", length(x$without), ngettext(length(x$without), " spectrum has", " spectra have"),
+         " no norm: normalised fluxes of rows ",
          enumerate(x$without), " are NA.")
     out[(if (is.null(out$row)) seq_len(nrow(out)) else out$row) %in% x$without, columns] <- NA
   }
@@ -96,7 +97,8 @@ without_unit <- function(out, x, columns) {
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' measure_model_lines(fit, x[1:2], "Halpha", draws = 5)[, c("id", "line", "flux", "flux_err")]
-measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"), draws = 20, seed = 1, ...) {
+measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"), draws = 20, seed = 1,
+                                ...) {
   x <- in_memory(x)
   check_spectra(x)
   measure <- function(fit, x) measure_lines(predict(fit, x, "rest"), lines, wave = fit$wave_rest, ...)
@@ -166,7 +168,8 @@ fit_doublet <- function(x, lines = c("OII_3727", "OII_3730"), wave = NULL, z = 0
   })
   if (!length(rows)) {
     none <- double()
-    return(data.frame(id = character(), ratio = none, ratio_err = none, flux = none, flux_err = none, sigma = none, sigma_err = none, dip = none))
+    return(data.frame(id = character(), ratio = none, ratio_err = none, flux = none, flux_err = none, sigma = none, sigma_err = none,
+                      dip = none))
   }
   out <- do.call(rbind, rows)
   rownames(out) <- NULL
@@ -195,7 +198,9 @@ classify_galaxies <- function(lines, threshold = 3) {
   check_number(threshold, "threshold", 0, 1e6)
   needed <- c("Halpha", "Hbeta", "OIII_5008", "NII_6585")
   columns <- c("row", "id", "line", "flux", "flux_err", "ew", "sigma", "sigma_err")
-  if (!is.data.frame(lines) || !all(columns %in% names(lines))) abort("invalid", "`lines` must come from measure_lines(); it is ", describe(lines), ".")
+  if (!is.data.frame(lines) || !all(columns %in% names(lines))) {
+    abort("invalid", "`lines` must come from measure_lines(); it is ", describe(lines), ".")
+  }
   if (!nrow(lines)) return(setNames(character(), character()))
   missing <- setdiff(needed, lines$line)
   if (length(missing)) abort("invalid", "`lines` has no measurement of ", enumerate(missing), ".")
@@ -242,9 +247,12 @@ line_data <- function(x, wave, z, ivar, physical) {
   if (!is.numeric(wave) || length(wave) != ncol(x) || any(!is.finite(wave)) || any(diff(wave) <= 0)) {
     abort("invalid", "`wave` must be the ", ncol(x), " increasing wavelengths of the columns of `x`.")
   }
-  if (!is.numeric(z) || !length(z) %in% c(1, nrow(x)) || any(!is.finite(z))) abort("invalid", "`z` must be one redshift or one for each of the ", nrow(x), " rows of `x`.")
+  if (!is.numeric(z) || !length(z) %in% c(1, nrow(x)) || any(!is.finite(z))) {
+    abort("invalid", "`z` must be one redshift or one for each of the ", nrow(x), " rows of `x`.")
+  }
   if (!is.null(ivar) && (!is.numeric(ivar) || !identical(dim(ivar), dim(x)))) abort("invalid", "`ivar` must have the dimensions of `x`.")
-  list(flux = x, ivar = ivar, wave = wave, z = rep_len(z, nrow(x)), id = if (is.null(rownames(x))) as.character(seq_len(nrow(x))) else rownames(x))
+  list(flux = x, ivar = ivar, wave = wave, z = rep_len(z, nrow(x)),
+       id = if (is.null(rownames(x))) as.character(seq_len(nrow(x))) else rownames(x))
 }
 
 light_speed <- 299792.458 # km/s

@@ -34,8 +34,8 @@ lsf <- function(fit) {
 #' @param ... Arguments of training, as in [update.spender()]; a larger `lsf_rate` gets there faster.
 #' @return A list of class `spender_lsf_check`: `kernels`, a matrix whose rows are the fit's own kernel and those found from a delta
 #'   and from the fit's kernel reversed (from a box, where that is the same); `losses`, mean training loss of the last epoch;
-#'   `difference`, the largest between the two that were found; `tolerance` and `agree`. A warning of class `spender_warning_lsf` says so where
-#'   they do not agree.
+#'   `difference`, the largest between the two that were found; `tolerance` and `agree`. A warning of class `spender_warning_lsf` says so
+#'   where they do not agree.
 #' @section Errors: `spender_error_invalid` for a fit without line spread function.
 #' @seealso [lsf()], [plot_lsf()]
 #' @export

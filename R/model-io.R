@@ -41,8 +41,8 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' @section Errors:
 #' `spender_error_format` where the file is cut short, foreign, lacks a tensor, or has one of another shape than the
 #' architecture needs; `spender_error_io` where it cannot be opened or written, `spender_error_exists` where it exists already;
-#' `spender_error_invalid` where an argument is wrong. Messages name the file and the tensor. Tensors that are no part of the network, and weights that
-#' are not finite, are reported by a warning of class `spender_warning_format`.
+#' `spender_error_invalid` where an argument is wrong. Messages name the file and the tensor. Tensors that are no part of the network, and
+#' weights that are not finite, are reported by a warning of class `spender_warning_format`.
 #'
 #' @examples
 #' \donttest{
@@ -204,8 +204,8 @@ network_tensors <- function(tensors, path) {
   setNames(tensors, name)
 }
 
-# Positions in a published Sequential depend on whether it has dropout: the l-th linear layer is moved to position 3 l, the parameters of its
-# activation to 3 l + 1.
+# Positions in a published Sequential depend on whether it has dropout: the l-th linear layer is moved to position 3 l, the parameters of
+# its activation to 3 l + 1.
 number_layers <- function(names, tensors, part) {
   pattern <- paste0("^", part, "\\.mlp\\.([0-9]{1,6})\\.(weight|bias|beta|gamma)$")
   place <- rep(NA_integer_, length(names))

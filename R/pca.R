@@ -28,7 +28,9 @@ spectra_pca <- function(x, components = 6, wave_rest = NULL, iterations = 15, z_
   check_number(seed, "seed", 0, .Machine$integer.max, whole = TRUE)
   wave_rest <- restframe_grid(x$instrument, 1, z_max, wave_rest)
   x <- x[!is.na(x$norm)]
-  if (length(x) <= components) abort("invalid", "`components` must be less than the number of spectra with a norm, which is ", length(x), ".")
+  if (length(x) <= components) {
+    abort("invalid", "`components` must be less than the number of spectra with a norm, which is ", length(x), ".")
+  }
   data <- to_restframe(x, wave_rest)
   restore <- keep_random_state()
   on.exit(restore())

@@ -37,7 +37,8 @@ plot_history <- function(x, flat = NULL, log = TRUE, ...) {
   flat <- flat[is.finite(flat)]
   if (length(flat)) {
     p <- p + ggplot2::geom_hline(yintercept = flat[1], linetype = "dashed", colour = "grey55", linewidth = 0.4) +
-      ggplot2::annotate("text", x = max(losses$epoch), y = flat[1], label = "flat spectrum", hjust = 1, vjust = -0.6, size = 3, colour = "grey40")
+      ggplot2::annotate("text", x = max(losses$epoch), y = flat[1], label = "flat spectrum", hjust = 1, vjust = -0.6, size = 3,
+                        colour = "grey40")
   }
   if (!is.null(kept)) p <- p + ggplot2::geom_vline(xintercept = kept, colour = "grey80", linewidth = 0.4)
   # A point where a line needs two.
@@ -46,7 +47,8 @@ plot_history <- function(x, flat = NULL, log = TRUE, ...) {
     ggplot2::geom_point(data = last, size = 1.8, show.legend = FALSE) +
     ggplot2::scale_colour_manual(name = NULL, breaks = names(colours), values = colours) +
     ggplot2::labs(x = "epoch", y = "loss",
-                  subtitle = paste0(if (is.null(kept)) "last epoch: " else paste0("epoch ", kept, ", whose weights were kept: "), paste0(last$set, " ", vapply(last$loss, function(l) format(l, digits = 4), ""), collapse = ", "))) +
+                  subtitle = paste0(if (is.null(kept)) "last epoch: " else paste0("epoch ", kept, ", whose weights were kept: "),
+                                    paste0(last$set, " ", vapply(last$loss, function(l) format(l, digits = 4), ""), collapse = ", "))) +
     ggplot2::scale_x_continuous(breaks = function(limits) unique(round(pretty(limits)))) +
     theme_spender() +
     ggplot2::theme(legend.position = "top", legend.justification = "left", legend.margin = ggplot2::margin(0, 0, 0, 0),

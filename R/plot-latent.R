@@ -20,7 +20,9 @@ plot_latent <- function(latents, colour = NULL, axes = c(1, 2), label = NULL, si
     label <- deparse(substitute(colour))
     label <- if (length(label) == 1) sub("^.*\\$", "", label)
   }
-  if (!is.matrix(latents) && !is.data.frame(latents)) abort("invalid", "`latents` must be a matrix or a data frame, not ", describe(latents), ".")
+  if (!is.matrix(latents) && !is.data.frame(latents)) {
+    abort("invalid", "`latents` must be a matrix or a data frame, not ", describe(latents), ".")
+  }
   latents <- as.data.frame(latents)
   if (length(axes) != 2 || !all(if (is.character(axes)) axes %in% names(latents) else axes %in% seq_along(latents)))
     abort("invalid", "`axes` must be two of the ", length(latents), " columns of `latents`, by number or name.")
@@ -46,7 +48,8 @@ plot_latent <- function(latents, colour = NULL, axes = c(1, 2), label = NULL, si
     # The scale spans all but the last per cent at either end, so that one odd value does not take the colour from the rest.
     limits <- stats::quantile(points$colour[is.finite(points$colour)], c(0.01, 0.99), names = FALSE)
     if (anyNA(limits) || limits[1] == limits[2]) limits <- NULL
-    return(p + ggplot2::scale_colour_viridis_c(name = label, limits = limits, oob = function(x, range, ...) pmin(pmax(x, range[1]), range[2]),
+    return(p + ggplot2::scale_colour_viridis_c(name = label, limits = limits,
+                                               oob = function(x, range, ...) pmin(pmax(x, range[1]), range[2]),
                                                end = 0.95, na.value = "grey80"))
   }
   colours <- unname(palette_spender[c("second", "model", "third", "fourth", "fifth", "sixth")])

@@ -14,8 +14,8 @@
 #'   it covers).
 #' @param ... Passed on to [predict.spender()]: `threads`.
 #' @return An object of class `spender_plot` that draws itself when printed, and that `ggplot2::ggsave()` takes. Its element `panels`
-#'   is a named list of ggplot2 objects, to be changed at will: `whole`, `residuals`, `OII`, `Hbeta`, `Halpha`. A closer look that has no valid
-#'   pixel is left out, and the others get its room.
+#'   is a named list of ggplot2 objects, to be changed at will: `whole`, `residuals`, `OII`, `Hbeta`, `Halpha`. A closer look that has no
+#'   valid pixel is left out, and the others get its room.
 #' @section Errors: `spender_error_missing_package` without ggplot2, `spender_error_invalid` for a row that does not exist,
 #'   `spender_error_grid` when the spectra are not on the fit's grid.
 #' @export
@@ -68,7 +68,8 @@ draw_reconstruction <- function(wave, flux, ivar, model, z, lines = spectral_lin
     inside <- wave >= windows[[name]][1] * (1 + z) & wave <= windows[[name]][2] * (1 + z)
     if (sum(valid & inside) >= 3) panels[[name]] <- zoom_panel(pixels, masked, z, lines, windows[[name]])
   }
-  if (!normalized) panels <- lapply(panels, function(p) if (identical(p$labels$y, "normalised flux")) p + ggplot2::labs(y = "flux (no norm)") else p)
+  if (!normalized) panels <- lapply(panels, function(p) if (identical(p$labels$y,
+                                                                      "normalised flux")) p + ggplot2::labs(y = "flux (no norm)") else p)
   zooms <- intersect(names(windows), names(panels))
   panels[zooms[-1]] <- lapply(panels[zooms[-1]], function(p) p + ggplot2::labs(y = NULL))
   new_spender_plot(panels, rows = list("whole", if (residuals) "residuals", zooms), heights = c(3.2, if (residuals) 1.45, 3),
@@ -184,7 +185,8 @@ zoom_panel <- function(pixels, masked, z, lines, window) {
 }
 
 # Dashes at the lines and their names at the top. If names would overlap, the line that is first in line_rank()
-# is named (here for a page 10 inches wide, and by check_overlap for the page there is); neighbours of one name share it. character_width: of the panel's width.
+# is named (here for a page 10 inches wide, and by check_overlap for the page there is); neighbours of one name share it. character_width:
+# of the panel's width.
 line_layers <- function(lines, z, xlim, ylim, character_width) {
   if (is.null(lines)) return(NULL)
   lines$at <- lines$wave * (1 + z)
@@ -206,7 +208,8 @@ line_layers <- function(lines, z, xlim, ylim, character_width) {
 }
 
 line_rank <- function(name) {
-  first <- c("Halpha", "OIII_5008", "Hbeta", "OII_3727", "OII_3730", "NII_6585", "NII_6550", "OIII_4960", "SII_6718", "CaII_K", "MgI_b2", "NaI_D2",
+  first <- c("Halpha", "OIII_5008", "Hbeta", "OII_3727", "OII_3730", "NII_6585", "NII_6550", "OIII_4960", "SII_6718", "CaII_K", "MgI_b2",
+             "NaI_D2",
              "Hdelta", "Hgamma", "CaII_8544", "G_band", "MgII_2796", "NeIII_3870", "CaII_H")
   rank <- match(name, first)
   ifelse(is.na(rank), length(first) + seq_along(name), rank)

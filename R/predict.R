@@ -10,8 +10,8 @@
 #'   rounding.
 #' @param batch_size Spectra that are computed at a time; `NULL` for 64 on a CPU, 1024 on a GPU.
 #' @param path A FITS file to write the result to, in parts, instead of returning it: a table `RESULTS` with a row for each spectrum. A
-#'   program that was killed continues when it is called again. The file identifies the fit, the spectra, their ids and the type; an existing
-#'   file of other ones is an error that names them. [read_predictions()] reads it.
+#'   program that was killed continues when it is called again. The file identifies the fit, the spectra, their ids and the type; an
+#'   existing file of other ones is an error that names them. [read_predictions()] reads it.
 #' @param overwrite Replace a file `path` that is there?
 #' @param ... `newdata`, which other packages' models call `x`; anything else is an error.
 #'
@@ -91,7 +91,8 @@ predict_to_file <- function(fit, x, type, path, overwrite, device, precision, th
     info <- .Call(ffi_survey_info, path)
     other <- differing_parts(info$prepared, of)
     if (length(other)) {
-      abort("exists", path, " exists already and is of something else: not the same ", enumerate(other), ". `overwrite = TRUE` replaces it.")
+      abort("exists", path, " exists already and is of something else: not the same ", enumerate(other),
+            ". `overwrite = TRUE` replaces it.")
     }
     done <- info$n
   }
@@ -204,7 +205,8 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
   }
   if (is.null(instrument)) instrument <- fit$instrument
   if (!inherits(instrument, "spender_instrument")) instrument <- instrument(instrument)
-  out <- run_network(fit, if (rest) "rest" else "observed", choose_device(device, precision, threads), batch_size, z = rep_len(z, nrow(s)), latent = s,
+  out <- run_network(fit, if (rest) "rest" else "observed", choose_device(device, precision, threads), batch_size, z = rep_len(z, nrow(s)),
+                     latent = s,
                      instrument = if (rest) fit$instrument else instrument)
   rownames(out) <- rownames(s)
   out

@@ -8,10 +8,10 @@
 #' @param columns Names of columns of single numbers or texts, in any case; by default what [select_galaxies()] and [download_sdss()]
 #'   need. Those that the file lacks are left out.
 #' @param hdu Where the table is, as astronomers count: 1 is the first extension.
-#' @return A data frame with lower-case names: `plate`, `mjd`, `fiber` (of `FIBERID`), `run2d`, `class`, `subclass`, `z`, `z_err`, `zwarning`,
-#'   `plate_quality` (of `PLATEQUALITY`, or of SDSS-V's `FIELDQUALITY`), `specprimary`, `sn_median_all`, and of SDSS-V `field`, `catalogid`,
-#'   `sdss_id`. Missing values are `NA`; scaled and unsigned columns have their values. 64-bit integers are texts where they are ids, or where
-#'   a double would round one of them.
+#' @return A data frame with lower-case names: `plate`, `mjd`, `fiber` (of `FIBERID`), `run2d`, `class`, `subclass`, `z`, `z_err`,
+#'   `zwarning`, `plate_quality` (of `PLATEQUALITY`, or of SDSS-V's `FIELDQUALITY`), `specprimary`, `sn_median_all`, and of SDSS-V `field`,
+#'   `catalogid`, `sdss_id`. Missing values are `NA`; scaled and unsigned columns have their values. 64-bit integers are texts where they
+#'   are ids, or where a double would round one of them.
 #' @section Errors: `spender_error_unsupported` if the package was built without CFITSIO; `spender_error_io` and
 #'   `spender_error_format` for files that are damaged or have no such table, and for columns with more than one value a row (named).
 #' @export
@@ -22,7 +22,8 @@
 #' download_sdss(chosen, "spectra")
 #' survey <- write_survey("spectra", "survey.fits")
 #' }
-read_catalogue <- function(file, columns = c("PLATE", "MJD", "FIBERID", "RUN2D", "CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING", "PLATEQUALITY",
+read_catalogue <- function(file, columns = c("PLATE", "MJD", "FIBERID", "RUN2D", "CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING",
+                                             "PLATEQUALITY",
                                              "SPECPRIMARY", "SN_MEDIAN_ALL", "FIELD", "CATALOGID", "SDSS_ID", "FIELDQUALITY"), hdu = 1) {
   check_path(file, "file")
   if (!is.character(columns) || !length(columns)) abort("invalid", "`columns` must be names of columns, not ", describe(columns), ".")
@@ -35,7 +36,8 @@ read_catalogue <- function(file, columns = c("PLATE", "MJD", "FIBERID", "RUN2D",
     if (is.null(attr(column, "integer64"))) return(column)
     attr(column, "integer64") <- NULL
     numbers <- as.numeric(column)
-    if (grepl("ID$", name, ignore.case = TRUE) && !grepl("FIBERID$", name, ignore.case = TRUE) || any(abs(numbers) >= 2^53, na.rm = TRUE)) column else numbers
+    if (grepl("ID$", name, ignore.case = TRUE) && !grepl("FIBERID$", name, ignore.case = TRUE) ||
+        any(abs(numbers) >= 2^53, na.rm = TRUE)) column else numbers
   }, read, names(read))
   names(read) <- tolower(names(read))
   names(read)[names(read) == "fiberid"] <- "fiber"

@@ -12,8 +12,8 @@
 #'
 #' @details
 #' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, stored as any numeric type; a pixel with a bit of `and_mask` set, or whose
-#' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels that a
-#' file lacks get flux 0, ivar 0. HDU 2 gives the redshift
+#' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels
+#' that a file lacks get flux 0, ivar 0. HDU 2 gives the redshift
 #' and the catalogue: `file`, `plate`, `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
 #' `instrument` (`"SDSS"` or `"BOSS"`), each `NA` where the file has none; of SDSS-V also `field`, `catalogid` and `sdss_id` (texts, as they
 #' are 64-bit integers), and `plate_quality` is the quality of the field. Ids are `plate-mjd-fiber` as in file names (`0266-51602-0013`), or

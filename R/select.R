@@ -10,8 +10,8 @@
 #' @param plate_quality Plate qualities to keep; SDSS calls plates with bad spectrophotometry or sky subtraction `"bad"`.
 #' @return The spectra, or rows of the catalogue, that pass all cuts: `class`, `z` (up to `z_max`), `z_err`, `zwarning` (must be 0),
 #'   `plate_quality`, being the best spectrum of its object (`specprimary`, of catalogues), and having a norm (of spectra). A cut
-#'   whose catalogue column is absent (or, of `plate_quality`, empty) is skipped, which the message says; a missing value fails its cut. The attribute
-#'   `"selection"` is a data frame of the cuts in order (`cut`), how many spectra each one removed (`removed`) and left (`left`),
+#'   whose catalogue column is absent (or, of `plate_quality`, empty) is skipped, which the message says; a missing value fails its cut. The
+#'   attribute `"selection"` is a data frame of the cuts in order (`cut`), how many spectra each one removed (`removed`) and left (`left`),
 #'   `NA` for a cut that was skipped.
 #' @examples
 #' grid <- instrument(seq(4000, 8000, by = 2))

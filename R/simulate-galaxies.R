@@ -109,8 +109,9 @@ line_fluxes <- function(galaxies) {
   o2_red <- o2_ratio(10^galaxies$log_ne)
   hard <- ifelse(galaxies$type == "active", 1, 0)
   flux <- cbind(
-    OII_3727 = o2 / (1 + o2_red), OII_3730 = o2 * o2_red / (1 + o2_red), NeIII_3870 = 0.09 * o3, NeIII_3969 = 0.027 * o3, Hzeta = 0.105 * hbeta,
-    Hepsilon = 0.159 * hbeta, Hdelta = 0.259 * hbeta, Hgamma = 0.468 * hbeta, OIII_4364 = 0.006 * o3, HeII_4687 = 0.15 * hard * hbeta,
+    OII_3727 = o2 / (1 + o2_red), OII_3730 = o2 * o2_red / (1 + o2_red), NeIII_3870 = 0.09 * o3, NeIII_3969 = 0.027 * o3,
+    Hzeta = 0.105 * hbeta, Hepsilon = 0.159 * hbeta, Hdelta = 0.259 * hbeta, Hgamma = 0.468 * hbeta, OIII_4364 = 0.006 * o3,
+    HeII_4687 = 0.15 * hard * hbeta,
     Hbeta = hbeta, OIII_4960 = o3 / 3, OIII_5008 = o3, HeI_5877 = 0.11 * hbeta, OI_6302 = (0.03 + 0.1 * hard) * halpha,
     OI_6366 = (0.01 + 0.033 * hard) * halpha, NII_6550 = n2 / 3, Halpha = halpha, NII_6585 = n2, SII_6718 = s2 * s2_blue / (1 + s2_blue),
     SII_6733 = s2 / (1 + s2_blue), ArIII_7138 = 0.08 * hbeta, SIII_9071 = 0.1 * halpha / 2, SIII_9533 = 0.25 * halpha / 2

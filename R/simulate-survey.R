@@ -4,8 +4,8 @@
 #'
 #' @param n Number of spectra.
 #' @param path The file to write.
-#' @param ... Arguments of [simulate_spectra()], except `rest` and `galaxies`. A `seed` is chosen where none is given; the spectra are those of
-#'   `simulate_spectra(n, ...)` with that seed.
+#' @param ... Arguments of [simulate_spectra()], except `rest` and `galaxies`. A `seed` is chosen where none is given; the spectra are those
+#'   of `simulate_spectra(n, ...)` with that seed.
 #' @param overwrite Replace a file that is there?
 #' @param progress Show a progress bar?
 #' @return The survey, opened, invisibly. The true parameters are columns of its catalogue, their names with `true_` in front.
@@ -22,7 +22,7 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   arguments <- list(...)
   unknown <- setdiff(names(arguments), setdiff(names(formals(simulate_spectra)), c("n", "rest", "galaxies")))
   if (length(unknown) || length(arguments) && is.null(names(arguments))) {
-    abort("invalid", "simulate_survey() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
+    abort("invalid", "simulate_survey() does not know the argument ", code_list(unknown), ".")
   }
   each <- vapply(arguments[intersect(c("z", "sn"), names(arguments))], length, 1L)
   wrong <- names(each)[!each %in% c(0, 1, n)]

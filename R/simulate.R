@@ -14,8 +14,8 @@
 #' Fraunhofer lines of iron, Balmer lines) that are broadened by stars' velocities, dimmed by dust (Calzetti et al. 2000, ApJ 533, 682).
 #' Emission lines follow the star-forming sequence in the diagram of \[N II\]/H\eqn{\alpha} and \[O III\]/H\eqn{\beta} (Kewley
 #' et al. 2013, ApJ 774, 100), or the ratios of active and retired galaxies; \[O III\] 5008:4960 = \[N II\] 6585:6550 = 3, case-B
-#' Balmer lines, the ratios within \[O II\] and \[S II\] by electron density (Sanders et al. 2016, ApJ 816, 23), and the gas behind more dust
-#' than the stars: \eqn{E(B-V) / 0.44}.
+#' Balmer lines, the ratios within \[O II\] and \[S II\] by electron density (Sanders et al. 2016, ApJ 816, 23), and the gas behind more
+#' dust than the stars: \eqn{E(B-V) / 0.44}.
 #'
 #' **Observation.** A pixel has the mean of the redshifted spectrum over its width; the pixels are convolved with `lsf` and get
 #' Gaussian noise of which `ivar` is the true inverse variance: sky, object and read-out, larger in the blue and on the night
@@ -23,9 +23,10 @@
 #' spectrograph that failed, residuals of the sky subtraction (larger than `ivar` admits, under [spectra()]'s sky mask) and a few
 #' unflagged cosmic rays.
 #'
-#' **Calibration.** 2000 simulated galaxies beside 112 of SDSS (`data-raw/calibrate-simulator.R` in the sources): brightness, signal-to-noise,
-#' redshift; noise along the spectrum; median spectra with and without emission; line ratios and equivalent widths, measured alike. The SDSS
-#' sample at hand has more emission-line galaxies than the survey. \if{html}{\figure{simulator.png}{options: width="100\%"}}
+#' **Calibration.** 2000 simulated galaxies beside 112 of SDSS (`data-raw/calibrate-simulator.R` in the sources): brightness,
+#' signal-to-noise, redshift; noise along the spectrum; median spectra with and without emission; line ratios and equivalent widths,
+#' measured alike. The SDSS sample at hand has more emission-line galaxies than the survey.
+#' \if{html}{\figure{simulator.png}{options: width="100\%"}}
 #'
 #' @param n Number of spectra.
 #' @param instrument `"sdss"`, `"boss"` or any [instrument()].
@@ -56,8 +57,8 @@
 #'   * `rest`: restframe spectra before the LSF, divided by the same norm (\eqn{n \times R}), linear in wavelength between pixels;
 #'   * `parameters`: a data frame of `type`; `mag_r` (absolute) and `log_mass` (solar, a rough mass-to-light ratio), both derived;
 #'     the fractions of light at 5500 Å `old`, `intermediate`, `young`; `metals` (strength of
-#'     metal lines), `ebv` (mag, of the starlight), `sigma_stars` and `sigma_gas` (km/s), `log_ne` (electron density, cm^-3), `ew_halpha` (Å,
-#'     restframe, of the emission over the smooth continuum), the ratios of emission lines
+#'     metal lines), `ebv` (mag, of the starlight), `sigma_stars` and `sigma_gas` (km/s), `log_ne` (electron density, cm^-3), `ew_halpha`
+#'     (Å, restframe, of the emission over the smooth continuum), the ratios of emission lines
 #'     `log_n2_halpha`, `log_o3_hbeta`, `log_s2_halpha`, `log_o2_hbeta` (before dust), `halpha_hbeta` (after dust, derived), and
 #'     `sn`. With `templates`: `archetype` and `sn`;
 #'   * `shared`: a list of what all spectra share: `wave_rest`, the grid of `rest` (Å, vacuum; at least four pixels for one of the
@@ -81,7 +82,8 @@
 simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
                              lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = n <= 1000, normalize = TRUE,
                              mask_sky = defects, seed = NULL, threads = NULL) {
-  simulate_rows(n, instrument, z, z_range, galaxies, templates, lsf, integrate, sn, noise, defects, rest, normalize, mask_sky, seed, threads)
+  simulate_rows(n, instrument, z, z_range, galaxies, templates, lsf, integrate, sn, noise, defects, rest, normalize, mask_sky, seed,
+                threads)
 }
 
 # Spectra first + 1 ... first + n of the sample that the seed makes. z_grid: the redshifts that the restframe grid holds, those of
@@ -142,8 +144,8 @@ simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.
   new_spectra(raw$flux, raw$ivar, z, raw$norm, instrument, id, meta, norm_problems(raw$found, id, NA_character_, recipe$window), truth)
 }
 
-# Properties that all spectra of a simulation share, for ffi_simulate(): the restframe grid, at least four pixels for one of the instrument's,
-# and how the instrument observes.
+# Properties that all spectra of a simulation share, for ffi_simulate(): the restframe grid, at least four pixels for one of the
+# instrument's, and how the instrument observes.
 observation <- function(wave, z_range, kernel, integrate) {
   m <- length(wave)
   # the pixels beyond the ends, from which the LSF takes light
@@ -178,7 +180,8 @@ template_light <- function(templates, u) {
 
 template_spectra <- function(templates, wave) {
   if (wave[1] < templates$wave[1] || wave[length(wave)] > templates$wave[length(templates$wave)]) {
-    abort("grid", "The templates cover ", paste(round(range(templates$wave)), collapse = "-"), " ", angstrom(), "; the instrument at these ",
+    abort("grid", "The templates cover ", paste(round(range(templates$wave)), collapse = "-"), " ", angstrom(),
+          "; the instrument at these ",
           "redshifts sees ", paste(round(range(wave)), collapse = "-"), " ", angstrom(), ".")
   }
   apply(templates$flux, 1, function(flux) stats::approx(templates$wave, flux, wave)$y)

@@ -40,8 +40,8 @@
 #'   validation never get some each; `meta`: a data frame of n rows;
 #' - `problems`: see [problems()]; `truth`: the argument.
 #'
-#' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` or `rbind(x, y)` joins spectra on one
-#' grid, `length(x)` counts them, `as.data.frame(x)` is their catalogue, and `plot(x)` draws them.
+#' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` or `rbind(x, y)` joins spectra on
+#' one grid, `length(x)` counts them, `as.data.frame(x)` is their catalogue, and `plot(x)` draws them.
 #' @section Errors:
 #' `spender_error_dimension` when two arguments do not fit together, `spender_error_redshift` for a redshift that is missing, not
 #' finite or at most -1, `spender_error_id` for ids that are missing or not unique, `spender_error_invalid` for an argument of
@@ -101,14 +101,16 @@ check_units <- function(ivar, found, instrument, window) {
   if (!length(found) || !all(found > 0)) return(invisible())
   positive <- ivar[is.finite(ivar) & ivar > 0]
   if (length(positive) && max(positive) <= 1e-6) {
-    warn("unit", "No pixel of any spectrum is valid: all inverse variances are 1e-6 or less, which counts as masked. This looks like a unit: ",
-         "fluxes should be around one, so divide `flux` by ", sprintf("%.0e", 1 / sqrt(stats::median(positive))),
+    warn("unit", "No pixel of any spectrum is valid: all inverse variances are 1e-6 or less, which counts as masked. ",
+         "This looks like a unit: fluxes should be around one, so divide `flux` by ", sprintf("%.0e", 1 / sqrt(stats::median(positive))),
          " or so, and multiply `ivar` by its square.")
   } else if (max(window) < 1500 && max(instrument$wave) >= 1500) {
-    warn("unit", "No spectrum has valid pixels in the window of the norm. `window`, ", sprintf("%.4g", window[1]), " to ", sprintf("%.4g", window[2]),
+    warn("unit", "No spectrum has valid pixels in the window of the norm. `window`, ", sprintf("%.4g", window[1]), " to ",
+         sprintf("%.4g", window[2]),
          ", looks like nanometres; it is expected in ", angstrom(), ", in the restframe.")
   } else if (max(instrument$wave) < 1500) {
-    warn("unit", "No spectrum has valid pixels in the window of the norm. The grid's wavelengths, ", sprintf("%.4g", min(instrument$wave)), " to ",
+    warn("unit", "No spectrum has valid pixels in the window of the norm. The grid's wavelengths, ", sprintf("%.4g", min(instrument$wave)),
+         " to ",
          sprintf("%.4g", max(instrument$wave)), ", look like ", if (max(instrument$wave) < 30) "micrometres" else "nanometres",
          "; they are expected in ", angstrom(), ", in vacuum.")
   }
@@ -192,7 +194,8 @@ dim.spectra <- function(x) dim(x$flux)
     n <- length(x$z)
     if (is.null(value)) value <- data.frame(row.names = seq_len(n))
     if (!is.data.frame(value) || nrow(value) != n) {
-      abort("invalid", "`x$meta` must be a data frame with a row for each of the ", count(n, "spectrum", "spectra"), "; it is ", describe_shape(value), ".")
+      abort("invalid", "`x$meta` must be a data frame with a row for each of the ", count(n, "spectrum", "spectra"), "; it is ",
+            describe_shape(value), ".")
     }
   }
   y <- unclass(x)
@@ -270,7 +273,9 @@ c.spectra <- function(...) {
   parts <- list(...)
   names(parts) <- NULL
   foreign <- which(!vapply(parts, inherits, NA, "spectra"))
-  if (length(foreign)) abort("invalid", "Only spectra can be joined to spectra; argument ", foreign[1], " is ", describe(parts[[foreign[1]]]), ".")
+  if (length(foreign)) {
+    abort("invalid", "Only spectra can be joined to spectra; argument ", foreign[1], " is ", describe(parts[[foreign[1]]]), ".")
+  }
   first <- parts[[1]]
   for (i in seq_along(parts)) {
     if (!identical(parts[[i]]$instrument$wave, first$instrument$wave)) {

@@ -48,16 +48,16 @@
 #'   is interrupted, and at the end; a new one replaces the old one in one step, so there is always a whole one.
 #' @param checkpoint_minutes Minutes between two checkpoints; 0 writes one several times a second.
 #' @param resume Continue from `checkpoint`, if that file exists: with the same data and arguments (except the number of threads and the
-#'   callback) the fit has the bits of an uninterrupted one. The file identifies its training; other data or arguments are an error that names
-#'   them.
+#'   callback) the fit has the bits of an uninterrupted one. The file identifies its training; other data or arguments are an error that
+#'   names them.
 #' @param progress Show a progress bar and the settings that were chosen?
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
 #'
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
-#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the training; `kept` is the row of `history` that the weights belong to) and `call`. It
-#'   is a plain R object: [saveRDS()] keeps all of it, [write_model()] writes it for others. An interrupt returns the fit of the
-#'   epochs done, with a warning.
+#'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the
+#'   training; `kept` is the row of `history` that the weights belong to) and `call`. It is a plain R object: [saveRDS()] keeps all of it,
+#'   [write_model()] writes it for others. An interrupt returns the fit of the epochs done, with a warning.
 #'
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
@@ -94,7 +94,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   }
   lsf_sign <- match.arg(lsf_sign)
   schedule <- match.arg(schedule)
-  if (lsf_sign == "nonnegative" && any(kernel < 0)) abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
+  if (lsf_sign == "nonnegative" && any(kernel < 0)) {
+    abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
+  }
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
   check_number(seed, "seed", 0, 2^53, whole = TRUE)
 
@@ -119,8 +121,8 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument.
 #' @param epochs Further epochs.
-#' @param ... Arguments of [spender()] that concern training: `r paste0("\x60", setdiff(training_arguments(), "epochs"), "\x60", collapse = ", ")`.
-#'   Of those left out, rates, schedule, batch size, validation and seeds are as in the training before.
+#' @param ... Arguments of [spender()] that concern training: `r code_list(setdiff(training_arguments(), "epochs"), Inf)`. Of those left out,
+#'   rates, schedule, batch size, validation and seeds are as in the training before.
 #' @return The fit, trained further.
 #' @export
 update.spender <- function(object, x, epochs, ...) {
@@ -129,7 +131,7 @@ update.spender <- function(object, x, epochs, ...) {
   given <- list(...)
   unknown <- setdiff(names(given), setdiff(training_arguments(), "epochs"))
   if (length(unknown) || length(given) && is.null(names(given))) {
-    abort("invalid", "update() does not know the argument ", enumerate(paste0("`", unknown, "`")), ".")
+    abort("invalid", "update() does not know the argument ", code_list(unknown), ".")
   }
   before <- object$training[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(object$training))]
   options <- utils::modifyList(utils::modifyList(training_defaults(), before, keep.null = TRUE), given, keep.null = TRUE)

@@ -12,16 +12,17 @@
 #' @section Format:
 #' The primary HDU is an image, `WAVELENGTH` (Å, vacuum, doubles). The table `SPECTRA` follows, with a row for each spectrum: `ID`, `Z`,
 #' `NORM` (`NaN` for a spectrum without norm), catalogue columns, then `FLUX` and `IVAR` (\eqn{M} floats each, prepared as
-#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. A column `OBJECT` follows `ID` if rows of one
-#' object have different ids. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and the mask, and the window. Inputs that were rejected are
-#' in a last table, `REJECTED`. The file of a survey that is still being written, or whose writer was killed, holds whole rows.
+#' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. A column `OBJECT` follows `ID` if
+#' rows of one object have different ids. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and
+#' the mask, and the window. Inputs that were rejected are in a last table, `REJECTED`. The file of a survey that is still being written, or
+#' whose writer was killed, holds whole rows.
 #' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
 #'   spectra over all files), `z`, `norm`, `instrument` and `columns`. `x[i]` is a smaller survey, `as_spectra(x)` reads it into memory as
 #'   [spectra()] (ids that repeat are made unique, and known as one object), `as.data.frame(x)` is its
 #'   catalogue, [problems()] lists what was rejected.
 #' @section Errors: `spender_error_io` where a file cannot be opened, `spender_error_format` where it is not a survey, cut, or damaged;
-#'   `spender_error_grid` for files on different grids; `spender_error_changed` where a file was changed or replaced since it was opened (it may
-#'   have grown).
+#'   `spender_error_grid` for files on different grids; `spender_error_changed` where a file was changed or replaced since it was opened (it
+#'   may have grown).
 #' @seealso [write_survey()], [simulate_survey()]
 #' @export
 #' @examples
@@ -48,7 +49,9 @@ open_survey <- function(paths) {
   rows <- as.double(seq_len(sum(n)))
   known <- .Call(ffi_survey_columns, paths, n, c("Z", "NORM"), rows)
   columns <- unique(unlist(lapply(info, function(f) f$columns[f$types != "E" & (f$types == "A" | f$repeats == 1)])))
-  structure(list(files = data.frame(path = paths, n = n, file_state(paths), sample = vapply(seq_along(paths), function(i) row_sample(paths[i], n[i]), "")), rows = rows, z = known$Z, norm = known$NORM,
+  structure(list(files = data.frame(path = paths, n = n, file_state(paths),
+                                    sample = vapply(seq_along(paths), function(i) row_sample(paths[i], n[i]),
+                                                    "")), rows = rows, z = known$Z, norm = known$NORM,
                  instrument = new_instrument(first$wave, first$instrument), has_objects = "OBJECT" %in% columns,
                  columns = setdiff(columns, own_columns)), class = "survey")
 }
@@ -85,13 +88,17 @@ row_sample <- function(path, n) {
   digest_of(.Call(ffi_survey_columns, path, n, c("ROWSUM", "Z", "NORM"), as.double(if (n > 0) rows))[1:3])
 }
 
-# A file may have grown since it was opened, but its rows must be those that were there. Looked at again only where its size or time changed.
+# A file may have grown since it was opened, but its rows must be those that were there. Looked at again only where its size or time
+# changed.
 check_unchanged <- function(x) {
   if (is.null(x$files$time)) return(invisible()) # opened by an earlier version
   now <- file_state(x$files$path)
   for (f in which(!(now$size %in% NA) & (now$size != x$files$size | now$time != x$files$time))) {
     same <- now$size[f] >= x$files$size[f] && identical(row_sample(x$files$path[f], x$files$n[f]), x$files$sample[f])
-    if (!same) abort(c("changed", "format"), basename(x$files$path[f]), " was changed or replaced since the survey was opened: open_survey() it again.")
+    if (!same) {
+      abort(c("changed", "format"), basename(x$files$path[f]),
+            " was changed or replaced since the survey was opened: open_survey() it again.")
+    }
   }
 }
 
@@ -171,7 +178,8 @@ plot.survey <- function(x, rows = seq_len(min(4, length(x))), ...) {
 summary.survey <- function(object, ...) {
   check_dots("summary", ...)
   class <- if ("class" %in% object$columns) table(survey_catalogue(object, "class")$class, useNA = "ifany")
-  quantiles <- t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5), probs = c(0, 0.05, 0.5, 0.95, 1), na.rm = TRUE))
+  quantiles <- t(vapply(list(redshift = object$z, norm = object$norm), stats::quantile, double(5), probs = c(0, 0.05, 0.5, 0.95, 1),
+                        na.rm = TRUE))
   structure(list(survey = object, quantiles = quantiles, class = class, problems = problems(object)), class = "summary.survey")
 }
 

@@ -17,7 +17,8 @@ train <- function(fit, x, options) {
   steps_per_epoch <- ceiling(sum(is_training) / settings$batch_size)
   if (options$progress) {
     n <- sum(is_training)
-    cli::cli_inform(c(i = "Training on {n} spectr{?um/a}, validating on {length(rows) - n}; {device$device}, {device$name}, {device$precision}."))
+    cli::cli_inform(c(i = paste("Training on {n} spectr{?um/a}, validating on {length(rows) - n};",
+                                "{device$device}, {device$name}, {device$precision}.")))
   }
 
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
@@ -38,7 +39,8 @@ train <- function(fit, x, options) {
                           format = "{cli::pb_bar} epoch {run$epoch}/{run$epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
   }
   tick <- function(step) if (options$progress) cli::cli_progress_update(id = bar, set = step)
-  outcome <- tryCatch(training_loop(session, run, keeper, tick, options$callback), interrupt = function(e) e, spender_diverged = function(e) e)
+  outcome <- tryCatch(training_loop(session, run, keeper, tick, options$callback), interrupt = function(e) e,
+                      spender_diverged = function(e) e)
   if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
   if (options$progress) cli::cli_progress_done(id = bar)
   report_outcome(outcome, run, options$learning_rate)
@@ -171,7 +173,9 @@ usable_for_fit <- function(fit, x) {
   if (any(fraction < 0.5)) {
     far <- rows[fraction < 0.5]
     abort("invalid", "The restframe grid covers less than half of ", length(far), ngettext(length(far), " spectrum", " spectra"),
-          " at ", ngettext(length(far), "its redshift", "their redshifts"), ": ", enumerate(paste0(ids_of(x, far), " (z = ", format(x$z[far], digits = 4, trim = TRUE), ")")),
+          " at ", ngettext(length(far), "its redshift", "their redshifts"), ": ", enumerate(paste0(ids_of(x, far), " (z = ",
+                                                                                                   format(x$z[far], digits = 4,
+                                                                                                          trim = TRUE), ")")),
           ". Leave them out, or give a larger `z_max` or a wider `wave_rest`.")
   }
   if (any(fraction < 1)) {
@@ -198,7 +202,8 @@ split_rows <- function(x, validation, seed, rows = seq_along(x$z), part = 1e5) {
   is_training
 }
 
-# Of rows of spectra: `loss`, that of a model that is 1 everywhere, which any fit should beat (spectra are normalised to a median of 1); `valid`, the share of the pixels that have weight.
+# Of rows of spectra: `loss`, that of a model that is 1 everywhere, which any fit should beat (spectra are normalised to a median of 1);
+# `valid`, the share of the pixels that have weight.
 flat_model <- function(x, wave_rest, lsf, rows = seq_along(x$z)) {
   covered <- coverage(x$z[rows], x$instrument$wave, wave_rest, lsf)
   found <- .Call(ffi_flat_model, x$flux, x$ivar, as.double(rows), covered, default_threads())

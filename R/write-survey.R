@@ -11,8 +11,8 @@
 #' @param progress Show a progress bar?
 #' @return The survey, opened, invisibly: see [open_survey()] for the format. Files that could not be read are in [problems()], with
 #'   reasons; a spectrum without norm has its row.
-#' @section Errors: `spender_error_exists` for a file that is there and cannot be continued, or was made with another mask, window or grid; `spender_error_io` where writing fails (the
-#'   file then holds the rows before); those of [read_sdss()].
+#' @section Errors: `spender_error_exists` for a file that is there and cannot be continued, or was made with another mask, window or grid;
+#'   `spender_error_io` where writing fails (the file then holds the rows before); those of [read_sdss()].
 #' @seealso [open_survey()]
 #' @export
 #' @inherit open_survey examples
@@ -54,20 +54,23 @@ append_spectra <- function(x, path, widths = list(), prepared = "") {
   meta <- x$meta
   nested <- vapply(meta, function(column) is.list(column) && !inherits(column, "POSIXlt") || !is.null(dim(column)), NA)
   if (any(nested)) {
-    abort("invalid", "A survey file holds numbers and texts, one a spectrum, and the catalogue column ", enumerate(paste0("`", names(meta)[nested], "`")),
+    abort("invalid", "A survey file holds numbers and texts, one a spectrum, and the catalogue column ",
+          code_list(names(meta)[nested]),
           " is a list or a matrix: leave it out, x$meta$", names(meta)[nested][1], " <- NULL.")
   }
   own <- toupper(names(meta)) %in% own_columns
   if (any(own)) abort("invalid", "A catalogue column cannot be called ", names(meta)[own][1], " in a survey file, which has its own.")
   odd <- !grepl("^[ -~]{1,60}$", names(meta)) | duplicated(names(meta))
   if (any(odd)) {
-    abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"", names(meta)[odd][1], "\".")
+    abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"",
+          names(meta)[odd][1], "\".")
   }
   # all parts of a file have OBJECT, or none
   names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
            else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
   objects <- if (names) list(OBJECT = object_of(x))
-  append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)), path, "SPECTRA",
+  append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)),
+              path, "SPECTRA",
               x$instrument$wave, x$instrument$name, widths, prepared)
 }
 
@@ -133,7 +136,8 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
     there <- .Call(ffi_survey_info, path)$prepared
     other <- if (nzchar(there)) differing_parts(there, prepared) # files of earlier versions do not say
     if (length(other)) {
-      abort("exists", path, " exists already and was made otherwise: not the same ", enumerate(other), ". Give the arguments it was made with, or `overwrite = TRUE`.")
+      abort("exists", path, " exists already and was made otherwise: not the same ", enumerate(other),
+            ". Give the arguments it was made with, or `overwrite = TRUE`.")
     }
     rejected <- unique(rbind(rejected, rejected_of(path)))
     done <- survey_catalogue(survey, "file")$file

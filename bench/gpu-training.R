@@ -21,7 +21,8 @@ cpu <- sapply(seeds, function(seed) run("cpu", "fp32", seed))
 spread <- apply(cpu, 1, sd)
 cat(sprintf("%d epochs of 500 simulated spectra, 4 latents, filters 32, 64, 128; seeds %s\n", epochs, paste(seeds, collapse = ", ")))
 show <- function(name, losses) {
-  cat(sprintf("%-10s %-9s %s\n", name, rownames(losses), apply(losses, 1, function(l) paste(sprintf("%.5f", l), collapse = "  "))), sep = "")
+  cat(sprintf("%-10s %-9s %s\n", name, rownames(losses), apply(losses, 1, function(l) paste(sprintf("%.5f", l), collapse = "  "))),
+      sep = "")
 }
 show("cpu", cpu)
 cat(sprintf("spread of the CPU's seeds: %.2g training, %.2g held out\n", spread[1], spread[2]))

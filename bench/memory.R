@@ -16,7 +16,8 @@ writeLines('
   fit <- spender(x, network = spender_network(filters = c(16, 32, 64)), epochs = 1, device = "cpu", progress = FALSE)
   cat(length(x$flux) / 2^20, megabytes("VmHWM") - before, "\\n")
 ', script)
-cat("| spectra | the caller's flux and ivar, MB | as float32, MB | spender() adds, MB | beyond one float32 copy, MB |\n|---|---|---|---|---|\n")
+cat("| spectra | the caller's flux and ivar, MB | as float32, MB | spender() adds, MB | beyond one float32 copy, MB |\n",
+    "|---|---|---|---|---|\n", sep = "")
 for (n in sizes) {
   found <- scan(text = system2(file.path(R.home("bin"), "Rscript"), c("--vanilla", script, n), stdout = TRUE), quiet = TRUE)
   cat(sprintf("| %d | %.0f | %.0f | %.0f | %.0f |\n", n, 16 * found[1], 8 * found[1], found[2], found[2] - 8 * found[1]))

@@ -18,10 +18,12 @@ part <- function(title, code) {
   prelude <- 'suppressPackageStartupMessages(library(spender))
     network <- spender_network(filters = c(8, 16, 32), encoder_hidden = c(32, 16), decoder_hidden = c(16, 64))
     train <- function(x, epochs) spender(x, latents = 4, network = network, epochs = epochs, validation = 0.1, progress = FALSE)
-    rate <- function(fit, n) cat(sprintf("%.0f spectra/s, losses %s\\n", n * nrow(fit$history) / tail(fit$history$seconds, 1), paste(sprintf("%.17g", unlist(fit$history[2:3])), collapse = " ")))'
+    rate <- function(fit, n) cat(sprintf("%.0f spectra/s, losses %s\\n", n * nrow(fit$history) / tail(fit$history$seconds, 1),
+                                         paste(sprintf("%.17g", unlist(fit$history[2:3])), collapse = " ")))'
   postlude <- 'cat(sub("VmHWM: *", "largest resident memory ", grep("VmHWM", readLines("/proc/self/status"), value = TRUE)), "\\n")'
   script <- tempfile(fileext = ".R")
-  writeLines(c(sprintf("folder <- %s; options <- %s", deparse(folder), paste(deparse(options), collapse = "")), prelude, code, postlude), script)
+  writeLines(c(sprintf("folder <- %s; options <- %s", deparse(folder), paste(deparse(options), collapse = "")), prelude, code, postlude),
+             script)
   cat("== ", title, "\n", sep = "")
   seconds <- system.time(system2(file.path(R.home("bin"), "Rscript"), c("--vanilla", script)))[["elapsed"]]
   cat(sprintf("%.1f s in all\n", seconds))
@@ -37,12 +39,14 @@ if (nzchar(options$sdss)) {
     invisible(lapply(files, function(f) readBin(f, raw(), 1e7)))
     seconds <- system.time(suppressWarnings(read_sdss(head(files, 1000), progress = FALSE)))[["elapsed"]]
     cat(sprintf("read_sdss(): %.0f files/s\\n", min(1000, length(files)) / seconds))
-    seconds <- system.time(survey <- suppressWarnings(write_survey(files, file.path(folder, "ingested.fits"), progress = FALSE)))[["elapsed"]]
+    seconds <- system.time(survey <- suppressWarnings(write_survey(files, file.path(folder, "ingested.fits"),
+                                                                   progress = FALSE)))[["elapsed"]]
     cat(sprintf("write_survey(): %d files, %.0f files/s\\n", length(files), length(files) / seconds))
     unlink(c(many, file.path(folder, "ingested.fits")), recursive = TRUE)')
 }
 part(sprintf("a simulated survey of %g spectra", options$spectra), '
-    seconds <- system.time(survey <- simulate_survey(options$spectra, file.path(folder, "survey.fits"), seed = 1, progress = FALSE))[["elapsed"]]
+    seconds <- system.time(survey <- simulate_survey(options$spectra, file.path(folder, "survey.fits"), seed = 1,
+                                                     progress = FALSE))[["elapsed"]]
     cat(sprintf("%.0f spectra/s, %.2f GB\\n", options$spectra / seconds, file.size(file.path(folder, "survey.fits")) / 1e9))')
 part("training on all of it, one epoch, streamed", '
     survey <- open_survey(file.path(folder, "survey.fits"))

@@ -47,6 +47,8 @@ chosen <- vapply(wanted, function(z) {
   candidates[1]
 }, 0L)
 for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, real, chosen[i]), 5.8)
-cat("chosen:", paste(real$id[chosen], sprintf("z %.3f", real$z[chosen]), ifelse(trained[chosen], "trained", "held out"), sprintf("chi2 %.2f", after[chosen]), sep = " ", collapse = "; "), "\n")
-save_png("real-latents.png", plot_latent(embed_latents(fit, real), colour = ifelse(real$meta$subclass == "", NA, real$meta$subclass), label = "SDSS subclass"), 4)
+cat("chosen:", paste(real$id[chosen], sprintf("z %.3f", real$z[chosen]), ifelse(trained[chosen], "trained", "held out"),
+                     sprintf("chi2 %.2f", after[chosen]), sep = " ", collapse = "; "), "\n")
+save_png("real-latents.png", plot_latent(embed_latents(fit, real), colour = ifelse(real$meta$subclass == "", NA, real$meta$subclass),
+                                         label = "SDSS subclass"), 4)
 print(file.size(list.files("vignettes/figures", full.names = TRUE)) / 1e3)

@@ -19,8 +19,12 @@ command -v valgrind > /dev/null 2>&1 || need valgrind
 command -v tidy > /dev/null 2>&1 || need tidy
 command -v qpdf > /dev/null 2>&1 || need qpdf
 command -v checkbashisms > /dev/null 2>&1 || need devscripts
-# Wanted but not needed: what runs the core's tests for arm64, which skip without it.
+# Wanted but not needed: tests of style, and of the core for arm64, skip without these.
 wanted=''
+if [ "${1:-}" = tests ]; then # style
+  command -v clang-format > /dev/null 2>&1 || wanted="$wanted clang-format"
+  Rscript --vanilla -e 'quit(status = !requireNamespace("lintr", quietly = TRUE))' > /dev/null 2>&1 || wanted="$wanted r-cran-lintr"
+fi
 if [ "${1:-}" = tests ] && [ "$(uname -m)" = x86_64 ]; then
   command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || wanted="$wanted gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
   command -v qemu-aarch64 > /dev/null 2>&1 || wanted="$wanted qemu-user"

@@ -56,6 +56,18 @@ found=$(printf '%s\n' "$sources" | grep -vE '\.(png|fits|rds|safetensors|gz)$' |
         grep -vE '^(\./)?tools/test\.sh:')
 if [ -z "$found" ]; then pass "no absolute path"; else fail "absolute paths:"; echo "$found"; fi
 
+# the version that .clang-format was written for; others format some lines differently
+if ! command -v clang-format > /dev/null 2>&1 || ! clang-format --version | grep -q ' version 14\.'; then
+  skipped=$((skipped + 1)); echo "skip format of C: no clang-format 14"
+elif printf '%s\n' "$sources" | grep -E '\.(c|h|cu|cpp)$' | xargs clang-format --dry-run -Werror > build/format.log 2>&1; then pass "format of C"
+else fail "clang-format -i would change:"; grep -E 'error:' build/format.log | head -n 20
+fi
+if ! Rscript --vanilla -e 'quit(status = !requireNamespace("lintr", quietly = TRUE))' > /dev/null 2>&1; then
+  skipped=$((skipped + 1)); echo "skip style of R: no lintr"
+elif Rscript --vanilla tools/lint.R > build/lint.log 2>&1; then pass "style of R"
+else fail "style of R:"; head -n 20 build/lint.log
+fi
+
 step "the core alone"
 sh tests/core/run.sh $quick > build/core.log 2>&1
 status=$?

@@ -11,9 +11,11 @@ library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(survey = "", spectra = 3000, epochs = 20, latents = "2,4,6,8,10", filters = "16,32,64", hidden = "64,256", seed = 1,
+options <- read_options(list(survey = "", spectra = 3000, epochs = 20, latents = "2,4,6,8,10", filters = "16,32,64", hidden = "64,256",
+                             seed = 1,
                 device = "auto", output = "", pca = 1500))
-paper <- data.frame(latents = c(2, 4, 6, 8, 10), paper_lr = c(0.430, 0.396, 0.388, 0.383, 0.381), paper_sr = c(0.430, 0.395, 0.387, 0.383, 0.381))
+paper <- data.frame(latents = c(2, 4, 6, 8, 10), paper_lr = c(0.430, 0.396, 0.388, 0.383, 0.381),
+                    paper_sr = c(0.430, 0.395, 0.387, 0.383, 0.381))
 
 x <- if (nzchar(options$survey)) {
   select_galaxies(open_survey(options$survey))
@@ -25,7 +27,8 @@ table <- if (nzchar(options$output) && file.exists(options$output)) readRDS(opti
 for (latents in numbers(options$latents)) for (kind in c("LR", "SR")) {
   if (any(table$latents == latents & table$kind == kind)) next
   fit <- spender(x, latents = latents, superresolution = if (kind == "SR") 2 else 1, lsf = if (kind == "SR") 5 else 0, network = network,
-                 epochs = options$epochs, learning_rate = 2e-3, validation = 0.15, device = options$device, seed = options$seed, progress = FALSE)
+                 epochs = options$epochs, learning_rate = 2e-3, validation = 0.15, device = options$device, seed = options$seed,
+                 progress = FALSE)
   last <- fit$history[nrow(fit$history), ]
   table <- rbind(table, data.frame(latents = latents, kind = kind, training = last$train_loss, validation = last$validation_loss,
                                    perfect = fit$training$valid_fraction / 2, seconds = last$seconds))
@@ -42,6 +45,7 @@ if (options$pca > 0) {
   held <- as_spectra(x[seq(n + 1, min(length(x), n + 500))])
   for (components in numbers(options$latents)) {
     pca <- spectra_pca(train, components = components)
-    cat(sprintf("PCA, %d components on %d spectra: held out %.4f\n", components, as.integer(n), mean(predict(pca, held, "loss"), na.rm = TRUE)))
+    cat(sprintf("PCA, %d components on %d spectra: held out %.4f\n", components, as.integer(n),
+                mean(predict(pca, held, "loss"), na.rm = TRUE)))
   }
 }

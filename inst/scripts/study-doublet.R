@@ -52,15 +52,18 @@ if (nzchar(options$fits) && file.exists(options$fits)) {
 } else {
   x <- emitters(options$spectra, options$seed)
   x$truth <- NULL
-  arguments <- list(x, latents = options$latents, z_max = 0.2, network = network, epochs = options$epochs, learning_rate = 2e-3, validation = 0.1)
+  arguments <- list(x, latents = options$latents, z_max = 0.2, network = network, epochs = options$epochs, learning_rate = 2e-3,
+                    validation = 0.1)
   fits <- list(
     low = do.call(spender, c(arguments, list(seed = options$seed, progress = FALSE))),
-    high = do.call(spender_ensemble, c(arguments, list(members = options$members, seed = options$seed, superresolution = 2, lsf = kernel, lsf_rate = 0,
+    high = do.call(spender_ensemble, c(arguments, list(members = options$members, seed = options$seed, superresolution = 2, lsf = kernel,
+                                                       lsf_rate = 0,
                                                        progress = FALSE)))
   )
   if (nzchar(options$fits)) saveRDS(fits, options$fits)
 }
-cat(options$spectra, " emitters, S/N ", options$sn, ", sigma 40 to 70 km/s, network ", options$filters, ", ", options$latents, " latents, ", options$epochs, " epochs, ",
+cat(options$spectra, " emitters, S/N ", options$sn, ", sigma 40 to 70 km/s, network ", options$filters, ", ", options$latents, " latents, ",
+    options$epochs, " epochs, ",
     options$members, " members\n", sep = "")
 print(summary(fits$high))
 
@@ -108,7 +111,8 @@ scatter <- apply(ratios, 1, sd)
 noise <- apply(noisy, 1, sd)
 error <- sqrt(scatter^2 + noise^2)
 within <- function(error, k) 100 * mean(abs(found - truth) <= k * error)
-cat(sprintf("ratio: correlation with truth %.3f, rms from it %.3f (the truth's own scatter %.3f); errors (medians): members %.3f, noise %.3f\n",
+cat(sprintf(paste("ratio: correlation with truth %.3f, rms from it %.3f (the truth's own scatter %.3f);",
+                  "errors (medians): members %.3f, noise %.3f\n"),
             cor(found, truth), sqrt(mean((found - truth)^2)), sd(truth), median(scatter), median(noise)))
 cat(sprintf("within one, 1.64 and two errors: %.0f, %.0f and %.0f %%\n", within(error, 1), within(error, 1.64), within(error, 2)))
 if (nzchar(options$output)) saveRDS(data.frame(truth, found, members = scatter, noise, error), options$output)

@@ -3,7 +3,8 @@
 # log wavelength (as SDSS's). See ?lsf for what to expect, and why.
 #
 #   Rscript study-lsf.R [name=value ...]
-#     pixels=linear|log  spectra=20000  epochs=40  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  rate=20  latents=3  output=FILE.rds
+#     pixels=linear|log  spectra=20000  epochs=40  seed=1  starts=delta,reversed,held  sn=20  widths=50,52  rate=20  latents=3
+#     output=FILE.rds
 # Prints, for each start, the kernel found, its largest distance from the truth, the loss, and how far the latents tell the redshift;
 # "held" keeps a delta. The galaxies are emitters of one kind, which three latents describe, so that little is left to tell the redshift
 # by; their lines are `widths` km/s wide (sigma, uniform between the two). `rate` is the kernel's learning rate in units of the
@@ -30,8 +31,10 @@ set.seed(options$seed)
 n <- options$spectra
 log_n2 <- runif(n, -0.9, -0.35)
 young <- runif(n, 0.1, 0.4)
-galaxies <- data.frame(type = "star-forming", old = 0.7 * (1 - young), intermediate = 0.3 * (1 - young), young = young, metals = 1, ebv = 0.1,
-                       sigma_stars = 100, sigma_gas = runif(n, widths[1], widths[length(widths)]), log_ne = 1.7, ew_halpha = 10^runif(n, 1, 2),
+galaxies <- data.frame(type = "star-forming", old = 0.7 * (1 - young), intermediate = 0.3 * (1 - young), young = young, metals = 1,
+                       ebv = 0.1,
+                       sigma_stars = 100, sigma_gas = runif(n, widths[1], widths[length(widths)]), log_ne = 1.7, ew_halpha = 10^runif(n, 1,
+                                                                                                                                      2),
                        log_n2_halpha = log_n2, log_o3_hbeta = 0.61 / (log_n2 + 0.08) + 1.2, log_s2_halpha = -0.42, log_o2_hbeta = 0.3)
 x <- simulate_spectra(n, instrument(wave, name = options$pixels), z = runif(n, 0, 0.4), galaxies = galaxies, lsf = truth,
                       integrate = FALSE, sn = options$sn, defects = FALSE, rest = FALSE, seed = options$seed)
@@ -46,7 +49,8 @@ cat(length(x), " spectra on ", length(wave), " ", options$pixels, " pixels, z 0 
 starts <- list(delta = c(0, 0, 1, 0, 0), reversed = rev(truth), truth = truth, box = rep(0.2, 5), held = c(0, 0, 1, 0, 0))
 chosen <- strsplit(options$starts, ",", fixed = TRUE)[[1]]
 fits <- lapply(setNames(chosen, chosen), function(start) {
-  spender(x, latents = options$latents, superresolution = 2, z_max = 0.4, lsf = starts[[start]], lsf_rate = if (start == "held") 0 else options$rate, network = network,
+  spender(x, latents = options$latents, superresolution = 2, z_max = 0.4, lsf = starts[[start]],
+          lsf_rate = if (start == "held") 0 else options$rate, network = network,
           epochs = options$epochs, batch_size = 64, learning_rate = 2e-3, validation = 0.1, seed = options$seed, progress = FALSE)
 })
 show <- function(kernel) paste(sprintf("%6.3f", kernel), collapse = " ")

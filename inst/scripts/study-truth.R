@@ -10,7 +10,8 @@ library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(spectra = 12000, epochs = 20, latents = 8, filters = "64,128,256", held = 1000, seed = 1, spikes = 0.5, fit = ""))
+options <- read_options(list(spectra = 12000, epochs = 20, latents = 8, filters = "64,128,256", held = 1000, seed = 1, spikes = 0.5,
+                             fit = ""))
 say <- function(...) cat(sprintf(...), sep = "")
 lsf_sdss <- dnorm(-2:2) # one pixel, 69 km/s
 # Adds heights[i] sigma to pixels[[i]] of spectrum i; masks them where asked.
@@ -72,7 +73,8 @@ per_spectrum <- function(error) vapply(seq_len(nrow(error)), function(i) stats::
 model_error <- per_spectrum((model - held$truth$flux) * sqrt(held$ivar))
 noise <- per_spectrum((held$flux - held$truth$flux) * sqrt(held$ivar))
 middle <- abs(log(held$meta$sn_median / median(held$meta$sn_median))) < 0.2
-say("noise           |model - truth| %.3f sigma, |data - truth| %.3f (medians over pixels, at S/N %.0f +- 20 %%; all spectra %.3f and %.3f)\n",
+say(paste("noise           |model - truth| %.3f sigma, |data - truth| %.3f",
+          "(medians over pixels, at S/N %.0f +- 20 %%; all spectra %.3f and %.3f)\n"),
     median(model_error[middle]), median(noise[middle]), median(held$meta$sn_median), median(model_error), median(noise))
 
 # ---- beyond the observed wavelengths ----
@@ -106,7 +108,8 @@ judged <- which(!half & has_line)
 part <- rowSums(unclass(fam)[judged, , channel])
 say("attention       channel %d of H-alpha: its Grad-FAM ranks held-out H-alpha with Spearman %.3f; the best five: %s\n", channel,
     cor(part, strength[judged], method = "spearman"),
-    paste(sprintf("%.2f", vapply(channels$channel[1:5], function(c) cor(rowSums(unclass(fam)[judged, , c]), strength[judged], method = "spearman"), 0)),
+    paste(sprintf("%.2f", vapply(channels$channel[1:5], function(c) cor(rowSums(unclass(fam)[judged, , c]), strength[judged],
+                                                                        method = "spearman"), 0)),
           collapse = " "))
 a <- unclass(attention(fit, held))
 emitters <- judged[parameters$ew_halpha[judged] > 10]
@@ -116,7 +119,8 @@ looked_at <- wave_of(a[emitters, , channel])
 expected <- line_wave[["Halpha"]] * (1 + held$z[emitters])
 say("                emitters (EW > 10 A): strongest segment against the observed H-alpha, correlation %.3f (Grad-FAM), %.3f (attention)\n",
     cor(strongest, expected), cor(looked_at, expected))
-say("                median distance %.0f and %.0f A; a segment is %.0f A\n", median(abs(strongest - expected)), median(abs(looked_at - expected)),
+say("                median distance %.0f and %.0f A; a segment is %.0f A\n", median(abs(strongest - expected)),
+    median(abs(looked_at - expected)),
     median(diff(attr(fam, "wave"))))
 
 # ---- latents ----
@@ -127,7 +131,8 @@ r_squared <- function(y) {
   summary(lm(as.formula(paste0("y ~ (", terms, ")^2 + ", paste0("I(", names(design)[-1], "^2)", collapse = " + "))), design))$adj.r.squared
 }
 quantities <- with(parameters, list(`log EW(Ha)` = log10(ew_halpha), old = old, young = young, metals = metals, `E(B-V)` = ebv,
-                                    `[N II]/Ha` = ifelse(ew_halpha > 5, log_n2_halpha, NA), `[O III]/Hb` = ifelse(ew_halpha > 5, log_o3_hbeta, NA),
+                                    `[N II]/Ha` = ifelse(ew_halpha > 5, log_n2_halpha, NA), `[O III]/Hb` = ifelse(ew_halpha > 5,
+                                                                                                                  log_o3_hbeta, NA),
                                     `sigma stars` = sigma_stars, `log n_e` = ifelse(ew_halpha > 10, log_ne, NA)))
 r2 <- vapply(quantities, r_squared, 0)
 say("latents         adjusted R2, quadratic in the latents: %s\n", paste(names(r2), sprintf("%.2f", r2), collapse = ", "))

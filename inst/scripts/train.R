@@ -169,7 +169,8 @@ read_input <- function(o, input) {
   missing <- input[!file.exists(input)]
   if (length(missing)) stop_with(3, "there is no file or folder ", missing[1])
   surveys <- open_surveys(input)
-  if (!is.null(surveys)) return(if (o$all) surveys[!is.na(surveys$norm)] else select_galaxies(surveys, z_max = o$`z-max`, z_err_max = o$`z-err-max`))
+  if (!is.null(surveys)) return(if (o$all) surveys[!is.na(surveys$norm)] else select_galaxies(surveys, z_max = o$`z-max`,
+                                                                                              z_err_max = o$`z-err-max`))
   is_rds <- grepl("\\.rds$", input, ignore.case = TRUE)
   parts <- lapply(input[is_rds], function(path) {
     x <- tryCatch(readRDS(path), error = function(e) stop_with(3, path, ": ", conditionMessage(e)))
@@ -180,7 +181,8 @@ read_input <- function(o, input) {
   x <- do.call(c, parts)
   if (nrow(problems(x))) {
     shown <- utils::head(problems(x), 20)
-    message(nrow(problems(x)), " with problems:\n", paste0("  ", ifelse(is.na(shown$id), shown$file, shown$id), ": ", shown$reason, collapse = "\n"))
+    message(nrow(problems(x)), " with problems:\n", paste0("  ", ifelse(is.na(shown$id), shown$file, shown$id), ": ", shown$reason,
+                                                           collapse = "\n"))
   }
   if (o$all) x[!is.na(x$norm)] else select_galaxies(x, z_max = o$`z-max`, z_err_max = o$`z-err-max`)
 }

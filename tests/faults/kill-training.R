@@ -10,14 +10,17 @@ folder <- tempfile("kills")
 dir.create(folder)
 path <- function(name) file.path(folder, name)
 preload <- path("kill-at.so")
-can_inject <- system2("cc", c("-shared", "-fPIC", "-O1", "-o", preload, file.path(here, "kill-at.c"), "-ldl"), stdout = FALSE, stderr = FALSE) == 0
+can_inject <- system2("cc", c("-shared", "-fPIC", "-O1", "-o", preload, file.path(here, "kill-at.c"), "-ldl"), stdout = FALSE,
+                      stderr = FALSE) == 0
 
 suppressPackageStartupMessages(library(spender))
 survey <- simulate_survey(600, path("survey.fits"), instrument = instrument(seq(4000, 8000, by = 8)), seed = 1, progress = FALSE)
-arguments <- c("--vanilla", script, "--filters", "8,16,16", "--encoder-hidden", "16", "--decoder-hidden", "16,32", "--latents=2", "--batch-size", "16",
+arguments <- c("--vanilla", script, "--filters", "8,16,16", "--encoder-hidden", "16", "--decoder-hidden", "16,32", "--latents=2",
+               "--batch-size", "16",
                "--epochs=12", "--threads=1", "--all", "--quiet", path("survey.fits"))
 run <- function(name, environment = character(), ...) {
-  system2(file.path(R.home("bin"), "Rscript"), shQuote(c(arguments, "--output", path(paste0(name, ".safetensors")), ...)), stdout = path("log"),
+  system2(file.path(R.home("bin"), "Rscript"), shQuote(c(arguments, "--output", path(paste0(name, ".safetensors")), ...)),
+          stdout = path("log"),
           stderr = path("log"), env = environment)
 }
 weights <- function(name) read_model(path(paste0(name, ".safetensors")))$weights
@@ -36,7 +39,8 @@ for (i in seq_len(kills)) {
   if (i %% 2 == 1) {
     after <- runif(1, 0.1, 1.0) * seconds
     how <- sprintf("after %.2f s", after)
-    command <- paste(shQuote(c(file.path(R.home("bin"), "Rscript"), arguments, "--output", path(paste0(name, ".safetensors")), checkpoint)), collapse = " ")
+    command <- paste(shQuote(c(file.path(R.home("bin"), "Rscript"), arguments, "--output", path(paste0(name, ".safetensors")), checkpoint)),
+                     collapse = " ")
     pid <- system(paste("exec", command, ">", shQuote(path("log")), "2>&1 & echo $!"), intern = TRUE)
     Sys.sleep(after)
     tools::pskill(as.integer(pid), tools::SIGKILL)
@@ -54,7 +58,8 @@ for (i in seq_len(kills)) {
   left <- grep("\\.tmp-", list.files(folder), value = TRUE)
   if (same && !length(left) && !grepl("never", how)) passed <- passed + 1 else {
     failed <- failed + 1
-    cat("not ok kill ", i, ", ", how, ": ", if (!same) "other weights", if (length(left)) paste(" left:", paste(left, collapse = " ")), "\n",
+    cat("not ok kill ", i, ", ", how, ": ", if (!same) "other weights", if (length(left)) paste(" left:", paste(left, collapse = " ")),
+        "\n",
         paste0("    ", utils::tail(readLines(path("log")), 3), collapse = "\n"), "\n", sep = "")
   }
   unlink(Sys.glob(path(paste0(name, ".*"))))

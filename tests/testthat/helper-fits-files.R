@@ -27,7 +27,8 @@ skip_without_cuda <- function() {
 }
 
 fits_card <- function(key, value) {
-  text <- if (is.character(value)) sprintf("'%-8s'", value) else sprintf("%20s", if (is.logical(value)) "T" else format(value, scientific = FALSE))
+  text <- if (is.character(value)) sprintf("'%-8s'", value) else sprintf("%20s",
+                                                                         if (is.logical(value)) "T" else format(value, scientific = FALSE))
   sprintf("%-80s", sprintf("%-8s= %s", key, text))
 }
 

@@ -16,16 +16,20 @@ test_that("keys match by value, a missing one matches nothing", {
   big <- c("299489677444933632", "299489677444933633")
   expect_identical(joined(data.frame(row.names = 1:2), data.frame(id = big[2:1], mass = 1:2), "id", id = big)$mass, 2:1)
   # several columns: column by column, not pasted together
-  expect_identical(joined(data.frame(a = c("x y", "x"), b = c("z", "y z")), data.frame(a = c("x", "x y"), b = c("y z", "z"), mass = 1:2), c("a", "b"))$mass, 2:1)
-  expect_identical(joined(data.frame(a = c(1, 1), b = c(2, NA)), data.frame(a = c(1, 1), b = c(2, NA), mass = 1:2), c("a", "b"))$mass, c(1L, NA))
-  expect_error(join_catalogue(flat(1, data.frame(a = 1)), data.frame(a = c(1, 1), mass = 1:2), "a"), "more than one row for 1", class = "spender_error_catalogue")
+  expect_identical(joined(data.frame(a = c("x y", "x"), b = c("z", "y z")), data.frame(a = c("x", "x y"), b = c("y z", "z"), mass = 1:2),
+                          c("a", "b"))$mass, 2:1)
+  expect_identical(joined(data.frame(a = c(1, 1), b = c(2, NA)), data.frame(a = c(1, 1), b = c(2, NA), mass = 1:2), c("a", "b"))$mass,
+                   c(1L, NA))
+  expect_error(join_catalogue(flat(1, data.frame(a = 1)), data.frame(a = c(1, 1), mass = 1:2), "a"), "more than one row for 1",
+               class = "spender_error_catalogue")
   withr::local_options(OutDec = ",")
   expect_identical(joined(data.frame(ra = c(1.5, 2.5)), data.frame(ra = c("2.5", "1.5"), mass = 1:2), "ra")$mass, 2:1)
 })
 
 test_that("columns keep their classes whichever part has them first", {
   a <- flat(2)
-  b <- flat(2, data.frame(date = as.Date("2020-01-01") + 0:1, time = as.POSIXct("2020-01-01", tz = "UTC") + 0:1, class = factor(c("g", "q")),
+  b <- flat(2, data.frame(date = as.Date("2020-01-01") + 0:1, time = as.POSIXct("2020-01-01", tz = "UTC") + 0:1,
+                          class = factor(c("g", "q")),
                           span = as.difftime(1:2, units = "mins")))
   b$meta$pair <- matrix(1:4, 2)
   b$meta$list <- list(1, "a")
@@ -73,10 +77,12 @@ test_that("columns of a catalogue are read as what they are", {
   skip_without_cfitsio()
   ids <- c("39627652591521181", "7", "39627652591521183")
   path <- catalogue_of(list(
-    TARGETID = list(type = "K", values = ids), ZWARN = list(type = "K", values = c("4", "0", "4294967296")), DEEP = list(type = "K", values = ids),
+    TARGETID = list(type = "K", values = ids), ZWARN = list(type = "K", values = c("4", "0", "4294967296")), DEEP = list(type = "K",
+                                                                                                                         values = ids),
     GOOD = list(type = "L", values = c(TRUE, FALSE, NA)), BIT = list(type = "1X", values = c(TRUE, FALSE, TRUE)),
     FLAGS = list(type = "J", values = c(-2147483647, 0, 5)), SCALED = list(type = "I", values = c(100, -32768, 3)),
-    Z = list(type = "E", values = c(0.1, NaN, Inf)), z = list(type = "D", values = c(9, 9, 9)), NAME = list(type = "6A", values = c("a", "", "NA"))
+    Z = list(type = "E", values = c(0.1, NaN, Inf)), z = list(type = "D", values = c(9, 9, 9)), NAME = list(type = "6A",
+                                                                                                            values = c("a", "", "NA"))
   ), TZERO6 = 2147483648, TSCAL7 = 0.5, TNULL7 = -32768)
   wanted <- c("TARGETID", "zwarn", "DEEP", "GOOD", "BIT", "FLAGS", "SCALED", "Z", "NAME", "ABSENT")
   x <- read_catalogue(path, wanted)
@@ -108,9 +114,11 @@ test_that("ASCII tables are tables, too", {
   skip_without_cfitsio()
   rows <- c(sprintf("%8.3f%6d%-5s", 0.125, 266L, "a"), sprintf("%8s%6d%-5s", "", 267L, "bb"))
   header <- fits_header(XTENSION = "TABLE", BITPIX = 8, NAXIS = 2, NAXIS1 = 19, NAXIS2 = 2, PCOUNT = 0, GCOUNT = 1, TFIELDS = 3,
-                        TTYPE1 = "Z", TBCOL1 = 1, TFORM1 = "F8.3", TTYPE2 = "PLATE", TBCOL2 = 9, TFORM2 = "I6", TTYPE3 = "NAME", TBCOL3 = 15, TFORM3 = "A5")
+                        TTYPE1 = "Z", TBCOL1 = 1, TFORM1 = "F8.3", TTYPE2 = "PLATE", TBCOL2 = 9, TFORM2 = "I6",
+                        TTYPE3 = "NAME", TBCOL3 = 15, TFORM3 = "A5")
   path <- withr::local_tempfile(fileext = ".fits")
-  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), header, charToRaw(paste0(c(rows, strrep(" ", 2880 - 38)), collapse = ""))), path)
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), header,
+             charToRaw(paste0(c(rows, strrep(" ", 2880 - 38)), collapse = ""))), path)
   x <- read_catalogue(path, c("Z", "PLATE", "NAME"))
   expect_identical(x$plate, c(266, 267))
   expect_identical(x$name, c("a", "bb"))

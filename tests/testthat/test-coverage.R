@@ -14,14 +14,17 @@ test_that("losses and latents of spectra that the grid does not reach, or that a
     right <- predict(fit, x[c(1, 5, 6)], type)
     expect_identical(if (type == "loss") got[c(1, 5, 6)] else got[c(1, 5, 6), ], right)
   }
-  expect_warning(expect_warning(predict(fit, y, "loss"), "rows 4 ", class = "spender_warning_no_norm"), "rows 2, 3 ", class = "spender_warning_coverage")
+  expect_warning(expect_warning(predict(fit, y, "loss"), "rows 4 ", class = "spender_warning_no_norm"), "rows 2, 3 ",
+                 class = "spender_warning_coverage")
   # said once of a survey, of an ensemble and of a file, with the rows of the whole
   path <- withr::local_tempfile(fileext = ".fits")
   survey <- write_survey(y, path)
-  expect_warning(expect_warning(got <- predict(fit, survey, "loss"), class = "spender_warning_no_norm"), "rows 2, 3 ", class = "spender_warning_coverage")
+  expect_warning(expect_warning(got <- predict(fit, survey, "loss"), class = "spender_warning_no_norm"), "rows 2, 3 ",
+                 class = "spender_warning_coverage")
   expect_identical(unname(which(is.na(got))), 2:4)
   results <- withr::local_tempfile(fileext = ".fits")
-  expect_warning(expect_warning(predict(fit, survey, "loss", path = results), class = "spender_warning_no_norm"), class = "spender_warning_coverage")
+  expect_warning(expect_warning(predict(fit, survey, "loss", path = results), class = "spender_warning_no_norm"),
+                 class = "spender_warning_coverage")
   expect_identical(unname(which(is.na(read_predictions(results)))), 2:4)
   both <- new_ensemble(list(fit, fit))
   said <- 0

@@ -7,7 +7,8 @@ local_server <- function(folder, faults = character(), env = parent.frame()) {
   out <- withr::local_tempfile(.local_envir = env)
   file.create(log)
   arguments <- c(testthat::test_path("server.py"), folder, log, if (length(faults)) paste(names(faults), faults, sep = ":"))
-  pid <- system2("sh", c("-c", shQuote(paste(paste(shQuote(c(python, arguments)), collapse = " "), ">", shQuote(out), "2>&1 & echo $!"))), stdout = TRUE)
+  pid <- system2("sh", c("-c", shQuote(paste(paste(shQuote(c(python, arguments)), collapse = " "), ">", shQuote(out), "2>&1 & echo $!"))),
+                 stdout = TRUE)
   withr::defer(tools::pskill(as.integer(pid), tools::SIGKILL), envir = env)
   for (i in 1:100) {
     port <- if (file.exists(out)) suppressWarnings(readLines(out, 1))
@@ -20,7 +21,8 @@ local_server <- function(folder, faults = character(), env = parent.frame()) {
 
 served_folder <- function(n, env = parent.frame()) {
   folder <- withr::local_tempdir(.local_envir = env)
-  for (i in seq_len(n)) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
+  for (i in seq_len(n)) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i,
+                                   object = list(FIBERID = list(type = "J", values = i)))
   folder
 }
 
@@ -39,7 +41,8 @@ test_that("files are downloaded into folders by plate, and not again", {
   again <- download_sdss(c("0266-51602-0001", "266-51602-2"), dir, base_url = server$url)
   expect_identical(again$status, c("there", "there"))
   expect_length(server$asked(), n)
-  expect_match(suppressWarnings(download_sdss(data.frame(plate = 3586, mjd = 55181, fiber = 1, run2d = "v5_13_0"), dir, base_url = server$url, retries = 0))$url,
+  expect_match(suppressWarnings(download_sdss(data.frame(plate = 3586, mjd = 55181, fiber = 1, run2d = "v5_13_0"), dir,
+                                              base_url = server$url, retries = 0))$url,
                "/eboss/spectro/redux/v5_13_0/spectra/lite/3586/")
 })
 

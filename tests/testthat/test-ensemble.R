@@ -1,6 +1,7 @@
 test_that("members differ by their seed alone, and bands are their mean and spread", {
   x <- small_spectra(24)
-  ensemble <- spender_ensemble(x, members = 3, seed = 4, latents = 2, epochs = 2, batch_size = 8, validation = 0.3, network = small_network(),
+  ensemble <- spender_ensemble(x, members = 3, seed = 4, latents = 2, epochs = 2, batch_size = 8, validation = 0.3,
+                               network = small_network(),
                                threads = 1, progress = FALSE)
   expect_s3_class(ensemble, "spender_ensemble")
   expect_length(ensemble, 3)

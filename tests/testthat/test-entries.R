@@ -8,7 +8,8 @@ valid_calls <- function(folder) {
   device <- list(device = "cpu", threads = 1, precision = "fp32")
   options <- c(device, batch_size = 4)
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
-  training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE,
+  training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
+                             constant = FALSE,
                              lsf_factor = 1, lsf_nonnegative = FALSE))
   survey <- write_survey(x, file.path(folder, "survey.fits"))
   path <- survey$files$path
@@ -16,22 +17,27 @@ valid_calls <- function(folder) {
   model <- file.path(folder, "model.safetensors")
   write_model(fit, model)
   open_training <- function() {
-    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
+    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+          x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
   with_lsf <- fit$architecture
   with_lsf$lsf <- 3
   fits <- file.path(folder, "catalogue.fits")
-  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(list(Z = list(type = "E", values = c(0.1, 0.2))))), fits)
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE),
+             fits_table(list(Z = list(type = "E", values = c(0.1, 0.2))))), fits)
   image <- file.path(folder, "image.fits")
-  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1), writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848)), image)
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1),
+             writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848)), image)
   write_sdss(file.path(folder, "spec.fits"))
-  tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors, model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
+  tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors,
+                                                 model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
   list(
     fit = fit, folder = folder, open_training = open_training,
     calls = list(
       ffi_all_finite = list(fit$weights),
-      ffi_attention = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, matrix(0, 6, length(fit$wave_rest)), options),
+      ffi_attention = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, matrix(0, 6, length(fit$wave_rest)),
+                           options),
       ffi_coverage = list(x$z, wave, fit$wave_rest, 0),
       ffi_digest = list(list(1, "a", TRUE, raw(3)), 1),
       ffi_flat_model = list(x$flux, x$ivar, c(1, 6), matrix(c(1, 1, 251, 251), 2), 1),
@@ -49,18 +55,21 @@ valid_calls <- function(folder) {
       ffi_read_image = list(image, 1),
       ffi_read_sdss = list(file.path(folder, "spec.fits"), preparation(instrument("sdss"), TRUE, c(5300, 5850), TRUE, 1), 3.578, NULL),
       ffi_safetensors_read = list(model, NULL),
-      ffi_safetensors_write = list(file.path(folder, "new.safetensors"), list(a = list(dtype = "F32", shape = 2, data = c(1, 2))), c(key = "value"), TRUE),
+      ffi_safetensors_write = list(file.path(folder, "new.safetensors"), list(a = list(dtype = "F32", shape = 2, data = c(1, 2))),
+                                   c(key = "value"), TRUE),
       ffi_spectra_quality = list(x$flux, x$ivar, 1),
       ffi_split = list(x$id, 0.2, 1),
       ffi_survey_append = list(path, list(x$id, x$z, x$norm, x$meta$class, x$meta$subclass, x$meta$sn_median, x$flux, x$ivar)),
       ffi_survey_columns = list(path, counts, c("ID", "Z"), c(1, 3)),
-      ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", c("ID", "Z", "NORM", "FLUX", "IVAR"), c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
+      ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", c("ID", "Z", "NORM", "FLUX", "IVAR"),
+                               c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
       ffi_survey_finish = list(path, "file", "reason"),
       ffi_survey_info = list(path),
       ffi_survey_matrix = list(path, counts, "FLUX", c(2, 1)),
       ffi_survey_rejected = list(path),
       ffi_train_advance = list(session, 0),
-      ffi_train_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(paths = path, counts = counts, rows = as.double(1:6)), x$z,
+      ffi_train_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(paths = path, counts = counts, rows = as.double(1:6)),
+                            x$z,
                             c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training),
       ffi_train_restore = list(session, .Call(ffi_train_state, session)),
       ffi_train_state = list(session),
@@ -83,7 +92,7 @@ simulate_call <- function() {
         .(e)
       }, splice = TRUE))
     }
-    if (is.call(e)) for (i in seq_along(e)) if (!identical(e[[i]], quote(expr = ))) e[i] <- list(replace_call(e[[i]]))
+    if (is.call(e)) for (i in seq_along(e)) if (!identical(e[[i]], quote(expr = ))) e[i] <- list(replace_call(e[[i]])) # nolint
     e
   }
   copy <- simulate_rows
@@ -94,7 +103,8 @@ simulate_call <- function() {
 }
 
 wrong_values <- function() {
-  list(NULL, NA, TRUE, 1L, 0, -1, 1e300, Inf, NaN, c(1, 2), numeric(), "a", NA_character_, c("a", "b"), character(), list(), list(1), list(a = 1),
+  list(NULL, NA, TRUE, 1L, 0, -1, 1e300, Inf, NaN, c(1, 2), numeric(), "a", NA_character_, c("a", "b"), character(), list(), list(1),
+       list(a = 1),
        raw(), raw(7), matrix(0, 1, 1), matrix(0, 6, 251), 1i)
 }
 never_right <- function() list(quote(a), globalenv(), y ~ x)

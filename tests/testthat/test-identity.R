@@ -85,7 +85,10 @@ test_that("a model file with a flipped bit is refused wherever the bit is", {
     writeBin(flipped, damaged)
     got <- tryCatch(suppressWarnings(read_model(damaged)), error = function(e) e)
     # a bit in blanks or in the spelling of a name of metadata may be one that says nothing
-    if (!inherits(got, "error")) accepted <- accepted + !identical(got[c("weights", "wave_rest", "architecture", "history")], fit[c("weights", "wave_rest", "architecture", "history")])
+    if (!inherits(got, "error")) {
+      accepted <- accepted + !identical(got[c("weights", "wave_rest", "architecture", "history")],
+                                        fit[c("weights", "wave_rest", "architecture", "history")])
+    }
   }
   expect_equal(accepted, 0)
 })
@@ -97,7 +100,8 @@ test_that("a survey file that is replaced or changed under an open survey is not
   unlink(path)
   x$flux[4, ] <- 2
   write_survey(x, path)
-  for (use in list(as_spectra, as.data.frame, function(s) small_fit(s, epochs = 1), function(s) predict(small_fit(x, epochs = 1), s, "loss"))) {
+  for (use in list(as_spectra, as.data.frame, function(s) small_fit(s, epochs = 1),
+                   function(s) predict(small_fit(x, epochs = 1), s, "loss"))) {
     expect_error(use(survey), "changed or replaced", class = "spender_error_changed")
   }
   survey <- open_survey(path)

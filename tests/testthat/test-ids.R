@@ -10,14 +10,16 @@ test_that("ids are exact texts, or refused", {
   expect_identical(flat(2, id = factor(c("b", "a")))$id, c("b", "a"))
   expect_identical(flat(2, id = as.Date(c("2020-01-02", "2021-01-02")))$id, c("2020-01-02", "2021-01-02"))
   expect_error(flat(3, id = as.numeric(big)), "2\\^53", class = "spender_error_id")
-  for (missing in list(c(1, NA), c(1, NaN), c(1L, NA), c("a", NA))) expect_error(flat(2, id = missing), "missing", class = "spender_error_id")
+  for (missing in list(c(1, NA), c(1, NaN), c(1L, NA), c("a", NA))) expect_error(flat(2, id = missing), "missing",
+                                                                                 class = "spender_error_id")
   expect_error(flat(2, id = c("a", "")), "empty", class = "spender_error_id")
   withr::local_options(OutDec = ",")
   expect_identical(flat(2, id = c(1.5, 2))$id, c("1.5", "2"))
 })
 
 test_that("64-bit integers of bit64 are ids and keys, with or without that package", {
-  bits <- function(text) structure(vapply(text, function(t) readBin(rev(int64(t)), "double", 1, endian = "little"), 0, USE.NAMES = FALSE), class = "integer64")
+  bits <- function(text) structure(vapply(text, function(t) readBin(rev(int64(t)), "double", 1, endian = "little"), 0, USE.NAMES = FALSE),
+                                   class = "integer64")
   ids <- bits(big)
   expect_identical(number_text(ids), big)
   expect_identical(number_text(structure(integer64_missing, class = "integer64")), NA_character_)
@@ -51,7 +53,8 @@ test_that("names of rows are followed, or refused where they are others", {
   a <- b <- rep(1, length(wave))
   one <- rep(4, length(wave))
   two <- rep(5, length(wave))
-  expect_warning(x <- spectra(rbind(a, b), rbind(one, two), c(0.1, 0.2), toy_grid(), normalize = FALSE, mask_sky = FALSE), "by their order", class = "spender_warning_names")
+  expect_warning(x <- spectra(rbind(a, b), rbind(one, two), c(0.1, 0.2), toy_grid(), normalize = FALSE, mask_sky = FALSE), "by their order",
+                 class = "spender_warning_names")
   expect_identical(x$ivar[, 1], c(4, 5))
   expect_silent(x <- spectra(rbind(a, b * 2), rbind(one, two), c(0.1, 0.2), toy_grid()))
   expect_identical(x$id, c("1", "2"))
@@ -96,7 +99,8 @@ test_that("files of one object become one survey, whichever parts they are read 
   skip_without_cfitsio()
   folder <- withr::local_tempdir()
   for (name in c("a", "b", "c", "d")) { # a, b and d are of one object
-    write_sdss(file.path(folder, paste0("spec-", name, ".fits")), object = list(FIBERID = list(type = "J", values = if (name == "c") 7 else 1)))
+    write_sdss(file.path(folder, paste0("spec-", name, ".fits")),
+               object = list(FIBERID = list(type = "J", values = if (name == "c") 7 else 1)))
   }
   files <- list.files(folder, full.names = TRUE)
   together <- read_sdss(files)

@@ -122,7 +122,8 @@ test_that("lines of a model have errors from noise, or from an ensemble", {
   less <- x[1:3]
   less$ivar <- less$ivar * 1e4 # hardly any noise
   expect_true(all(measure_model_lines(fit, less, c("Hbeta", "Halpha"), draws = 6)$flux_err < m$flux_err))
-  ensemble <- spender_ensemble(x, members = 3, latents = 2, epochs = 2, batch_size = 8, network = small_network(), threads = 1, progress = FALSE)
+  ensemble <- spender_ensemble(x, members = 3, latents = 2, epochs = 2, batch_size = 8, network = small_network(), threads = 1,
+                               progress = FALSE)
   e <- measure_model_lines(ensemble, x[1:3], "Halpha")
   members <- vapply(ensemble, function(f) measure_lines(predict(f, x[1:3], "rest"), "Halpha", wave = f$wave_rest)$flux, double(3))
   expect_equal(e$flux, rowMeans(members))

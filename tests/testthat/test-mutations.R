@@ -1,5 +1,5 @@
-# Files and objects that were changed at random: whatever comes of them, the session goes on, in good time. SPENDER_MUTATIONS says how many of each
-# kind (5,400 of each kind of file and 36,450 of objects were tried under ASan and UBSan).
+# Files and objects that were changed at random: whatever comes of them, the session goes on, in good time. SPENDER_MUTATIONS says how many
+# of each kind (5,400 of each kind of file and 36,450 of objects were tried under ASan and UBSan).
 mutations <- as.numeric(Sys.getenv("SPENDER_MUTATIONS", "40"))
 
 # One to four changes: a flipped bit, random bytes, digits or cards of a header, a cut, a part twice, two parts that change places
@@ -32,10 +32,12 @@ mutate_object <- function(x) {
     attributes(y) <- attributes(x)
     return(y)
   }
-  switch(sample(4, 1), sample(wrong_things(), 1)[[1]], if (length(x) > 1) x[-1] else x, c(x, x), if (is.numeric(x)) replace(x, 1, NaN) else NULL)
+  switch(sample(4, 1), sample(wrong_things(), 1)[[1]], if (length(x) > 1) x[-1] else x, c(x, x),
+         if (is.numeric(x)) replace(x, 1, NaN) else NULL)
 }
 wrong_things <- function() {
-  list(NULL, NA, 0, -1, Inf, 1e300, "a", NA_character_, list(), list(1), raw(3), matrix(0, 2, 2), data.frame(a = 1:2), c(1, 2, 3), integer(), TRUE, quote(a), factor("a"))
+  list(NULL, NA, 0, -1, Inf, 1e300, "a", NA_character_, list(), list(1), raw(3), matrix(0, 2, 2), data.frame(a = 1:2), c(1, 2, 3),
+       integer(), TRUE, quote(a), factor("a"))
 }
 
 # use(path or object) is run on mutations of a file's bytes; returns how many were read without an error
@@ -73,8 +75,12 @@ test_that("files that were changed at random do not end the session", {
   x <- small_spectra(5)
   fit <- small_fit(x, epochs = 1)
   catalogue <- c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(list(
-    TARGETID = list(type = "K", values = c("39627652591521181", "7")), GOOD = list(type = "L", values = c(TRUE, NA)), BIT = list(type = "1X", values = c(TRUE, FALSE)),
-    Z = list(type = "E", values = c(0.1, NaN)), Z_ERR = list(type = "D", values = c(1e-5, 1)), CLASS = list(type = "6A", values = c("GALAXY", "STAR")),
+    TARGETID = list(type = "K", values = c("39627652591521181", "7")), GOOD = list(type = "L",
+                                                                                   values = c(TRUE, NA)), BIT = list(type = "1X",
+                                                                                                                     values = c(TRUE,
+                                                                                                                                FALSE)),
+    Z = list(type = "E", values = c(0.1, NaN)), Z_ERR = list(type = "D", values = c(1e-5, 1)), CLASS = list(type = "6A",
+                                                                                                            values = c("GALAXY", "STAR")),
     FLAGS = list(type = "J", values = c(1, 2)), SCALED = list(type = "I", values = 3:4)), TZERO7 = 2147483648, TSCAL8 = 0.5, TNULL8 = 3))
   columns <- c("TARGETID", "GOOD", "BIT", "Z", "Z_ERR", "CLASS", "FLAGS", "SCALED")
   read <- c(
@@ -88,11 +94,13 @@ test_that("files that were changed at random do not end the session", {
   write_sdss(at("spec.fits"), n = 60)
   spec <- bytes_of(at("spec.fits"))
   use_spec <- function(path) read_sdss(path, progress = FALSE)
-  read <- c(read, spec = survived(spec, use_spec), spec_gz = survived(gzipped(spec), use_spec), spec_unpacked = survived(spec, function(path) {
+  read <- c(read, spec = survived(spec, use_spec), spec_gz = survived(gzipped(spec), use_spec),
+            spec_unpacked = survived(spec, function(path) {
     writeBin(gzipped(bytes_of(path)), at("spec.fits.gz"))
     use_spec(at("spec.fits.gz"))
   }))
-  image <- c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1), writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848))
+  image <- c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1),
+             writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848))
   survey <- bytes_of(write_survey(x, at("survey.fits"))$files$path)
   predict(fit, x, "latent", path = at("results.fits"))
   write_model(fit, at("model.safetensors"))
@@ -122,9 +130,12 @@ test_that("objects that were changed by hand do not end the session", {
   survey <- write_survey(x, withr::local_tempfile(fileext = ".fits"))
   ensemble <- new_ensemble(list(fit, fit))
   uses <- list(
-    list(x, list(print, summary, function(y) y[1:2], function(y) c(y, x), function(y) predict(fit, y, "loss"), function(y) attention(fit, y),
-                 function(y) small_fit(y, epochs = 1), as.data.frame, problems, function(y) write_survey(y, withr::local_tempfile(fileext = ".fits")))),
-    list(fit, list(print, summary, function(f) predict(f, x), function(f) decode(f, c(0, 0)), coef, lsf, function(f) update(f, x, epochs = 1),
+    list(x, list(print, summary, function(y) y[1:2], function(y) c(y, x), function(y) predict(fit, y, "loss"),
+                 function(y) attention(fit, y),
+                 function(y) small_fit(y, epochs = 1), as.data.frame, problems,
+                 function(y) write_survey(y, withr::local_tempfile(fileext = ".fits")))),
+    list(fit, list(print, summary, function(f) predict(f, x), function(f) decode(f, c(0, 0)), coef, lsf,
+                   function(f) update(f, x, epochs = 1),
                    function(f) write_model(f, withr::local_tempfile(fileext = ".safetensors")), function(f) attention(f, x))),
     list(survey, list(print, summary, as_spectra, as.data.frame, function(s) s[2:1], function(s) predict(fit, s, "latent"))),
     list(ensemble, list(print, summary, function(e) predict(e, x, "rest")))

@@ -104,7 +104,8 @@ test_that("ggsave takes a reconstruction", {
   with <- plotted()
   file <- tempfile(fileext = ".png")
   on.exit(unlink(file))
-  expect_silent(suppressMessages(ggplot2::ggsave(file, plot_reconstruction(with$fit, with$x, 1, threads = 1), width = 7, height = 5, dpi = 50)))
+  expect_silent(suppressMessages(ggplot2::ggsave(file, plot_reconstruction(with$fit, with$x, 1, threads = 1), width = 7, height = 5,
+                                                 dpi = 50)))
   expect_gt(file.size(file), 5000)
 })
 

@@ -93,7 +93,9 @@ test_that("columns may be in upper case, in double precision and in any order", 
 })
 
 test_that("names with brackets, spaces and other letters are just names", {
-  for (name in c("a[1].fits", "b (2)+3.fits", if (l10n_info()[["UTF-8"]]) "\u00e9toile.fits")) expect_length(read_sdss(local_file(name = name)), 1)
+  for (name in c("a[1].fits", "b (2)+3.fits", if (l10n_info()[["UTF-8"]]) "\u00e9toile.fits")) {
+    expect_length(read_sdss(local_file(name = name)), 1)
+  }
 })
 
 test_that("each kind of bad file is a row in problems() that says why", {
@@ -201,7 +203,8 @@ test_that("a file with any byte changed never does harm", {
 
 test_that("order is that of the files, for any number of threads", {
   dir <- withr::local_tempdir()
-  files <- vapply(1:40, function(i) write_sdss(file.path(dir, sprintf("%02d.fits", i)), n = 2900, flux = i, object = list(FIBERID = list(type = "J", values = i))), "")
+  files <- vapply(1:40, function(i) write_sdss(file.path(dir, sprintf("%02d.fits", i)), n = 2900, flux = i,
+                                               object = list(FIBERID = list(type = "J", values = i))), "")
   file.create(files[c(3, 17)])
   x <- suppressWarnings(read_sdss(rev(files), threads = 1))
   expect_equal(x$meta$fiber, setdiff(40:1, c(3, 17)))
@@ -283,8 +286,10 @@ test_that("columns of a spectrum are read as what they are", {
   scaled <- read(coadd = list(flux = list(type = "I", values = rep(200, n))), coadd_cards = list(TSCAL1 = 0.01))
   expect_equal(scaled$flux, plain$flux, tolerance = 1e-6)
   expect_equal(scaled$norm, 2, tolerance = 1e-6)
-  expect_equal(read(coadd = list(ivar = list(type = "J", values = rep(1, n))), coadd_cards = list(TSCAL3 = 3, TZERO3 = 1))$ivar, plain$ivar, tolerance = 1e-6)
-  expect_equal(read(coadd = list(flux = list(type = "D", values = rep(2, n)), loglam = list(type = "D", values = 3.58 + 1e-4 * (seq_len(n) - 1))))$flux, plain$flux)
+  expect_equal(read(coadd = list(ivar = list(type = "J", values = rep(1, n))), coadd_cards = list(TSCAL3 = 3, TZERO3 = 1))$ivar, plain$ivar,
+               tolerance = 1e-6)
+  expect_equal(read(coadd = list(flux = list(type = "D", values = rep(2, n)),
+                                 loglam = list(type = "D", values = 3.58 + 1e-4 * (seq_len(n) - 1))))$flux, plain$flux)
   missing <- read(coadd = list(flux = list(type = "I", values = replace(rep(2, n), 11:20, -1))), coadd_cards = list(TNULL1 = -1))
   expect_equal(which(inside)[!missing$ivar[1, inside] > 0], which(inside)[11:20])
   # masks: whatever their type, a bit is a bit
@@ -295,20 +300,24 @@ test_that("columns of a spectrum are read as what they are", {
   expect_equal(masked(list(type = "I", values = replace(integer(n), 5, -32768))), 5)
   expect_equal(masked(list(type = "J", values = replace(rep(NA, n), 7, -2147483647)), coadd_cards = list(TZERO4 = 2147483648)), 7)
   expect_equal(masked(list(type = "K", values = replace(rep("0", n), c(3, 9), c("4294967296", "9223372036854775808")))), c(3, 9))
-  expect_equal(masked(list(type = "K", values = replace(rep("9223372036854775808", n), 2, "9223372036854775809")), coadd_cards = list(TZERO4 = 9223372036854775808)), 2)
+  expect_equal(masked(list(type = "K", values = replace(rep("9223372036854775808", n), 2, "9223372036854775809")),
+                      coadd_cards = list(TZERO4 = 9223372036854775808)), 2)
   expect_equal(masked(list(type = "J", values = replace(integer(n), 4, -9)), coadd_cards = list(TNULL4 = -9)), 4)
 })
 
 test_that("SDSS-V's files are read and selected by what they have", {
   folder <- withr::local_tempdir()
   object <- function(id, ...) {
-    utils::modifyList(list(PLATE = NULL, FIBERID = NULL, PLATEQUALITY = NULL, INSTRUMENT = NULL, FIELD = list(type = "J", values = 17057), MJD = list(type = "J", values = 59631),
+    utils::modifyList(list(PLATE = NULL, FIBERID = NULL, PLATEQUALITY = NULL, INSTRUMENT = NULL, FIELD = list(type = "J", values = 17057),
+                           MJD = list(type = "J", values = 59631),
                            CATALOGID = list(type = "K", values = id), FIELDQUALITY = list(type = "4A", values = "good")), list(...))
   }
   ids <- c("27021598108289694", "27021598108289695", "63050394846126565")
-  for (id in ids) write_sdss(file.path(folder, paste0("spec-017057-59631-", id, ".fits")), object = object(id), primary = list(RUN2D = "v6_1_3"))
+  for (id in ids) write_sdss(file.path(folder, paste0("spec-017057-59631-", id, ".fits")), object = object(id),
+                             primary = list(RUN2D = "v6_1_3"))
   write_sdss(file.path(folder, "flags.fits"), object = object("7", ZWARNING = list(type = "K", values = "4294967296")))
-  write_sdss(file.path(folder, "no-plate.fits"), object = object("8", PLATE = list(type = "J", values = -999), FIBERID = list(type = "J", values = -999)))
+  write_sdss(file.path(folder, "no-plate.fits"), object = object("8", PLATE = list(type = "J", values = -999),
+                                                                 FIBERID = list(type = "J", values = -999)))
   con <- gzfile(file.path(folder, "packed.fits.gz"), "wb")
   write_sdss(file.path(folder, "unpacked"), object = object("9", SDSS_ID = list(type = "K", values = "54392544")))
   writeBin(readBin(file.path(folder, "unpacked"), raw(), 1e7), con)

@@ -48,9 +48,13 @@ catalogue_file <- function(env = parent.frame()) {
   n <- 8
   columns <- list(
     PLATE = list(type = "J", values = 266 + 1:n), MJD = list(type = "J", values = rep(51602, n)), FIBERID = list(type = "J", values = 1:n),
-    RUN2D = list(type = "8A", values = rep(c("26", "v5_13_0"), 4)), CLASS = list(type = "6A", values = rep(c("GALAXY", "STAR", "GALAXY", "GALAXY"), 2)),
-    Z = list(type = "E", values = c(0.1, 0, 0.7, 0.2, 0.3, 0.1, 0.1, 0.1)), Z_ERR = list(type = "E", values = c(1e-5, 1e-5, 1e-5, 1e-3, 1e-5, 1e-5, 1e-5, 1e-5)),
-    ZWARNING = list(type = "J", values = c(rep(0, 6), 4, 0)), PLATEQUALITY = list(type = "8A", values = c(rep("good", 4), "bad", rep("good", 3))),
+    RUN2D = list(type = "8A", values = rep(c("26", "v5_13_0"), 4)), CLASS = list(type = "6A",
+                                                                                 values = rep(c("GALAXY", "STAR", "GALAXY", "GALAXY"), 2)),
+    Z = list(type = "E", values = c(0.1, 0, 0.7, 0.2, 0.3, 0.1, 0.1, 0.1)), Z_ERR = list(type = "E",
+                                                                                         values = c(1e-5, 1e-5, 1e-5, 1e-3, 1e-5, 1e-5,
+                                                                                                    1e-5, 1e-5)),
+    ZWARNING = list(type = "J", values = c(rep(0, 6), 4, 0)), PLATEQUALITY = list(type = "8A",
+                                                                                  values = c(rep("good", 4), "bad", rep("good", 3))),
     SPECPRIMARY = list(type = "J", values = c(rep(1, 7), 0))
   )
   bytes <- c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(columns))
@@ -92,8 +96,10 @@ test_that("a NaN in a catalogue is a missing value, which fails its cut", {
   z_err <- rep(1e-5, n)
   z_err[5] <- NaN
   columns <- list(
-    PLATE = list(type = "J", values = rep(266, n)), MJD = list(type = "J", values = rep(51602, n)), FIBERID = list(type = "J", values = seq_len(n)),
-    CLASS = list(type = "6A", values = rep("GALAXY", n)), Z = list(type = "E", values = seq_len(n) / 100), Z_ERR = list(type = "E", values = z_err),
+    PLATE = list(type = "J", values = rep(266, n)), MJD = list(type = "J", values = rep(51602, n)), FIBERID = list(type = "J",
+                                                                                                                   values = seq_len(n)),
+    CLASS = list(type = "6A", values = rep("GALAXY", n)), Z = list(type = "E", values = seq_len(n) / 100), Z_ERR = list(type = "E",
+                                                                                                                        values = z_err),
     ZWARNING = list(type = "J", values = rep(0, n)), RA = list(type = "D", values = c(NaN, rep(Inf, n - 1)))
   )
   path <- withr::local_tempfile(fileext = ".fits")

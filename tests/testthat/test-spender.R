@@ -274,5 +274,6 @@ test_that("the flat model's loss is what its formula says, for whatever rows", {
   x$norm[2] <- NA
   expect_warning(without <- small_fit(x, epochs = 1), class = "spender_warning_no_norm")
   expect_equal(without$weights, small_fit(x[-2], epochs = 1)$weights)
-  expect_equal(without$training[c("flat_loss", "valid_fraction", "n_training")], small_fit(x[-2], epochs = 1)$training[c("flat_loss", "valid_fraction", "n_training")])
+  expect_equal(without$training[c("flat_loss", "valid_fraction", "n_training")],
+               small_fit(x[-2], epochs = 1)$training[c("flat_loss", "valid_fraction", "n_training")])
 })

@@ -2,7 +2,8 @@
 
 study <- function(name, ...) {
   script <- system.file("scripts", name, package = "spender")
-  output <- suppressWarnings(system2(file.path(R.home("bin"), "Rscript"), shQuote(c("--vanilla", script, ...)), stdout = TRUE, stderr = TRUE))
+  output <- suppressWarnings(system2(file.path(R.home("bin"), "Rscript"), shQuote(c("--vanilla", script, ...)), stdout = TRUE,
+                                     stderr = TRUE))
   list(status = if (is.null(attr(output, "status"))) 0L else attr(output, "status"), output = as.character(output))
 }
 

@@ -116,11 +116,13 @@ test_that("predictions go to a file, and on where they were", {
 test_that("files become a survey, and a second call goes on", {
   skip_without_cfitsio()
   folder <- withr::local_tempdir()
-  for (i in 1:9) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
+  for (i in 1:9) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i,
+                            object = list(FIBERID = list(type = "J", values = i)))
   writeLines("no", file.path(folder, "spec-0266-51602-0010.fits"))
   path <- file.path(folder, "survey.out")
   files <- list.files(folder, "fits$", full.names = TRUE)
-  expect_warning(survey <- ingest(files[c(1:4, 10)], path, "sdss", TRUE, c(5300, 5850), 1, FALSE, part = 2), class = "spender_warning_files")
+  expect_warning(survey <- ingest(files[c(1:4, 10)], path, "sdss", TRUE, c(5300, 5850), 1, FALSE, part = 2),
+                 class = "spender_warning_files")
   expect_equal(length(survey), 4)
   expect_identical(problems(survey)$file, files[10])
   expect_warning(survey <- write_survey(folder, path), class = "spender_warning_files")
@@ -200,12 +202,14 @@ test_that("a full disk leaves a survey of whole rows, and an error that says so"
   skip_on_os("windows")
   folder <- withr::local_tempdir()
   path <- file.path(folder, "full.fits")
-  code <- sprintf('library(spender); tryCatch(simulate_survey(6000, "%s", instrument = instrument(seq(4000, 8000, by = 16)), seed = 1, progress = FALSE),
+  code <- sprintf('library(spender); grid <- instrument(seq(4000, 8000, by = 16))
+                   tryCatch(simulate_survey(6000, "%s", instrument = grid, seed = 1, progress = FALSE),
                    spender_error_io = function(e) cat("io:", conditionMessage(e), "\\n"))', path)
   script <- file.path(folder, "script.R")
   writeLines(code, script)
   # files may have 11 MiB: room for the first 4096 spectra
-  output <- suppressWarnings(system2("sh", c("-c", shQuote(paste("trap '' XFSZ; ulimit -f 22528;", shQuote(file.path(R.home("bin"), "Rscript")), "--vanilla",
+  output <- suppressWarnings(system2("sh", c("-c", shQuote(paste("trap '' XFSZ; ulimit -f 22528;",
+                                                                 shQuote(file.path(R.home("bin"), "Rscript")), "--vanilla",
                                                                 shQuote(script), "2>&1"))), stdout = TRUE))
   if (!any(grepl("^io:", output)) && file.exists(path) && length(open_survey(path)) == 6000) skip("ulimit -f has other units here")
   expect_match(output, "io: full.fits: writing failed", all = FALSE)
@@ -234,7 +238,8 @@ test_that("a writer killed in the middle of appending is continued, with names o
   skip_without_cfitsio()
   folder <- file.path(withr::local_tempdir(), if (l10n_info()[["UTF-8"]]) "sp\u00e9ctra 100%41" else "sp 100%41")
   dir.create(folder)
-  for (i in 1:4) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i, object = list(FIBERID = list(type = "J", values = i)))
+  for (i in 1:4) write_sdss(file.path(folder, sprintf("spec-0266-51602-%04d.fits", i)), flux = i,
+                            object = list(FIBERID = list(type = "J", values = i)))
   writeLines("no", file.path(folder, if (l10n_info()[["UTF-8"]]) "b\u00e4d.fits" else "bad.fits"))
   files <- list.files(folder, "fits$", full.names = TRUE)
   good <- grep("spec", files, value = TRUE)
@@ -242,7 +247,8 @@ test_that("a writer killed in the middle of appending is continued, with names o
   suppressWarnings(write_survey(c(good[1:2], setdiff(files, good)), path))
   # continued and killed: rows that were not counted, and no checksums
   bytes <- readBin(path, raw(), file.size(path))
-  .Call(ffi_survey_append, path, list(character(), double(), double(), character(), integer(), integer(), integer(), character(), character(), double(),
+  .Call(ffi_survey_append, path, list(character(), double(), double(), character(), integer(), integer(), integer(), character(),
+                                      character(), double(),
                                       integer(), double(), character(), character(), matrix(0, 0, 3921), matrix(0, 0, 3921)))
   cat(strrep("x", 5000), file = path, append = TRUE)
   writeLines(paste(to_ascii(setdiff(files, good)), "is not a FITS file", sep = "\t"), rejects_path(path))
@@ -260,7 +266,8 @@ test_that("a survey is not written over itself, nor lost to a wrong argument", {
   expect_error(write_survey(7, survey$files$path, overwrite = TRUE), class = "spender_error_invalid")
   expect_error(simulate_survey(3, survey$files$path, no = 1, overwrite = TRUE), class = "spender_error_invalid")
   fit <- small_fit(as_spectra(survey), epochs = 1)
-  expect_error(predict(fit, survey[1:2], "latent", path = survey$files$path, overwrite = TRUE), "the survey that is read", class = "spender_error_exists")
+  expect_error(predict(fit, survey[1:2], "latent", path = survey$files$path, overwrite = TRUE), "the survey that is read",
+               class = "spender_error_exists")
   expect_equal(length(open_survey(survey$files$path)), 5)
 })
 
