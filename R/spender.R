@@ -121,8 +121,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument.
 #' @param epochs Further epochs.
-#' @param ... Arguments of [spender()] that concern training: `r code_list(setdiff(training_arguments(), "epochs"), Inf)`. Of those left out,
-#'   rates, schedule, batch size, validation and seeds are as in the training before.
+#' @param ... Arguments of [spender()] that concern training:
+#'   `r code_list(setdiff(training_arguments(), "epochs"), Inf)`.
+#'   Of those left out, rates, schedule, batch size, validation and seeds are as in the training before.
 #' @return The fit, trained further.
 #' @export
 update.spender <- function(object, x, epochs, ...) {
