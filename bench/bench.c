@@ -21,6 +21,8 @@
 
 #include "core/rng.h"
 #include "cpu/cpu.h"
+#include "cpu/create.h"
+#include "cuda/create.h"
 #include "network/train.h"
 
 #define TRY(expr)                                       \

@@ -2,6 +2,8 @@
 #include <stdio.h>
 
 #include "core/threads.h"
+#include "cpu/create.h"
+#include "cuda/create.h"
 #include "network/backend.h"
 #include "r-entries.h"
 

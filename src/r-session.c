@@ -1,5 +1,7 @@
 /* Sessions: objects outside R that live within or between .Call entries. */
 #include "r-session.h"
+#include "cpu/create.h"
+#include "cuda/create.h"
 
 #include <string.h>
 

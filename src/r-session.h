@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "cuda/create.h"
 #include "network/model.h"
 #include "network/train.h"
 #include "r-survey.h"

@@ -22,73 +22,58 @@ static void take_rows(float *to, SEXP matrix, SEXP rows, size_t n, size_t width)
  * each and `rows` over all of them. */
 struct data {
   SEXP flux, ivar, paths, counts, rows;
-  SEXP z, is_training;
-  size_t n, width;
 };
 
-static struct data check_data(SEXP list, SEXP z, SEXP is_training, size_t width) {
-  const struct data d = {r_list_get(list, "flux"),
-                         r_list_get(list, "ivar"),
-                         r_list_get(list, "paths"),
-                         r_list_get(list, "counts"),
-                         r_list_get(list, "rows"),
-                         z,
-                         is_training,
-                         (size_t)Rf_xlength(z),
-                         width};
-  r_check_numbers(z, "z", d.n);
-  if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != d.n) Rf_error("internal: 'is_training' must be %zu logicals", d.n);
+static struct data check_data(SEXP list, size_t n, size_t width) {
+  const struct data d = {r_list_get(list, "flux"), r_list_get(list, "ivar"), r_list_get(list, "paths"), r_list_get(list, "counts"),
+                         r_list_get(list, "rows")};
   if (d.flux == R_NilValue) {
     r_check_texts(d.paths, "paths", R_ANY);
     if (Rf_xlength(d.paths) == 0) Rf_error("internal: there are neither spectra nor survey files");
     r_check_numbers(d.counts, "counts", (size_t)Rf_xlength(d.paths));
-    r_check_numbers(d.rows, "rows", d.n); /* their range is known once the files are open */
+    r_check_numbers(d.rows, "rows", n); /* their range is known once the files are open */
     return d;
   }
   if (!Rf_isMatrix(d.flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
   const size_t n_rows = (size_t)Rf_nrows(d.flux);
   r_check_matrix(d.flux, "flux", n_rows, width);
   r_check_matrix(d.ivar, "ivar", n_rows, width);
-  r_check_rows(d.rows, d.n, (double)n_rows);
+  r_check_rows(d.rows, n, (double)n_rows);
   return d;
 }
 
-static spd_status open_files(struct r_session *session, const struct data *d, struct spd_error *error) {
+static spd_status open_files(struct r_session *session, const struct data *d, size_t n, size_t width, struct spd_error *error) {
   SPD_TRY(r_surveys_open(&session->surveys, d->paths, d->counts, error));
-  session->places = malloc((d->n + 1) * sizeof *session->places);
-  if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", d->n);
+  session->places = malloc((n + 1) * sizeof *session->places);
+  if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
   int results = 0;
   for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
   const uint64_t n_there = session->surveys.first[session->surveys.n_files];
-  for (size_t i = 0; i < d->n; i++) {
+  for (size_t i = 0; i < n; i++) {
     const double row = REAL_RO(d->rows)[i];
-    if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != d->width || results)
+    if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width || results)
       return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
     session->places[i] = (uint64_t)row - 1;
   }
   return SPD_STATUS_OK;
 }
 
-static spd_status copy_spectra(struct r_session *session, const struct data *d, struct spd_error *error) {
-  session->flux = malloc((d->n * d->width + 1) * sizeof(float));
-  session->ivar = malloc((d->n * d->width + 1) * sizeof(float));
+static spd_status copy_spectra(struct r_session *session, const struct data *d, size_t n, size_t width, struct spd_error *error) {
+  session->flux = malloc((n * width + 1) * sizeof(float));
+  session->ivar = malloc((n * width + 1) * sizeof(float));
   if (!session->flux || !session->ivar)
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
-                    8e-6 * (double)(d->n * d->width));
-  take_rows(session->flux, d->flux, d->rows, d->n, d->width);
-  take_rows(session->ivar, d->ivar, d->rows, d->n, d->width);
+                    8e-6 * (double)(n * width));
+  take_rows(session->flux, d->flux, d->rows, n, width);
+  take_rows(session->ivar, d->ivar, d->rows, n, width);
   return SPD_STATUS_OK;
 }
 
-static spd_status take_data(struct r_session *session, const struct data *d, struct spd_error *error) {
-  SPD_TRY(d->flux == R_NilValue ? open_files(session, d, error) : copy_spectra(session, d, error));
-  session->z = malloc((d->n + 1) * sizeof(float));
-  session->is_training = malloc(d->n + 1);
+static spd_status copy_redshifts(struct r_session *session, const double *z, const int *is_training, size_t n, struct spd_error *error) {
+  session->z = malloc((n + 1) * sizeof(float));
+  session->is_training = malloc(n + 1);
   if (!session->z || !session->is_training) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate redshifts");
-  for (size_t i = 0; i < d->n; i++) {
-    session->z[i] = (float)REAL_RO(d->z)[i];
-    session->is_training[i] = LOGICAL_RO(d->is_training)[i] != 0;
-  }
+  for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->is_training[i] = is_training[i] != 0;
   return SPD_STATUS_OK;
 }
 
@@ -113,11 +98,14 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   struct spd_network network;
   r_network(architecture, &network);
   const float *parameters = r_weights(weights, &network);
-  const struct data d = check_data(data, z, is_training, network.architecture.n_observed);
-  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", d.width);
+  const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
+  r_check_numbers(z, "z", n);
+  if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != n) Rf_error("internal: 'is_training' must be %zu logicals", n);
+  const struct data d = check_data(data, n, width);
+  const float *observed_grid = r_float_vector(wave_observed, "wave_observed", width);
   const float *rest_grid = r_float_vector(wave_rest, "wave_rest", network.architecture.n_rest);
   const struct r_device device = r_device(options);
-  struct spd_training_options o = {.batch_size = r_batch_size(options, d.n),
+  struct spd_training_options o = {.batch_size = r_batch_size(options, n),
                                    .seed = (uint64_t)r_list_whole(options, "seed", 0, R_MOST_SEED),
                                    .schedule = {.rate = r_list_real(options, "rate"),
                                                 .total_steps = (uint64_t)r_list_whole(options, "total_steps", 1, 1e15),
@@ -133,8 +121,9 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
-  spd_status status = take_data(session, &d, &error);
-  if (status == SPD_STATUS_OK) status = open_session(session, &network, parameters, observed_grid, rest_grid, d.n, &o, &device, &error);
+  spd_status status = d.flux == R_NilValue ? open_files(session, &d, n, width, &error) : copy_spectra(session, &d, n, width, &error);
+  if (status == SPD_STATUS_OK) status = copy_redshifts(session, REAL_RO(z), LOGICAL_RO(is_training), n, &error);
+  if (status == SPD_STATUS_OK) status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
     r_session_free(pointer);
     r_raise(status, &error);

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #endif
 #include "cpu/cpu.h"
+#include "cpu/create.h"
 
 static void cpu_destroy(struct spd_backend *backend) {
   cpu_fourier_free(backend);

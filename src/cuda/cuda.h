@@ -12,6 +12,7 @@
 
 #include "network/scalar.h"
 extern "C" {
+#include "cuda/create.h"
 #include "network/backend.h"
 }
 

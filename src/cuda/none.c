@@ -1,4 +1,5 @@
 /* Replaces the CUDA backend in a build without CUDA. */
+#include "cuda/create.h"
 #include "network/backend.h"
 
 int spd_cuda_built(void) { return 0; }

@@ -215,26 +215,4 @@ struct spd_backend {
   int keeps_winners;  /* the stem's forward keeps where maxima are; otherwise its backward finds them again */
 };
 
-spd_status spd_cpu_create(struct spd_backend **backend, int threads, struct spd_error *error);
-/* Name of the instruction set that convolutions use on this processor. */
-const char *spd_cpu_instructions(void);
-
-/* Rounding on a GPU. FP32: none. TF32: operands of matrix products, to 10 bits of mantissa. FP16 and BF16: planes, and the
- * operands of the products that read them, to 10 bits with a scale per gradient, or to 7 bits; large linear layers as TF32. Sums,
- * statistics, weights and the optimiser are float in all of them. */
-typedef enum { SPD_PRECISION_FP32 = 0, SPD_PRECISION_TF32, SPD_PRECISION_BF16, SPD_PRECISION_FP16 } spd_precision;
-enum { SPD_PRECISIONS = 4 };
-
-struct spd_cuda_device {
-  char name[256];
-  size_t memory; /* bytes */
-  int major, minor;
-};
-int spd_cuda_built(void);
-/* Devices that can be used now: 0 without a driver, and in a forked child. */
-int spd_cuda_count(void);
-spd_status spd_cuda_describe(struct spd_cuda_device *description, int device, struct spd_error *error);
-/* On the current device, the first unless CUDA_VISIBLE_DEVICES says otherwise. */
-spd_status spd_cuda_create(struct spd_backend **backend, spd_precision precision, struct spd_error *error);
-
 #endif

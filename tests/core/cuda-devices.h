@@ -2,6 +2,8 @@
 #ifndef SPD_TEST_CUDA_DEVICES_H
 #define SPD_TEST_CUDA_DEVICES_H
 
+#include "cpu/create.h"
+#include "cuda/create.h"
 #include "network/backend.h"
 #include "tolerances.h"
 #ifdef TEST_CUDA_ON_CPU

@@ -1,16 +1,17 @@
 #!/bin/sh
 # Builds and runs the tests of the core, without R, out of tree in build/core:
 #   sanitized   every tests/core/test-*.c under ASan (with leaks) and UBSan
-#   plain-gemm  the products without CBLAS, with the loop that stands in for it
+#   plain-gemm  the products in a build without CBLAS
 #   release     the numerical ones as configure builds them (-O2, loops for several processors)
-#   races       threads: the pool, the stages on it, and the one that reads ahead, under TSan
+#   races       threads: the pool, stages and training on it, and the reader, under TSan
 #   valgrind    the small ones
-#   cuda        the CUDA backend on a device that the CPU plays (cuda-on-cpu/device.h), sanitized and not
+#   cuda        the CUDA backend on a device simulated by the CPU (cuda-on-cpu/device.h), sanitized and not
 #   arm64       the numerical ones, cross-compiled and run by qemu-aarch64
 #
 #   sh tests/core/run.sh [--quick | --cuda]      --quick: sanitized only; --cuda: the CUDA backend on a real GPU only
 #
-# On a GPU: NVCC and CUDA_HOME as for configure; WRAPPER ("compute-sanitizer ...") stands before each program, TESTS names them.
+# TESTS="stages survey" runs only these. On a GPU: NVCC and CUDA_HOME as for configure; WRAPPER ("compute-sanitizer ...") is put before each
+# program.
 #
 # Prints what fails, one summary per program, and in the end the sum: "N passed, N failed, N skipped".
 set -u
@@ -145,7 +146,7 @@ run() {
   fi
 }
 
-names=$(for file in tests/core/test-*.c; do basename "$file" .c | sed 's/^test-//'; done)
+names=${TESTS:-$(for file in tests/core/test-*.c; do basename "$file" .c | sed 's/^test-//'; done)}
 among() { for candidate in $names; do [ "$candidate" = "$1" ] && return 0; done; return 1; }
 
 if [ $gpu = yes ]; then

@@ -3,7 +3,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cpu/create.h"
 #include "cuda-devices.h"
+#include "cuda/create.h"
 #include "small-training.h"
 
 /* ---- every tensor and gradient ---- */

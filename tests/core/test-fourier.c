@@ -3,6 +3,7 @@
 #include "check.h"
 #include "core/rng.h"
 #include "cpu/cpu.h"
+#include "cpu/create.h"
 
 struct shape {
   size_t length, kernel, in, out, n;

@@ -3,6 +3,7 @@
  * derivative is taken along directions of strong signal, at several steps. */
 #include "check.h"
 #include "cuda-devices.h"
+#include "cuda/create.h"
 #include "network/model.h"
 #include "small-network.h"
 

@@ -4,6 +4,7 @@
 #include "check.h"
 #include "core/rng.h"
 #include "cpu/cpu.h"
+#include "cpu/create.h"
 
 static uint64_t counter;
 static size_t pick(size_t from, size_t to) { return from + (size_t)spd_below(spd_mix64(++counter), to - from + 1); }

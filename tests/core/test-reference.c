@@ -6,6 +6,7 @@
 #include "core/rng.h"
 #include "cpu/cpu.h"
 #include "cuda-devices.h"
+#include "cuda/create.h"
 #include "data/safetensors.h"
 #include "network/model.h"
 #include "small-network.h"

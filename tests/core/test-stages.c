@@ -1,7 +1,9 @@
 /* Every stage through the backend's table against its float64 vectors. What a stage writes is NaN before (gap rows: zero), so a
  * forgotten element, an accumulation or a write into a gap shows. */
 #include "cpu/cpu.h"
+#include "cpu/create.h"
 #include "cuda-devices.h"
+#include "cuda/create.h"
 #include "network/backend.h"
 #include "network/scalar.h"
 #include "tolerances.h"

@@ -1,6 +1,7 @@
 /* Forward and backward passes give the same bits for any number of threads, and whatever a buffer held before. */
 #include "check.h"
 #include "cpu/cpu.h"
+#include "cpu/create.h"
 #include "small-training.h"
 
 /* ---- forward and gradient ---- */

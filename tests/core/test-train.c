@@ -2,6 +2,7 @@
  * too; the line spread function has its own learning rate; the schedule is 1Cycle's. */
 #include "check.h"
 #include "cpu/cpu.h"
+#include "cpu/create.h"
 #include "small-training.h"
 #include "tolerances.h"
 #include "vectors.h"
