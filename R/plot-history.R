@@ -49,7 +49,7 @@ plot_history <- function(x, flat = NULL, log = TRUE, ...) {
     ggplot2::labs(x = "epoch", y = "loss",
                   subtitle = paste0(if (is.null(kept)) "last epoch: " else paste0("epoch ", kept, ", whose weights were kept: "),
                                     paste0(last$set, " ", vapply(last$loss, function(l) format(l, digits = 4), ""), collapse = ", "))) +
-    ggplot2::scale_x_continuous(breaks = function(limits) unique(round(pretty(limits)))) +
+    scale_epochs() +
     theme_spender() +
     ggplot2::theme(legend.position = "top", legend.justification = "left", legend.margin = ggplot2::margin(0, 0, 0, 0),
                    legend.box.margin = ggplot2::margin(0, 0, -6, 0))

@@ -31,3 +31,6 @@ wavelength_label <- function(frame = NULL) paste0(frame, if (!is.null(frame)) " 
 
 # ggplot2 evaluates aesthetics with this pronoun.
 utils::globalVariables(".data")
+
+# An axis of whole numbers
+scale_epochs <- function() ggplot2::scale_x_continuous(breaks = function(limits) unique(round(pretty(limits))))
