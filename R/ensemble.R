@@ -77,7 +77,8 @@ plot.spender_ensemble <- function(x, ...) {
   if (!NROW(histories)) abort("invalid", "There is no history of validation losses to plot.")
   ggplot2::ggplot(histories, ggplot2::aes(.data$epoch, .data$loss, colour = .data$member)) +
     (if (max(table(histories$member)) > 1) ggplot2::geom_line(linewidth = 0.6) else ggplot2::geom_point(size = 1.8)) +
-    ggplot2::scale_colour_viridis_d(end = 0.9) + scale_epochs() + ggplot2::scale_y_log10() + ggplot2::labs(y = "validation loss") + theme_spender()
+    ggplot2::scale_colour_viridis_d(end = 0.9) + scale_epochs() + ggplot2::scale_y_log10() +
+    ggplot2::labs(y = "validation loss") + theme_spender()
 }
 
 #' @export
