@@ -1,7 +1,6 @@
 /* Row-major matrix products by cuBLAS, which counts columns first: C' = B' A'. */
 #include <limits.h>
 
-#include "cuda/create.h"
 #include "cuda/cuda.h"
 
 /* Linear layers with fewer weights than this keep every digit: they cost nothing, and the latents are among them. */
