@@ -91,6 +91,75 @@ spd_status cpu_dense_forward(struct spd_backend *backend, const struct spd_dense
   return SPD_STATUS_OK;
 }
 
+/* ---- tangents ---- */
+
+/* Derivative of the activation at v */
+SPD_HOT static void derivative(float *to, const struct spd_dense *s, const float *v, size_t from, size_t units) {
+  switch (s->activation) {
+    case SPD_ACTIVATION_NONE:
+      for (size_t j = 0; j < units; j++) to[j] = 1;
+      break;
+    case SPD_ACTIVATION_PRELU:
+      SPD_SIMD
+      for (size_t j = 0; j < units; j++) to[j] = v[j] > 0 ? 1.0f : s->slope[from + j];
+      break;
+    case SPD_ACTIVATION_LEAKY:
+      SPD_SIMD
+      for (size_t j = 0; j < units; j++) to[j] = v[j] > 0 ? 1.0f : SPD_LEAKY_SLOPE;
+      break;
+    case SPD_ACTIVATION_SPECULATOR:
+      SPD_SIMD
+      for (size_t j = 0; j < units; j++) {
+        float dbeta, dgamma;
+        spd_speculator_gradient(&to[j], &dbeta, &dgamma, v[j], s->beta[from + j], s->gamma[from + j]);
+      }
+      break;
+  }
+}
+
+struct tangents {
+  const struct spd_backend *backend;
+  const struct spd_dense *s;
+  float *dy;
+  size_t k, n;
+  const float *packed; /* dx */
+};
+
+/* Some units of all directions */
+static void tangents_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct tangents *c = context;
+  const struct spd_dense *s = c->s;
+  const size_t from = piece * UNITS_PER_PIECE, units = s->out - from < UNITS_PER_PIECE ? s->out - from : UNITS_PER_PIECE;
+  const size_t panel = cpu_kernels_of(c->backend)->panel, rows = c->n * c->k;
+  float products[UNITS_PER_PIECE * WIDEST] __attribute__((aligned(64))), slope[UNITS_PER_PIECE];
+  for (size_t strip = 0; strip < pieces_of(rows, panel); strip++) {
+    const size_t first = strip * panel, here = rows - first < panel ? rows - first : panel;
+    cpu_multiply_packed(c->backend, products, WIDEST, units, strip, rows, s->in, s->w + from * s->in, s->in, 1, c->packed);
+    turn(c->dy + first * s->out + from, s->out, products, here, units);
+  }
+  for (size_t i = 0; i < c->n; i++) {
+    derivative(slope, s, s->v + i * s->out + from, from, units);
+    for (size_t row = i * c->k; row < (i + 1) * c->k; row++) {
+      float *dy = c->dy + row * s->out + from;
+      SPD_SIMD
+      for (size_t j = 0; j < units; j++) dy[j] *= slope[j];
+    }
+  }
+}
+
+spd_status cpu_dense_tangents(struct spd_backend *backend, const struct spd_dense *s, float *dy, const float *dx, size_t k, size_t n,
+                              struct spd_error *error) {
+  float *packed;
+  SPD_TRY(cpu_arena(&packed, backend, cpu_pack_size(backend, n * k, s->in), error));
+  cpu_pack(backend, packed, n * k, s->in, dx, 1, s->in);
+  const struct tangents call = {backend, s, dy, k, n, packed};
+  cpu_parallel(backend, pieces_of(s->out, UNITS_PER_PIECE), tangents_piece, &call);
+  return SPD_STATUS_OK;
+}
+
+/* ---- backward ---- */
+
 /* dy -> dv in place; gradients of a unit's parameters are summed over the batch in row order */
 SPD_HOT static void activation_backward(const struct spd_dense *s, size_t n, size_t from, size_t units) {
   float sums[3][GRADIENT_UNITS] = {{0}};

@@ -14,14 +14,17 @@ static void forward_row(const void *context, size_t i, int thread) {
   const double z = s->z[i], scale = grid_scale(s);
   const float *x = s->x + i * s->n_rest;
   float *y = s->y + i * s->n_observed;
+  float *slope = s->slope ? s->slope + i * s->n_observed : NULL;
   size_t from, to;
   spd_coverage(&from, &to, z, s->wave_rest, s->n_rest, s->wave_observed, s->n_observed);
   memset(y, 0, s->n_observed * sizeof *y);
+  if (slope) memset(slope, 0, s->n_observed * sizeof *slope);
   for (size_t m = from; m < to; m++) {
     double wave = (double)s->wave_observed[m] / (1.0 + z);
     size_t j = spd_rest_index(wave, s->wave_rest, s->n_rest, scale);
     double low = s->wave_rest[j], high = s->wave_rest[j + 1];
     y[m] = (float)(x[j] + (wave - low) / (high - low) * ((double)x[j + 1] - (double)x[j]));
+    if (slope) slope[m] = (float)(-((double)x[j + 1] - (double)x[j]) / (high - low) * wave / (1.0 + z));
   }
 }
 

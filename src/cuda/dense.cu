@@ -241,3 +241,25 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
   }
   return SPD_STATUS_OK;
 }
+
+/* ---- tangents ---- */
+
+/* dy (n, k, out) times the activation's derivative at v */
+static __global__ void __launch_bounds__(CUDA_THREADS) scale_tangents(struct spd_dense s, float *dy, size_t k) {
+  each_column(
+      s.out, [&](size_t row, unsigned j) { return s.v[row / k * s.out + j]; },
+      [&](size_t row, unsigned j, float v) {
+        float dx = v > 0 ? 1.0f : slope_of(s, j), dbeta, dgamma;
+        if (s.activation == SPD_ACTIVATION_SPECULATOR) spd_speculator_gradient(&dx, &dbeta, &dgamma, v, s.beta[j], s.gamma[j]);
+        dy[row * s.out + j] *= dx;
+      });
+}
+
+spd_status cuda_dense_tangents(struct spd_backend *backend, const struct spd_dense *s, float *dy, const float *dx, size_t k, size_t n,
+                               struct spd_error *error) {
+  const struct cuda_matrix x = {dx, s->in, 0}, w = {s->w, s->in, 0};
+  const struct cuda_result to = {dy, s->out, 0, 0, NULL};
+  SPD_TRY(cuda_gemm(backend, cuda_product_of_dense(backend, s->in * s->out), 0, 1, n * k, s->out, s->in, x, w, to, 1, error));
+  CUDA_LAUNCH(scale_tangents, n * k * stretches_of(s->out), CUDA_THREADS, *s, dy, k);
+  return SPD_STATUS_OK;
+}

@@ -11,13 +11,15 @@ static __global__ void forward(struct spd_resample s, size_t n) {
     const size_t i = at / s.n_observed, m = at % s.n_observed;
     const double wave = (double)s.wave_observed[m] / (1.0 + (double)s.z[i]);
     const float *x = s.x + i * s.n_rest;
-    float y = 0;
+    float y = 0, slope = 0;
     if (spd_covered(wave, s.wave_rest, s.n_rest)) {
       const size_t j = spd_rest_index(wave, s.wave_rest, s.n_rest, scale);
       const double low = (double)s.wave_rest[j], high = (double)s.wave_rest[j + 1];
       y = (float)((double)x[j] + (wave - low) / (high - low) * ((double)x[j + 1] - (double)x[j]));
+      slope = (float)(-((double)x[j + 1] - (double)x[j]) / (high - low) * wave / (1.0 + (double)s.z[i]));
     }
     s.y[at] = y;
+    if (s.slope) s.slope[at] = slope;
   }
 }
 

@@ -107,6 +107,7 @@ struct spd_resample {
   const float *z;                         /* (N) */
   const float *x;                         /* (N, R) */
   float *y;                               /* (N, M) */
+  float *slope;                           /* (N, M): dy / dz, made by forward unless NULL */
   const float *dy;                        /* (N, M) */
   float *dx;                              /* (N, R) */
   double *dz;                             /* (N) */
@@ -133,6 +134,24 @@ struct spd_loss {
   const float *model;       /* (N, M) */
   double *loss;             /* (N) */
   float *dmodel;            /* (N, M): gradient of the mean over the batch */
+};
+
+/* Least squares of the latents (Gauss-Newton): with residuals r = flux - model over the pixels that the loss counts, and weights w,
+ *   objective = sum w r^2 / 2,   gradient = J' W r,   matrix = J' W J.
+ * With `freedom` nu > 0 errors follow Student's t: objective = (nu + 1) / 2 sum log(1 + w r^2 / nu), and w (nu + 1) / (nu + w r^2) takes
+ * the place of w in the other two. */
+struct spd_normal {
+  size_t n_rest, n_observed, lsf, directions; /* directions: K, with the slope */
+  const float *wave_rest, *wave_observed;
+  const float *z;           /* (N) */
+  const float *flux, *ivar; /* (N, M) */
+  const float *model;       /* (N, M) */
+  const float *jacobian;    /* (N, K, M), or (N, K - 1, M) with `slope` */
+  const float *slope;       /* (N, M): the last direction; may be NULL */
+  double freedom;
+  double *objective; /* (N) */
+  double *gradient;  /* (N, K); may be NULL */
+  double *matrix;    /* (N, K, K), symmetric; may be NULL */
 };
 
 /* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */
@@ -196,6 +215,10 @@ struct spd_backend_ops {
   spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
   spd_status (*loss_backward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+  /* dy (n, k, out) = act'(v) w dx (n, k, in): k directions for each of n spectra, whose v the forward pass has left */
+  spd_status (*dense_tangents)(struct spd_backend *, const struct spd_dense *, float *dy, const float *dx, size_t k, size_t n,
+                               struct spd_error *);
+  spd_status (*normal)(struct spd_backend *, const struct spd_normal *, size_t n, struct spd_error *);
   /* Between planes and floats on the backend, `count` elements; narrow sets the plane's scale. */
   spd_status (*widen)(struct spd_backend *, float *y, struct spd_plane x, size_t count, struct spd_error *);
   spd_status (*narrow)(struct spd_backend *, struct spd_plane y, const float *x, float scale, size_t count, struct spd_error *);

@@ -107,6 +107,10 @@ spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_mod
   return SPD_STATUS_OK;
 }
 
+spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error) {
+  return download(model, z, model->z, model->n * sizeof *z, error);
+}
+
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error) {
   SPD_TRY(set_count(model, n, error));
   struct spd_dense *last = &model->encoder[model->n_encoder - 1];

@@ -53,6 +53,7 @@ spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const
 spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, size_t n, struct spd_error *error);
 /* Where the backend computes in the host's memory: n spectra are to be written here. flux, ivar: (n, M); z: (n). */
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error);
+spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 
 /* Forward: spectra -> latents -> restframe -> observed frame -> loss per spectrum. Each uses the result of the one before. */

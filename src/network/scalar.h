@@ -59,12 +59,21 @@ SPD_INLINE void spd_speculator_gradient(float *dx, float *dbeta, float *dgamma, 
   *dgamma = (1.0f - s) * x;
 }
 
-SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float rest1, float beta2, float rest2,
+SPD_INLINE void spd_adam_update(float *p, float *m, float *v, float g, float rate, float beta1, float new1, float beta2, float new2,
                                 float epsilon, float correction1, float correction2, float lowest) {
-  *m = beta1 * *m + rest1 * g;
-  *v = beta2 * *v + rest2 * g * g;
+  *m = beta1 * *m + new1 * g;
+  *v = beta2 * *v + new2 * g * g;
   const float moved = *p - rate * (*m * correction1) / (sqrtf(*v * correction2) + epsilon);
   *p = moved < lowest ? lowest : moved;
+}
+
+/* A pixel's term of the objective of struct spd_normal, its weight, and weight times residual */
+SPD_INLINE double spd_residual(float *weight, float *product, float flux, float model, float ivar, double freedom) {
+  const double r = (double)flux - (double)model, square = (double)ivar * r * r;
+  const double w = freedom > 0 ? (double)ivar * (freedom + 1) / (freedom + square) : (double)ivar;
+  *weight = (float)w;
+  *product = (float)(w * r);
+  return freedom > 0 ? 0.5 * (freedom + 1) * log1p(square / freedom) : 0.5 * square;
 }
 
 /* First and one-past-last position of max-pooling's window t (odd pool, pool / 2 padding) */

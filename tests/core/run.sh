@@ -155,7 +155,7 @@ if [ $gpu = yes ]; then
   elif { [ -n "${WRAPPER:-}" ] && [ -x build/core/gpu/test-stages ]; } ||
        compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
     link=$nvcc
-    for name in ${TESTS:-stages gradients reference cuda}; do
+    for name in ${TESTS:-stages gradients reference cuda refine}; do
       run gpu "$name" '' "-lcublas $blas_libs $(echo "$libs" | sed 's/-pthread/-lpthread/')" "${WRAPPER:-}"
     done
   fi
@@ -169,16 +169,16 @@ if compile sanitized "$sanitizers $blas"; then
 fi
 if [ $quick = no ]; then
   if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
-    for name in product; do run plain-gemm $name "$sanitizers" "$libs"; done
+    for name in product; do among $name && run plain-gemm $name "$sanitizers" "$libs"; done
   fi
   if command -v g++ > /dev/null 2>&1; then
     cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
     link=g++
     if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
-      for name in stages cuda; do run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+      for name in stages cuda refine; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
     fi
     if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
-      for name in gradients reference cuda; do run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+      for name in gradients reference cuda refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
     fi
     link=$cc
   else skip "CUDA on the CPU: no g++"
@@ -191,7 +191,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   if compile release "$release"; then
-    for name in stages gradients reference threads train fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
+    for name in stages gradients reference threads train refine fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
     # whatever OpenBLAS takes the processor for
     for core in ${blas:+Prescott Haswell SkylakeX}; do
       echo "OPENBLAS_CORETYPE=$core"

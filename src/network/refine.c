@@ -1,0 +1,380 @@
+#include "network/refine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "network/model-struct.h"
+
+enum { MAX_OWN = 2 * MAX_LAYERS + 16 };
+
+static const double FIRST_DAMPING = 1e-2, LOWER = 1.0 / 5, HIGHER = 10; /* of lambda */
+
+struct spd_refiner {
+  struct spd_model *model;
+  struct spd_backend *backend;
+  struct spd_refine_options options;
+  double *prior;             /* copies of mean (S) and precision (S, S); NULL without */
+  size_t group, n_latent, k; /* spectra at a time; S; K */
+  /* on the backend, for a group */
+  struct spd_dense decoder[MAX_LAYERS];   /* the model's, with buffers of their own */
+  struct spd_resample resample, tangents; /* of models, and of tangents */
+  struct spd_lsf lsf, lsf_tangents, lsf_slope;
+  struct spd_normal normal;
+  float *latent, *z, *repeated_z, *identity, *tangent[2], *jacobian, *slope;
+  size_t n_own;
+  void *own[MAX_OWN];
+  /* on the host, for a group */
+  float *host_latent, *trial, *host_z, *trial_z, *host_repeated_z;
+  double *objective, *trial_objective, *gradient, *matrix, *work, *damping;
+};
+
+/* ---- buffers ---- */
+
+static spd_status take(struct spd_refiner *r, void *pointer, size_t bytes, struct spd_error *error) {
+  void *memory = NULL;
+  SPD_TRY(r->backend->ops->alloc(r->backend, &memory, bytes, error));
+  r->own[r->n_own++] = memory;
+  memcpy(pointer, &memory, sizeof memory);
+  return SPD_STATUS_OK;
+}
+
+static spd_status take_floats(struct spd_refiner *r, float **pointer, size_t count, struct spd_error *error) {
+  return take(r, pointer, count * sizeof(float), error);
+}
+
+static spd_status take_host(void *pointer, size_t count, size_t size, struct spd_error *error) {
+  void *memory = calloc(count + 1, size);
+  if (!memory) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the state of refined latents");
+  memcpy(pointer, &memory, sizeof memory);
+  return SPD_STATUS_OK;
+}
+
+/* Spectra whose tangents stay in the caches of a CPU; more on a device */
+static size_t group_size(const struct spd_model *model) {
+  const size_t rows = model->backend->ops->shares_host_memory ? 320 : 10240, s = model->network.architecture.n_latent;
+  const size_t group = rows / s > 1 ? rows / s : 1;
+  return group < model->capacity ? group : model->capacity;
+}
+
+static spd_status build_decoder(struct spd_refiner *r, struct spd_error *error) {
+  const struct spd_model *model = r->model;
+  const size_t g = r->group;
+  size_t widest = r->n_latent;
+  SPD_TRY(take_floats(r, &r->latent, g * r->n_latent, error));
+  const float *x = r->latent;
+  for (size_t i = 0; i < model->n_decoder; i++) {
+    struct spd_dense *layer = &r->decoder[i];
+    *layer = model->decoder[i];
+    layer->dw = layer->db = layer->dslope = layer->dbeta = layer->dgamma = layer->dy = layer->dx = NULL;
+    layer->x = x;
+    SPD_TRY(take_floats(r, &layer->y, g * layer->out, error));
+    SPD_TRY(take_floats(r, &layer->v, g * layer->out, error));
+    x = layer->y;
+    if (layer->out > widest) widest = layer->out;
+  }
+  for (int side = 0; side < 2; side++) SPD_TRY(take_floats(r, &r->tangent[side], g * r->n_latent * widest, error));
+  return SPD_STATUS_OK;
+}
+
+static spd_status build_transform(struct spd_refiner *r, struct spd_error *error) {
+  const struct spd_model *model = r->model;
+  const size_t g = r->group, m = model->network.architecture.n_observed, rows = g * r->n_latent;
+  float *unresolved = NULL;
+  SPD_TRY(take_floats(r, &r->z, g, error));
+  SPD_TRY(take_floats(r, &r->repeated_z, rows, error));
+  SPD_TRY(take_floats(r, &r->jacobian, rows * m, error));
+  if (r->options.with_redshift) SPD_TRY(take_floats(r, &r->slope, g * m, error));
+  r->resample = model->resample;
+  r->resample.z = r->z;
+  r->resample.x = r->decoder[model->n_decoder - 1].y;
+  r->resample.slope = r->slope;
+  SPD_TRY(take_floats(r, &r->resample.y, g * m, error));
+  r->tangents = model->resample;
+  r->tangents.z = r->repeated_z;
+  r->tangents.x = r->tangent[model->n_decoder % 2];
+  r->tangents.y = r->jacobian;
+  r->normal.model = r->resample.y;
+  if (!model->lsf.size) return SPD_STATUS_OK;
+  SPD_TRY(take_floats(r, &unresolved, rows * m, error));
+  r->lsf = r->lsf_tangents = r->lsf_slope = model->lsf;
+  r->lsf.x = r->resample.y;
+  SPD_TRY(take_floats(r, &r->lsf.y, g * m, error));
+  r->normal.model = r->lsf.y;
+  r->tangents.y = unresolved;
+  r->lsf_tangents.x = unresolved, r->lsf_tangents.y = r->jacobian;
+  if (!r->slope) return SPD_STATUS_OK;
+  SPD_TRY(take_floats(r, &r->resample.slope, g * m, error));
+  r->lsf_slope.x = r->resample.slope, r->lsf_slope.y = r->slope;
+  return SPD_STATUS_OK;
+}
+
+static spd_status build_normal(struct spd_refiner *r, struct spd_error *error) {
+  const struct spd_loss *loss = &r->model->loss;
+  struct spd_normal *normal = &r->normal;
+  normal->n_rest = loss->n_rest, normal->n_observed = loss->n_observed, normal->lsf = loss->lsf, normal->directions = r->k;
+  normal->wave_rest = loss->wave_rest, normal->wave_observed = loss->wave_observed;
+  normal->z = r->z;
+  normal->jacobian = r->jacobian, normal->slope = r->slope;
+  normal->freedom = r->options.freedom;
+  SPD_TRY(take(r, &normal->objective, r->group * sizeof(double), error));
+  SPD_TRY(take(r, &normal->gradient, r->group * r->k * sizeof(double), error));
+  return take(r, &normal->matrix, r->group * r->k * r->k * sizeof(double), error);
+}
+
+static spd_status build_host(struct spd_refiner *r, struct spd_error *error) {
+  const size_t g = r->group, s = r->n_latent, k = r->k;
+  SPD_TRY(take_host(&r->host_latent, g * s, sizeof(float), error));
+  SPD_TRY(take_host(&r->trial, g * s, sizeof(float), error));
+  SPD_TRY(take_host(&r->host_z, g, sizeof(float), error));
+  SPD_TRY(take_host(&r->trial_z, g, sizeof(float), error));
+  SPD_TRY(take_host(&r->host_repeated_z, g * s, sizeof(float), error));
+  SPD_TRY(take_host(&r->objective, g, sizeof(double), error));
+  SPD_TRY(take_host(&r->trial_objective, g, sizeof(double), error));
+  SPD_TRY(take_host(&r->damping, g, sizeof(double), error));
+  SPD_TRY(take_host(&r->gradient, g * k, sizeof(double), error));
+  SPD_TRY(take_host(&r->matrix, g * k * k, sizeof(double), error));
+  SPD_TRY(take_host(&r->work, k * k + 2 * k, sizeof(double), error));
+  if (!r->options.mean) return SPD_STATUS_OK;
+  SPD_TRY(take_host(&r->prior, s + s * s, sizeof(double), error));
+  memcpy(r->prior, r->options.mean, s * sizeof(double));
+  memcpy(r->prior + s, r->options.precision, s * s * sizeof(double));
+  return SPD_STATUS_OK;
+}
+
+/* The tangents that the first layer starts from: the unit vectors, for each spectrum */
+static spd_status build_identity(struct spd_refiner *r, struct spd_error *error) {
+  const size_t s = r->n_latent, count = r->group * s * s;
+  float *host = calloc(count + 1, sizeof *host);
+  if (!host) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the state of refined latents");
+  for (size_t i = 0; i < r->group * s; i++) host[i * s + i % s] = 1;
+  spd_status status = take_floats(r, &r->identity, count, error);
+  if (status == SPD_STATUS_OK) status = r->backend->ops->upload(r->backend, r->identity, host, count * sizeof *host, error);
+  free(host);
+  return status;
+}
+
+static spd_status build(struct spd_refiner *r, struct spd_error *error) {
+  SPD_TRY(build_decoder(r, error));
+  SPD_TRY(build_identity(r, error));
+  SPD_TRY(build_transform(r, error));
+  SPD_TRY(build_normal(r, error));
+  return build_host(r, error);
+}
+
+spd_status spd_refiner_create(struct spd_refiner **out, struct spd_model *model, const struct spd_refine_options *options,
+                              struct spd_error *error) {
+  *out = NULL;
+  struct spd_refiner *r = calloc(1, sizeof *r);
+  if (!r) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the state of refined latents");
+  r->model = model;
+  r->backend = model->backend;
+  r->options = *options;
+  r->n_latent = model->network.architecture.n_latent;
+  r->k = r->n_latent + (options->with_redshift ? 1 : 0);
+  r->group = group_size(model);
+  const spd_status status = build(r, error);
+  if (status != SPD_STATUS_OK) {
+    spd_refiner_destroy(r);
+    return status;
+  }
+  *out = r;
+  return SPD_STATUS_OK;
+}
+
+void spd_refiner_destroy(struct spd_refiner *r) {
+  if (!r) return;
+  for (size_t i = 0; i < r->n_own; i++) r->backend->ops->free(r->backend, r->own[i]);
+  void *const host[] = {r->host_latent, r->trial,  r->host_z, r->trial_z, r->host_repeated_z, r->objective, r->trial_objective, r->damping,
+                        r->gradient,    r->matrix, r->work,   r->prior};
+  for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
+  free(r);
+}
+
+/* ---- small positive definite systems, row-major ---- */
+
+/* Cholesky in place, the lower triangle; 0 if a is not positive definite */
+static int factorise(double *a, size_t k) {
+  for (size_t j = 0; j < k; j++) {
+    for (size_t i = j; i < k; i++) {
+      double sum = a[i * k + j];
+      for (size_t l = 0; l < j; l++) sum -= a[i * k + l] * a[j * k + l];
+      if (i == j) {
+        if (!(sum > 0) || !isfinite(sum)) return 0;
+        a[j * k + j] = sqrt(sum);
+      } else {
+        a[i * k + j] = sum / a[j * k + j];
+      }
+    }
+  }
+  return 1;
+}
+
+static void solve(double *x, const double *l, size_t k) {
+  for (size_t i = 0; i < k; i++) {
+    for (size_t j = 0; j < i; j++) x[i] -= l[i * k + j] * x[j];
+    x[i] /= l[i * k + i];
+  }
+  for (size_t i = k; i-- > 0;) {
+    for (size_t j = i + 1; j < k; j++) x[i] -= l[j * k + i] * x[j];
+    x[i] /= l[i * k + i];
+  }
+}
+
+/* ---- one group ---- */
+
+/* Objective at these latents and redshifts; with `jacobian` also what derivatives need. n spectra from `first` on. */
+static spd_status evaluate(double *objective, struct spd_refiner *r, const float *latent, const float *z, size_t first, size_t n,
+                           struct spd_error *error) {
+  const struct spd_backend_ops *ops = r->backend->ops;
+  struct spd_backend *backend = r->backend;
+  struct spd_normal normal = r->normal;
+  const size_t m = normal.n_observed;
+  SPD_TRY(ops->upload(backend, r->latent, latent, n * r->n_latent * sizeof *latent, error));
+  SPD_TRY(ops->upload(backend, r->z, z, n * sizeof *z, error));
+  for (size_t i = 0; i < r->model->n_decoder; i++) SPD_TRY(ops->dense_forward(backend, &r->decoder[i], n, error));
+  SPD_TRY(ops->resample_forward(backend, &r->resample, n, error));
+  if (r->lsf.size) SPD_TRY(ops->lsf_forward(backend, &r->lsf, n, error));
+  normal.flux = r->model->flux + first * m, normal.ivar = r->model->ivar + first * m;
+  normal.gradient = normal.matrix = NULL;
+  SPD_TRY(ops->normal(backend, &normal, n, error));
+  SPD_TRY(ops->download(backend, objective, normal.objective, n * sizeof *objective, error));
+  for (size_t i = 0; r->prior && i < n; i++) { /* (s - mu)'P(s - mu) / 2 */
+    const double *mean = r->prior, *precision = r->prior + r->n_latent;
+    for (size_t a = 0; a < r->n_latent; a++)
+      for (size_t b = 0; b < r->n_latent; b++)
+        objective[i] +=
+            0.5 * (latent[i * r->n_latent + a] - mean[a]) * precision[a * r->n_latent + b] * (latent[i * r->n_latent + b] - mean[b]);
+  }
+  return SPD_STATUS_OK;
+}
+
+/* The Jacobian at the latents that were evaluated last */
+static spd_status differentiate(struct spd_refiner *r, const float *z, size_t n, struct spd_error *error) {
+  const struct spd_backend_ops *ops = r->backend->ops;
+  struct spd_backend *backend = r->backend;
+  const size_t s = r->n_latent, rows = n * s;
+  for (size_t i = 0; i < rows; i++) r->host_repeated_z[i] = z[i / s];
+  SPD_TRY(ops->upload(backend, r->repeated_z, r->host_repeated_z, rows * sizeof(float), error));
+  for (size_t i = 0; i < r->model->n_decoder; i++)
+    SPD_TRY(ops->dense_tangents(backend, &r->decoder[i], r->tangent[(i + 1) % 2], i ? r->tangent[i % 2] : r->identity, s, n, error));
+  SPD_TRY(ops->resample_forward(backend, &r->tangents, rows, error));
+  if (!r->lsf.size) return SPD_STATUS_OK;
+  SPD_TRY(ops->lsf_forward(backend, &r->lsf_tangents, rows, error));
+  return r->slope ? ops->lsf_forward(backend, &r->lsf_slope, n, error) : SPD_STATUS_OK;
+}
+
+/* Gradient and, if asked for, matrix of the objective (with the prior's part) to the host */
+static spd_status normal_equations(struct spd_refiner *r, const float *latent, size_t first, size_t n, int with_matrix,
+                                   struct spd_error *error) {
+  struct spd_backend *backend = r->backend;
+  struct spd_normal normal = r->normal;
+  const size_t m = normal.n_observed, k = r->k, s = r->n_latent;
+  normal.flux = r->model->flux + first * m, normal.ivar = r->model->ivar + first * m;
+  if (!with_matrix) normal.matrix = NULL;
+  SPD_TRY(backend->ops->normal(backend, &normal, n, error));
+  SPD_TRY(backend->ops->download(backend, r->gradient, normal.gradient, n * k * sizeof(double), error));
+  if (with_matrix) SPD_TRY(backend->ops->download(backend, r->matrix, normal.matrix, n * k * k * sizeof(double), error));
+  for (size_t i = 0; r->prior && i < n; i++)
+    for (size_t a = 0; a < s; a++)
+      for (size_t b = 0; b < s; b++) {
+        const double p = r->prior[s + a * s + b];
+        r->gradient[i * k + a] -= p * (latent[i * s + b] - r->prior[b]);
+        if (with_matrix) r->matrix[i * k * k + a * k + b] += p;
+      }
+  return SPD_STATUS_OK;
+}
+
+/* The damped step of spectrum i of the group, from its normal equations; a parameter that nothing depends on stays. */
+static void propose(struct spd_refiner *r, size_t i) {
+  const size_t k = r->k, s = r->n_latent;
+  const double *matrix = r->matrix + i * k * k;
+  double *a = r->work, *step = r->work + k * k;
+  memcpy(a, matrix, k * k * sizeof *a);
+  memcpy(step, r->gradient + i * k, k * sizeof *step);
+  for (size_t j = 0; j < k; j++) {
+    if (a[j * k + j] > 0)
+      a[j * k + j] *= 1 + r->damping[i];
+    else
+      a[j * k + j] = 1, step[j] = 0;
+  }
+  const int solved = factorise(a, k);
+  if (solved) solve(step, a, k);
+  for (size_t j = 0; j < s; j++) r->trial[i * s + j] = r->host_latent[i * s + j] + (solved ? (float)step[j] : 0);
+  r->trial_z[i] = r->host_z[i];
+  if (solved && k > s && isfinite(step[s]) && r->host_z[i] + step[s] > -0.99) r->trial_z[i] = (float)(r->host_z[i] + step[s]);
+}
+
+/* Takes the steps that lowered the objective. */
+static void decide(struct spd_refiner *r, size_t n) {
+  const size_t s = r->n_latent;
+  for (size_t i = 0; i < n; i++) {
+    if (!(r->trial_objective[i] < r->objective[i])) { /* also if it is not finite */
+      r->damping[i] *= HIGHER;
+      continue;
+    }
+    memcpy(r->host_latent + i * s, r->trial + i * s, s * sizeof *r->trial);
+    r->host_z[i] = r->trial_z[i];
+    r->objective[i] = r->trial_objective[i];
+    r->damping[i] *= LOWER;
+  }
+}
+
+static void invert(double *covariance, struct spd_refiner *r, size_t n) {
+  const size_t k = r->k;
+  for (size_t i = 0; i < n; i++) {
+    double *a = r->work, *column = r->work + k * k, *to = covariance + i * k * k;
+    memcpy(a, r->matrix + i * k * k, k * k * sizeof *a);
+    const int sound = factorise(a, k);
+    for (size_t j = 0; j < k; j++) {
+      memset(column, 0, k * sizeof *column);
+      column[j] = 1;
+      if (sound) solve(column, a, k);
+      for (size_t l = 0; l < k; l++) to[l * k + j] = sound ? column[l] : NAN;
+    }
+  }
+}
+
+static spd_status refine_group(struct spd_refiner *r, double *covariance, size_t first, size_t n, struct spd_error *error) {
+  for (size_t i = 0; i < n; i++) r->damping[i] = FIRST_DAMPING;
+  SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
+  for (size_t step = 0; step < r->options.steps; step++) {
+    const int anew = step % 2 == 0; /* every second step keeps the Jacobian of the one before */
+    if (step > 0) SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
+    if (anew) SPD_TRY(differentiate(r, r->host_z, n, error));
+    SPD_TRY(normal_equations(r, r->host_latent, first, n, anew, error));
+    for (size_t i = 0; i < n; i++) propose(r, i);
+    SPD_TRY(evaluate(r->trial_objective, r, r->trial, r->trial_z, first, n, error));
+    decide(r, n);
+  }
+  if (!covariance) return SPD_STATUS_OK;
+  SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
+  SPD_TRY(differentiate(r, r->host_z, n, error));
+  SPD_TRY(normal_equations(r, r->host_latent, first, n, 1, error));
+  invert(covariance, r, n);
+  return SPD_STATUS_OK;
+}
+
+static spd_status refine_batch(struct spd_refiner *r, double *covariance, double *objective, struct spd_error *error) {
+  struct spd_model *model = r->model;
+  const struct spd_backend_ops *ops = r->backend->ops;
+  const size_t s = r->n_latent;
+  float *const latent = model->taps[SPD_TENSOR_LATENT].value;
+  for (size_t first = 0; first < model->n; first += r->group) {
+    const size_t n = model->n - first < r->group ? model->n - first : r->group;
+    SPD_TRY(ops->download(r->backend, r->host_latent, latent + first * s, n * s * sizeof(float), error));
+    SPD_TRY(ops->download(r->backend, r->host_z, model->z + first, n * sizeof(float), error));
+    SPD_TRY(refine_group(r, covariance ? covariance + first * r->k * r->k : NULL, first, n, error));
+    if (objective) memcpy(objective + first, r->objective, n * sizeof *objective);
+    SPD_TRY(ops->upload(r->backend, latent + first * s, r->host_latent, n * s * sizeof(float), error));
+    if (r->options.with_redshift) SPD_TRY(ops->upload(r->backend, model->z + first, r->host_z, n * sizeof(float), error));
+  }
+  return SPD_STATUS_OK;
+}
+
+spd_status spd_refine(struct spd_refiner *r, double *covariance, double *objective, struct spd_error *error) {
+  SPD_TRY(r->backend->ops->enter(r->backend, error));
+  const spd_status status = refine_batch(r, covariance, objective, error);
+  r->backend->ops->leave(r->backend);
+  return status;
+}
