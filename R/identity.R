@@ -9,11 +9,12 @@ data_digest <- function(x) {
 }
 
 # Fingerprint of results, as stored in their file: the type, and short digests of the fit, the spectra and their ids.
-result_identity <- function(fit, x, type, ids) {
-  short <- function(...) substr(digest_of(list(...)), 1, 12)
+result_identity <- function(fit, x, type, ids, inference) {
+  short <- function(..., digits = 8) substr(digest_of(list(...)), 1, digits) # a card has room for 68 characters
   shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
   paste0(type, " fit:", short(fit$weights, shape, fit$wave_rest, fit$instrument$wave),
-         " spectra:", short(data_digest(x)), " ids:", short(ids))
+         " spectra:", short(data_digest(x)), " ids:", short(ids),
+         if (inference$steps > 0) paste0(" refine:", short(inference, digits = 4)))
 }
 
 # Fingerprint of the preparation of spectra, as stored in a survey file

@@ -50,6 +50,7 @@ train <- function(fit, x, options) {
   settings$epochs <- nrow(fit$history)
   fit$training <- c(settings, list(n_training = sum(is_training), n_validation = sum(!is_training), z_range = range(x$z[rows]),
                                    kept = nrow(run$earlier) + run$kept))
+  fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (inherits(x, "survey")) {
     x <- a_part_of(x)
     rows <- seq_along(x$z)

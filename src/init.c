@@ -22,7 +22,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_network_import", (DL_FUNC)&ffi_network_import, 2},
     {"ffi_network_set_lsf", (DL_FUNC)&ffi_network_set_lsf, 3},
     {"ffi_network_table", (DL_FUNC)&ffi_network_table, 1},
-    {"ffi_predict", (DL_FUNC)&ffi_predict, 10},
+    {"ffi_predict", (DL_FUNC)&ffi_predict, 11},
     {"ffi_prepare_spectra", (DL_FUNC)&ffi_prepare_spectra, 4},
     {"ffi_read_catalogue", (DL_FUNC)&ffi_read_catalogue, 3},
     {"ffi_read_image", (DL_FUNC)&ffi_read_image, 2},

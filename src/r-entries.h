@@ -22,7 +22,7 @@ SEXP ffi_network_import(SEXP architecture, SEXP tensors);
 SEXP ffi_network_set_lsf(SEXP architecture, SEXP weights, SEXP kernel);
 SEXP ffi_network_table(SEXP architecture);
 SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent, SEXP type,
-                 SEXP options);
+                 SEXP refine, SEXP options);
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe);
 SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names);
 SEXP ffi_read_image(SEXP path, SEXP hdu);

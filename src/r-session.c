@@ -10,6 +10,7 @@ static void finalize(SEXP pointer) {
   if (!session) return;
   R_ClearExternalPtr(pointer);
   spd_training_destroy(session->training);
+  spd_refiner_destroy(session->refiner);
   spd_model_destroy(session->model);
   if (session->backend) session->backend->ops->destroy(session->backend);
   free(session->flux);

@@ -6,6 +6,7 @@
 
 #include "cuda/create.h"
 #include "network/model.h"
+#include "network/refine.h"
 #include "network/train.h"
 #include "r-survey.h"
 #include "r-util.h"
@@ -16,6 +17,7 @@ struct r_session {
   struct spd_backend *backend;
   struct spd_model *model;
   struct spd_training *training;
+  struct spd_refiner *refiner;
   float *flux, *ivar, *z;
   struct spd_surveys surveys; /* instead of flux and ivar */
   uint64_t *places;

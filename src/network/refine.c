@@ -8,7 +8,9 @@
 
 enum { MAX_OWN = 2 * MAX_LAYERS + 16 };
 
-static const double FIRST_DAMPING = 1e-2, LOWER = 1.0 / 5, HIGHER = 10; /* of lambda */
+/* Of lambda. From 1034 held-out simulated spectra, S = 10, after 12 epochs (loss 0.619): three steps lead to 0.532, 0.515, 0.515 and 0.516
+ * from 0.001, 0.01, 0.1 and 1; one step to 0.548, 0.532, 0.523 and 0.541. */
+static const double FIRST_DAMPING = 0.1, LOWER = 1.0 / 5, HIGHER = 10;
 
 struct spd_refiner {
   struct spd_model *model;
@@ -335,9 +337,10 @@ static void invert(double *covariance, struct spd_refiner *r, size_t n) {
   }
 }
 
-static spd_status refine_group(struct spd_refiner *r, double *covariance, size_t first, size_t n, struct spd_error *error) {
+static spd_status refine_group(struct spd_refiner *r, double *covariance, double *before, size_t first, size_t n, struct spd_error *error) {
   for (size_t i = 0; i < n; i++) r->damping[i] = FIRST_DAMPING;
   SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
+  if (before) memcpy(before, r->objective, n * sizeof *before);
   for (size_t step = 0; step < r->options.steps; step++) {
     const int anew = step % 2 == 0; /* every second step keeps the Jacobian of the one before */
     if (step > 0) SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
@@ -355,7 +358,7 @@ static spd_status refine_group(struct spd_refiner *r, double *covariance, size_t
   return SPD_STATUS_OK;
 }
 
-static spd_status refine_batch(struct spd_refiner *r, double *covariance, double *objective, struct spd_error *error) {
+static spd_status refine_batch(struct spd_refiner *r, double *covariance, double *before, double *after, struct spd_error *error) {
   struct spd_model *model = r->model;
   const struct spd_backend_ops *ops = r->backend->ops;
   const size_t s = r->n_latent;
@@ -364,17 +367,17 @@ static spd_status refine_batch(struct spd_refiner *r, double *covariance, double
     const size_t n = model->n - first < r->group ? model->n - first : r->group;
     SPD_TRY(ops->download(r->backend, r->host_latent, latent + first * s, n * s * sizeof(float), error));
     SPD_TRY(ops->download(r->backend, r->host_z, model->z + first, n * sizeof(float), error));
-    SPD_TRY(refine_group(r, covariance ? covariance + first * r->k * r->k : NULL, first, n, error));
-    if (objective) memcpy(objective + first, r->objective, n * sizeof *objective);
+    SPD_TRY(refine_group(r, covariance ? covariance + first * r->k * r->k : NULL, before ? before + first : NULL, first, n, error));
+    if (after) memcpy(after + first, r->objective, n * sizeof *after);
     SPD_TRY(ops->upload(r->backend, latent + first * s, r->host_latent, n * s * sizeof(float), error));
     if (r->options.with_redshift) SPD_TRY(ops->upload(r->backend, model->z + first, r->host_z, n * sizeof(float), error));
   }
   return SPD_STATUS_OK;
 }
 
-spd_status spd_refine(struct spd_refiner *r, double *covariance, double *objective, struct spd_error *error) {
+spd_status spd_refine(struct spd_refiner *r, double *covariance, double *before, double *after, struct spd_error *error) {
   SPD_TRY(r->backend->ops->enter(r->backend, error));
-  const spd_status status = refine_batch(r, covariance, objective, error);
+  const spd_status status = refine_batch(r, covariance, before, after, error);
   r->backend->ops->leave(r->backend);
   return status;
 }

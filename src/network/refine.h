@@ -24,7 +24,7 @@ spd_status spd_refiner_create(struct spd_refiner **refiner, struct spd_model *mo
 void spd_refiner_destroy(struct spd_refiner *refiner);
 
 /* Moves the latents of the model's batch (and its redshifts), which decoding then starts from. covariance: (n, K, K) with K = S, or S + 1
- * with the redshift last, NaN where the data does not determine it; objective: (n), at the end. Either may be NULL. */
-spd_status spd_refine(struct spd_refiner *refiner, double *covariance, double *objective, struct spd_error *error);
+ * with the redshift last, NaN where the data does not determine it; before, after: (n), the objectives. All may be NULL. */
+spd_status spd_refine(struct spd_refiner *refiner, double *covariance, double *before, double *after, struct spd_error *error);
 
 #endif

@@ -135,7 +135,7 @@ static void load(struct problem *p, size_t first, size_t n) {
 static void refine(double *objective, double *covariance, float *latent, struct problem *p, const struct spd_refine_options *options) {
   struct spd_refiner *refiner;
   MUST(spd_refiner_create(&refiner, p->model, options, error));
-  MUST(spd_refine(refiner, covariance, objective, error));
+  MUST(spd_refine(refiner, covariance, NULL, objective, error));
   MUST(spd_model_read(latent, p->model, SPD_TENSOR_LATENT, error));
   spd_refiner_destroy(refiner);
 }

@@ -22,6 +22,7 @@ valid_calls <- function(folder) {
   }
   session <- open_training()
   with_lsf <- fit$architecture
+  inference <- list(steps = 2, with_redshift = TRUE, freedom = 3, mean = c(0, 0), precision = c(1, 0, 0, 1))
   with_lsf$lsf <- 3
   fits <- file.path(folder, "catalogue.fits")
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE),
@@ -49,7 +50,7 @@ valid_calls <- function(folder) {
       ffi_network_set_lsf = list(with_lsf, .Call(ffi_network_fill, with_lsf, 1), c(0.1, 0.8, 0.1)),
       ffi_network_import = list(fit$architecture, tensors),
       ffi_network_table = list(fit$architecture),
-      ffi_predict = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, NULL, "loss", options),
+      ffi_predict = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, NULL, "loss", inference, options),
       ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
       ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),
       ffi_read_image = list(image, 1),

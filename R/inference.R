@@ -1,0 +1,46 @@
+# How latents of spectra are found: what ffi_predict() knows as `refine`.
+encoder_only <- list(steps = 0, with_redshift = FALSE, freedom = 0, mean = NULL, precision = NULL)
+
+new_inference <- function(fit, type, refine, robust, prior, refine_z) {
+  check_number(refine, "refine", 0, 1000, whole = TRUE)
+  check_flag(refine_z, "refine_z")
+  if (type == "z") {
+    refine_z <- TRUE
+    if (refine == 0) refine <- 4
+  }
+  if (refine_z && refine == 0) abort("invalid", "`refine_z` needs steps: give `refine`, such as 4.")
+  if (!is.null(robust)) check_number(robust, "robust", 1, 1e6)
+  known <- if (isFALSE(prior)) list() else check_prior(prior, fit)
+  list(steps = as.double(refine), with_redshift = refine_z, freedom = if (is.null(robust)) 0 else as.double(robust), mean = known$mean,
+       precision = known$precision)
+}
+
+check_prior <- function(prior, fit) {
+  n <- fit$architecture$n_latent
+  if (isTRUE(prior)) {
+    prior <- fit$training$prior
+    if (is.null(prior)) abort("invalid", "This fit has no prior: give `prior` as a list of `mean` and `covariance` of its latents.")
+  }
+  mean <- as.double(prior$mean)
+  covariance <- prior$covariance
+  if (!is.list(prior) || length(mean) != n || length(covariance) != n^2 ||
+      !is.numeric(covariance) || !all(is.finite(c(mean, covariance)))) {
+    abort("invalid", "`prior` must be TRUE, FALSE, or a list of `mean` (", n, " numbers) and `covariance` (", n, " x ", n, ").")
+  }
+  precision <- tryCatch(chol2inv(chol(matrix(covariance, n))), error = function(e) {
+    abort("invalid", "The covariance of `prior` is not positive definite.")
+  })
+  list(mean = mean, precision = as.double(precision))
+}
+
+# Mean and covariance of the encoder's latents of some thousand training spectra, which is the prior of refined ones. The covariance is
+# widened a little, so that a latent which does not vary has a prior, too.
+latent_prior <- function(fit, x, rows, device, most = 2048) {
+  rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
+  x <- as_spectra(x[rows])
+  latents <- run_network(fit, "latent", device, NULL, flux = x$flux, ivar = x$ivar, z = x$z)
+  n <- ncol(latents)
+  if (nrow(latents) < 2 || !all(is.finite(latents))) return(NULL)
+  covariance <- stats::cov(latents)
+  list(mean = colMeans(latents), covariance = as.vector(covariance + diag(1e-6 * mean(diag(covariance)) + 1e-12, n)))
+}
