@@ -2,6 +2,7 @@
 encoder_only <- list(steps = 0, with_redshift = FALSE, freedom = 0, mean = NULL, precision = NULL)
 
 new_inference <- function(fit, type, refine, robust, prior, refine_z) {
+  if (is.null(refine)) refine <- if (learned_refined(fit)) 2 else 0
   check_number(refine, "refine", 0, 1000, whole = TRUE)
   check_flag(refine_z, "refine_z")
   if (type == "z") {
@@ -14,6 +15,9 @@ new_inference <- function(fit, type, refine, robust, prior, refine_z) {
   list(steps = as.double(refine), with_redshift = refine_z, freedom = if (is.null(robust)) 0 else as.double(robust), mean = known$mean,
        precision = known$precision)
 }
+
+# Whether the decoder learned at refined latents
+learned_refined <- function(fit) !is.null(fit$training$refine) && !isFALSE(fit$training$refine)
 
 check_prior <- function(prior, fit) {
   n <- fit$architecture$n_latent
@@ -43,4 +47,13 @@ latent_prior <- function(fit, x, rows, device, most = 2048) {
   if (nrow(latents) < 2 || !all(is.finite(latents))) return(NULL)
   covariance <- stats::cov(latents)
   list(mean = colMeans(latents), covariance = as.vector(covariance + diag(1e-6 * mean(diag(covariance)) + 1e-12, n)))
+}
+
+# Mean loss of some hundred validation spectra at refined latents
+refined_loss <- function(fit, x, rows, device, most = 1024) {
+  if (!length(rows)) return(NA_real_)
+  rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
+  x <- as_spectra(x[rows])
+  inference <- new_inference(fit, "loss", NULL, NULL, FALSE, FALSE)
+  mean(run_network(fit, "loss", device, NULL, flux = x$flux, ivar = x$ivar, z = x$z, inference = inference))
 }

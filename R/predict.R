@@ -48,7 +48,7 @@
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "covariance", "z"), device = "auto",
-                            precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = 0,
+                            precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = NULL,
                             robust = NULL, prior = FALSE, refine_z = FALSE, ...) {
   type <- match.arg(type)
   if (missing(x)) {
@@ -246,7 +246,7 @@ encode <- function(fit, x, se = FALSE, ...) {
 }
 
 # Latents and their standard errors, side by side
-predict_errors <- function(fit, x, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = 0, robust = NULL,
+predict_errors <- function(fit, x, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = NULL, robust = NULL,
                            prior = FALSE, refine_z = FALSE, ...) {
   check_dots("encode", ...)
   check_source(x)
@@ -262,7 +262,7 @@ predict_errors <- function(fit, x, device = "auto", precision = "fp32", threads 
 #'
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument.
-#' @param ... Passed on to [predict.spender()]; `refine` is 2 unless given.
+#' @param ... Passed on to [predict.spender()]; unless `refine` is given, latents are refined by 2 steps.
 #' @return An array \eqn{n \times S \times S}, with the redshift as last dimension if `refine_z = TRUE`; `NA` where data and prior do not
 #'   determine it.
 #' @export

@@ -35,6 +35,9 @@
 #' @param cycle_momentum Let Adam's first moment decay cycle between 0.95 and 0.85, against the learning rate.
 #' @param validation Fraction of the spectra held out, whose loss is reported after every epoch.
 #' @param best Return the weights of the epoch with the lowest validation loss instead of the last epoch's.
+#' @param refine Whether the decoder learns at refined latents (see [predict.spender()]) in the later part of the training: `FALSE`, as
+#'   published; `TRUE`, in the second half; or the fraction of the training after which. The encoder then learns through the decoder without
+#'   changing it. Such fits are meant to be used with refined latents; reported losses are those of the encoder's latents.
 #' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used, see [devices()]) or `"auto"`: a GPU if there is one.
 #' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
 #'   products to 11 significant bits; `"fp16"`, operands and stored activations to 11 significant bits in 16, with a scale for each
@@ -77,10 +80,9 @@
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL,
-                    network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
+                    wave_rest = NULL, network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
-                    device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
+                    refine = FALSE, device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
                     checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
@@ -178,6 +180,7 @@ print.spender <- function(x, ...) {
     cat("  loss       ", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
         if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"),
         if (length(t$flat_loss)) paste0(" (flat spectrum ", format(t$flat_loss, digits = 4), ")"), "\n", sep = "")
+    if (length(t$refined_loss)) cat("  refined    ", format(t$refined_loss, digits = 4), " validation, at refined latents\n", sep = "")
   }
   invisible(x)
 }
@@ -212,6 +215,8 @@ summary.spender <- function(object, ...) {
 #' @export
 print.summary.spender <- function(x, ...) {
   print(x$fit)
+  valid <- x$fit$training$valid_fraction
+  if (length(valid)) cat("  noise      ", format(valid / 2, digits = 4), ", the loss of a perfect model\n", sep = "")
   cat("  time       ", format(round(x$seconds, 1)), " s; lowest validation loss in epoch ", x$best_epoch, "\n\n", sep = "")
   print(x$parameters, row.names = FALSE)
   invisible(x)

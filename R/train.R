@@ -51,6 +51,7 @@ train <- function(fit, x, options) {
   fit$training <- c(settings, list(n_training = sum(is_training), n_validation = sum(!is_training), z_range = range(x$z[rows]),
                                    kept = nrow(run$earlier) + run$kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
+  if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   if (inherits(x, "survey")) {
     x <- a_part_of(x)
     rows <- seq_along(x$z)
@@ -68,6 +69,7 @@ check_training <- function(options) {
   check_number(options$seed, "seed", 0, 2^53, whole = TRUE)
   check_number(options$split_seed, "split_seed", 0, 2^53, whole = TRUE)
   for (flag in c("cycle_momentum", "best", "progress")) check_flag(options[[flag]], flag)
+  if (!isTRUE(options$refine) && !isFALSE(options$refine)) check_number(options$refine, "refine", 0, 1)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
   check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
@@ -84,8 +86,12 @@ open_training <- function(fit, x, rows, is_training, settings, device, steps_per
                        total_steps = steps_per_epoch * settings$epochs,
                        steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,
                        cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
+                       refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
                        lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative")))
 }
+
+# The step from which on the decoder learns at refined latents, NA for never
+refine_from <- function(refine, steps) if (isFALSE(refine)) NA_real_ else floor(steps * if (isTRUE(refine)) 0.5 else refine)
 
 # How a training ended before its last epoch, if it did
 report_outcome <- function(outcome, run, learning_rate) {

@@ -105,7 +105,9 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   const float *observed_grid = r_float_vector(wave_observed, "wave_observed", width);
   const float *rest_grid = r_float_vector(wave_rest, "wave_rest", network.architecture.n_rest);
   const struct r_device device = r_device(options);
+  const double refine_from = r_list_real(options, "refine_from"); /* a step, or NA for never */
   struct spd_training_options o = {.batch_size = r_batch_size(options, n),
+                                   .refine_from = refine_from >= 0 && refine_from < 1e15 ? (uint64_t)refine_from : UINT64_MAX,
                                    .seed = (uint64_t)r_list_whole(options, "seed", 0, R_MOST_SEED),
                                    .schedule = {.rate = r_list_real(options, "rate"),
                                                 .total_steps = (uint64_t)r_list_whole(options, "total_steps", 1, 1e15),

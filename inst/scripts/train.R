@@ -65,6 +65,8 @@ options_table <- local({
     row("cycle-momentum", "flag", "", "Adam's first moment decay cycles between 0.95 and 0.85"),
     row("validation", "number", "0.15", "fraction held out"),
     row("best", "flag", "", "keep the epoch of lowest validation loss instead of the last"),
+    row("refine", "flag", "", "the decoder learns at refined latents in the second half of the training"),
+    row("refine-from", "number", "", "... after this fraction of the training"),
     row("device", "choice:auto|cpu|cuda", "auto", "where to compute"),
     row("precision", "choice:fp32|tf32|fp16|bf16", "fp16", "of convolutions and activations on a GPU"),
     row("threads", "number", "", "threads; all cores if not given"),
@@ -197,16 +199,17 @@ epoch_line <- function(history) {
 fit_model <- function(o, given, x) {
   callback <- if (!o$quiet) epoch_line
   split_seed <- if (is.null(o$`split-seed`)) o$seed else o$`split-seed`
+  training <- list(epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
+                   cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`,
+                   lsf_sign = o$`lsf-sign`, refine = if (is.null(o$`refine-from`)) o$refine else o$`refine-from`, device = o$device,
+                   precision = o$precision, threads = o$threads, seed = o$seed, split_seed = split_seed, checkpoint = o$checkpoint,
+                   checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume, progress = FALSE, callback = callback)
   if (!is.null(o$start)) {
     fit <- tryCatch(read_model(o$start), error = function(e) stop_with(3, conditionMessage(e)))
     fixed <- intersect(given, c("latents", "superresolution", "lsf", "wave-rest", "filters", "kernels", "pools", "encoder-hidden",
                                 "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation"))
     if (length(fixed)) stop_with(2, "--", fixed[1], " does not go with --start: the model decides it")
-    return(update(fit, x, epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
-                  cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`,
-                  lsf_sign = o$`lsf-sign`, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
-                  split_seed = split_seed, checkpoint = o$checkpoint, checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume,
-                  progress = FALSE, callback = callback))
+    return(do.call(update, c(list(fit, quote(x)), training)))
   }
   wave_rest <- if (!is.null(o$`wave-rest`)) {
     tryCatch(scan(o$`wave-rest`, quiet = TRUE), error = function(e) stop_with(2, "--wave-rest: ", conditionMessage(e)),
@@ -216,12 +219,9 @@ fit_model <- function(o, given, x) {
                              encoder_hidden = o$`encoder-hidden`, decoder_hidden = o$`decoder-hidden`,
                              redshift_input = !o$`no-redshift-input`, weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
-  spender(x, latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, lsf_rate = o$`lsf-rate`, lsf_sign = o$`lsf-sign`,
-          z_max = o$`z-max`, wave_rest = wave_rest, network = network, epochs = o$epochs, batch_size = o$`batch-size`,
-          learning_rate = o$`learning-rate`, schedule = o$schedule, cycle_momentum = o$`cycle-momentum`,
-          validation = o$validation, best = o$best, device = o$device, precision = o$precision, threads = o$threads,
-          seed = o$seed, split_seed = split_seed, checkpoint = o$checkpoint, checkpoint_minutes = o$`checkpoint-minutes`,
-          resume = o$resume, progress = FALSE, callback = callback)
+  shape <- list(latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, z_max = o$`z-max`, wave_rest = wave_rest,
+                network = network)
+  do.call(spender, c(list(quote(x)), shape, training))
 }
 
 write_outputs <- function(o, fit, x) {

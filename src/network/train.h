@@ -3,6 +3,7 @@
 #define SPD_NETWORK_TRAIN_H
 
 #include "network/feed.h"
+#include "network/refine.h"
 
 /* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
 struct spd_schedule {
@@ -20,6 +21,7 @@ struct spd_training_options {
   struct spd_schedule schedule; /* total_steps counts from this training's first step */
   struct spd_adam_options adam; /* rate and beta1 are the schedule's */
   spd_feed_way way;
+  uint64_t refine_from; /* from this step on the decoder learns at latents refined by one step; UINT64_MAX: never */
 };
 
 struct spd_training;

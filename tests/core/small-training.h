@@ -46,15 +46,16 @@ CHECK_UNUSED static void small_surveys_free(struct spd_surveys *surveys) {
   free(surveys->first);
 }
 
-/* From memory, or from surveys where they are not NULL. Validates in the middle of an epoch too, which must not disturb it. */
-CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backend *backend, const struct spd_network *net,
-                                     const struct small_data *d, const unsigned char *is_training, uint64_t seed, size_t steps,
-                                     const struct spd_schedule *schedule, spd_feed_way way, const struct spd_surveys *surveys) {
+/* From memory, or from surveys if they are not NULL. Validates in the middle of an epoch too, which must not disturb it. */
+CHECK_UNUSED static void small_train_with(struct small_trained *out, struct spd_backend *backend, const struct spd_network *net,
+                                          const struct small_data *d, const unsigned char *is_training, uint64_t seed, size_t steps,
+                                          const struct spd_schedule *schedule, spd_feed_way way, const struct spd_surveys *surveys,
+                                          uint64_t refine_from) {
   struct spd_model *model;
   struct spd_training *training;
   const struct spd_source source = {
       .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys, .threads = 2};
-  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way};
+  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way, refine_from};
   uint64_t count;
   memset(out, 0, sizeof *out);
   MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
@@ -73,6 +74,18 @@ CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backe
   MUST(spd_model_get_moments(out->m, out->v, model, error));
   spd_training_destroy(training);
   spd_model_destroy(model);
+}
+
+CHECK_UNUSED static void small_train(struct small_trained *out, struct spd_backend *backend, const struct spd_network *net,
+                                     const struct small_data *d, const unsigned char *is_training, uint64_t seed, size_t steps,
+                                     const struct spd_schedule *schedule, spd_feed_way way, const struct spd_surveys *surveys) {
+  small_train_with(out, backend, net, d, is_training, seed, steps, schedule, way, surveys, UINT64_MAX);
+}
+
+CHECK_UNUSED static void small_train_refined(struct small_trained *out, struct spd_backend *backend, const struct spd_network *net,
+                                             const struct small_data *d, const unsigned char *is_training, uint64_t seed, size_t steps,
+                                             const struct spd_schedule *schedule, uint64_t refine_from) {
+  small_train_with(out, backend, net, d, is_training, seed, steps, schedule, SPD_FEED_AUTO, NULL, refine_from);
 }
 
 CHECK_UNUSED static void small_trained_free(struct small_trained *t) {

@@ -200,6 +200,61 @@ static void test_lsf(const struct setting *s) {
   backend->ops->destroy(backend);
 }
 
+/* ---- a decoder that learns at refined latents ---- */
+
+/* At the encoder's own latents the two parts of the gradient are the whole one, bit for bit. */
+static void test_parts_of_the_gradient(const struct setting *s) {
+  struct spd_backend *backend;
+  struct spd_model *model;
+  const struct small_data *d = &s->data;
+  double losses[SMALL_BATCH];
+  float *whole = check_alloc(s->net.size * sizeof *whole), *parts = check_alloc(s->net.size * sizeof *parts);
+  MUST(spd_cpu_create(&backend, 2, error));
+  MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
+  MUST(spd_model_set_parameters(model, d->weights, error));
+  for (int in_parts = 0; in_parts < 2; in_parts++) {
+    MUST(spd_model_load(model, d->flux, d->ivar, d->z, SMALL_BATCH, error));
+    MUST(spd_model_encode(model, error));
+    for (int part = 0; part < 1 + in_parts; part++) {
+      MUST(spd_model_decode(model, error));
+      MUST(spd_model_observe(model, error));
+      MUST(spd_model_score(model, losses, error));
+      MUST(in_parts ? part ? spd_model_backward_encoder(model, error) : spd_model_backward_decoder(model, error)
+                    : spd_model_backward(model, error));
+    }
+    MUST(spd_model_get_gradient(in_parts ? parts : whole, model, error));
+  }
+  CHECK(memcmp(whole, parts, s->net.size * sizeof *whole) == 0, "the gradients of encoder and decoder are not those of the whole");
+  free(whole);
+  free(parts);
+  spd_model_destroy(model);
+  backend->ops->destroy(backend);
+}
+
+static void test_refined_training(const struct setting *s) {
+  struct small_trained plain, first, other;
+  struct spd_backend *backend;
+  train(&plain, s, 1, 3, 10, &ten_steps);
+  for (int threads = 1; threads <= 3; threads++) {
+    MUST(spd_cpu_create(&backend, threads, error));
+    small_train_refined(threads == 1 ? &first : &other, backend, &s->net, &s->data, s->is_training, 3, 10, &ten_steps, 4);
+    backend->ops->destroy(backend);
+    if (threads == 1) continue;
+    CHECK(small_same_bits(&first, &other, s->net.size), "refined: 1 and %d threads end in different bits", threads);
+    small_trained_free(&other);
+  }
+  CHECK(!small_same_bits(&plain, &first, s->net.size), "refined latents change nothing");
+  CHECK(first.progress.loss_count == plain.progress.loss_count, "%llu losses of a refined epoch, %llu of a plain one",
+        (unsigned long long)first.progress.loss_count, (unsigned long long)plain.progress.loss_count);
+  small_trained_free(&first);
+  MUST(spd_cpu_create(&backend, 1, error));
+  small_train_refined(&first, backend, &s->net, &s->data, s->is_training, 3, 10, &ten_steps, 10);
+  backend->ops->destroy(backend);
+  CHECK(small_same_bits(&plain, &first, s->net.size), "before the change-over a training is not the plain one");
+  small_trained_free(&first);
+  small_trained_free(&plain);
+}
+
 /* ---- refusals ---- */
 
 static void test_refused_trainings(const struct setting *s) {
@@ -211,7 +266,7 @@ static void test_refused_trainings(const struct setting *s) {
   MUST(spd_cpu_create(&backend, 1, error));
   MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training};
-  struct spd_training_options options = {SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO};
+  struct spd_training_options options = {SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
@@ -289,6 +344,8 @@ int main(int argc, char **argv) {
   test_mean_loss(s);
   test_loss_falls(s);
   test_lsf(s);
+  test_parts_of_the_gradient(s);
+  test_refined_training(s);
   test_refused_trainings(s);
   test_refused_models(s); /* spoils the grids */
   setting_free(s);
