@@ -225,7 +225,8 @@ static void solve(double *x, const double *l, size_t k) {
 
 /* ---- one group ---- */
 
-/* Objective at these latents and redshifts; with `jacobian` also what derivatives need. n spectra from `first` on. */
+/* Objectives at these latents and redshifts of n spectra from `first` on; leaves the values that differentiate() and normal_equations()
+ * need. */
 static spd_status evaluate(double *objective, struct spd_refiner *r, const float *latent, const float *z, size_t first, size_t n,
                            struct spd_error *error) {
   const struct spd_backend_ops *ops = r->backend->ops;
