@@ -8,11 +8,12 @@
 #' @param x [spectra()] on the fit's instrument.
 #' @param i Which spectrum: a row number or an id.
 #' @param residuals Show the panel of residuals?
+#' @param se Show the model's 95 % band (two standard errors of [reconstruct()] to either side)? It is meaningful for refined latents.
 #' @param extend Show the restframe model beyond the observed wavelengths, too?
 #' @param lines Lines to name: a data frame like that of [spectral_lines()], or `NULL` for none.
 #' @param title A title instead of id, redshift, signal-to-noise ratio and reduced \eqn{\chi^2} (that of the model over the valid pixels
 #'   it covers).
-#' @param ... Passed on to [predict.spender()]: `threads`.
+#' @param ... Passed on to [predict.spender()]: `refine`, `robust`, `prior`, `threads`.
 #' @return An object of class `spender_plot` that draws itself when printed, and that `ggplot2::ggsave()` takes. Its element `panels`
 #'   is a named list of ggplot2 objects, to be changed at will: `whole`, `residuals`, `OII`, `Hbeta`, `Halpha`. A closer look that has no
 #'   valid pixel is left out, and the others get its room.
@@ -27,7 +28,8 @@
 #' p <- plot_reconstruction(fit, x, i = 3)
 #' p
 #' p$panels$Halpha
-plot_reconstruction <- function(fit, x, i = 1, residuals = TRUE, extend = FALSE, lines = spectral_lines(), title = NULL, ...) {
+plot_reconstruction <- function(fit, x, i = 1, residuals = TRUE, extend = FALSE, lines = spectral_lines(), title = NULL, se = FALSE,
+                                ...) {
   need_ggplot()
   check_fit(fit)
   x <- in_memory(x)
@@ -36,18 +38,22 @@ plot_reconstruction <- function(fit, x, i = 1, residuals = TRUE, extend = FALSE,
   if (is.numeric(i) && !is.na(i) && (i < 1 || i > length(x) || i != round(i)))
     abort("invalid", "`i` must be a row of `x`, from 1 to ", length(x), ", not ", i, ".")
   x <- x[i]
-  model <- as.vector(reconstruct(fit, x, normalized = TRUE, ...))
+  model <- reconstruct(fit, x, normalized = TRUE, se = se, ...)
+  errors <- if (se) as.vector(model$se)
+  model <- as.vector(if (se) model$model else model)
   rest <- if (extend) list(wave = fit$wave_rest, flux = as.vector(predict(fit, x, "rest", ...)))
   draw_reconstruction(x$instrument$wave, x$flux[1, ], x$ivar[1, ], model, x$z, lines = lines, residuals = residuals, rest = rest,
-                      title = title, id = x$id, normalized = !is.na(x$norm))
+                      title = title, id = x$id, normalized = !is.na(x$norm), errors = errors)
 }
 
-# wave, flux, ivar, model: pixels of one spectrum, model NA where there is none. rest: list(wave, flux) or NULL.
+# wave, flux, ivar, model, errors (of the model, or NULL): pixels of one spectrum, model NA where there is none. rest: list(wave, flux) or
+# NULL.
 draw_reconstruction <- function(wave, flux, ivar, model, z, lines = spectral_lines(), residuals = TRUE, rest = NULL, title = NULL,
-                                id = "", normalized = TRUE) {
+                                id = "", normalized = TRUE, errors = NULL) {
   valid <- ivar > 0 & is.finite(flux)
   pixels <- data.frame(wave = wave, flux = replace(flux, !valid, NA), model = model,
                        residual = replace((flux - model) * sqrt(ivar), !valid, NA))
+  if (!is.null(errors)) pixels[c("low", "high")] <- list(model - 2 * errors, model + 2 * errors)
   masked <- masked_runs(wave, valid)
   covered <- valid & is.finite(model)
   if (is.null(title)) title <- id
@@ -101,6 +107,10 @@ flux_layers <- function(pixels, data_width, model_width) {
   list(
     ggplot2::geom_line(data = pixels, ggplot2::aes(.data$wave, .data$flux), colour = palette_spender[["data"]],
                        linewidth = data_width, na.rm = TRUE),
+    if (!is.null(pixels$low)) {
+      ggplot2::geom_ribbon(data = pixels[is.finite(pixels$low), ],
+                           ggplot2::aes(.data$wave, ymin = .data$low, ymax = .data$high), fill = palette_spender[["model"]], alpha = 0.35)
+    },
     ggplot2::geom_line(data = pixels, ggplot2::aes(.data$wave, .data$model), colour = palette_spender[["model"]],
                        linewidth = model_width, na.rm = TRUE)
   )

@@ -240,19 +240,19 @@ encode <- function(fit, x, se = FALSE, ...) {
     colnames(latents) <- latent_names(fit)
     return(latents)
   }
-  both <- predict_errors(fit, x, ...)
+  both <- predict_errors(fit, x, "latent_errors", ...)
   s <- seq_len(fit$architecture$n_latent)
   lapply(list(latent = both[, s, drop = FALSE], se = both[, -s, drop = FALSE]), `colnames<-`, latent_names(fit))
 }
 
-# Latents and their standard errors, side by side
-predict_errors <- function(fit, x, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = NULL, robust = NULL,
+# Latents (or observed models) and their standard errors, side by side
+predict_errors <- function(fit, x, type, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = NULL, robust = NULL,
                            prior = FALSE, refine_z = FALSE, ...) {
-  check_dots("encode", ...)
+  check_dots(if (type == "latent_errors") "encode" else "reconstruct", ...)
   check_source(x)
   check_same_grid(fit, x)
-  inference <- new_inference(fit, "latent_errors", refine, robust, prior, refine_z)
-  predict_all(fit, x, "latent_errors", inference, choose_device(device, precision, threads), batch_size)
+  inference <- new_inference(fit, type, refine, robust, prior, refine_z)
+  predict_all(fit, x, type, inference, choose_device(device, precision, threads), batch_size)
 }
 
 #' Covariances of latents
@@ -322,17 +322,30 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
 #' @param fit A fit from [spender()] or [read_model()], or an ensemble, whose mean is returned.
 #' @param x [spectra()] on the fit's instrument.
 #' @param normalized Give the network's normalised flux instead of the physical one (normalised flux times the spectrum's norm)?
+#' @param se Give standard errors, too? They are \eqn{(\mathrm{diag}\, J C J^T)^{1/2}} with the covariance \eqn{C} of the latents (see
+#'   [vcov.spender()]) and the Jacobian \eqn{J} of the model: the scatter of refined models under noise, if the model can describe the
+#'   spectrum.
 #' @param ... Passed on to [predict.spender()].
-#' @return A matrix \eqn{n \times M} in the units of the observed flux, `NA` where the restframe grid does not cover a pixel.
+#' @return A matrix \eqn{n \times M} in the units of the observed flux, `NA` where the restframe grid does not cover a pixel; with
+#'   `se = TRUE` a list of two such matrices, `model` and `se`.
 #' @export
 #' @inherit predict.spender examples
-reconstruct <- function(fit, x, normalized = FALSE, ...) {
-  if (!inherits(fit, "spender_ensemble")) check_fit(fit)
+reconstruct <- function(fit, x, normalized = FALSE, se = FALSE, ...) {
+  ensemble <- inherits(fit, "spender_ensemble")
+  if (!ensemble) check_fit(fit)
   check_flag(normalized, "normalized")
+  check_flag(se, "se")
   refuse_path("reconstruct", "observed", ...)
-  model <- predict(fit, x, "observed", ...)
-  if (inherits(fit, "spender_ensemble")) model <- model$mean
-  if (normalized) model else model * x$norm
+  if (ensemble && se) abort("invalid", "`se` is about the latents of one fit; `predict()` gives the standard deviation of an ensemble.")
+  scale <- if (normalized) 1 else x$norm
+  if (!se) {
+    model <- predict(fit, x, "observed", ...)
+    if (ensemble) model <- model$mean
+    return(model * scale)
+  }
+  both <- predict_errors(fit, x, "observed_errors", ...)
+  pixels <- seq_along(fit$instrument$wave)
+  list(model = both[, pixels, drop = FALSE] * scale, se = both[, -pixels, drop = FALSE] * scale)
 }
 
 #' Residuals of a fit

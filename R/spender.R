@@ -195,12 +195,23 @@ kept_epoch <- function(fit) {
 #' Summary of a fit
 #'
 #' @param object A fit from [spender()].
+#' @param x `NULL`, or [spectra()], better not those of the training, or a survey: the losses of the fit on them are compared with the
+#'   noise's, half the fraction of pixels with weight.
+#' @param pca `NULL`, or principal components from [spectra_pca()] to compare with.
+#' @param refine Steps of the refined latents of this comparison.
 #' @param ... Not used.
 #' @return A list of class `summary.spender`: `fit`, `parameters` (a data frame with the name, shape and number of elements of
-#'   every tensor), `best_epoch`, `kept_epoch` (that of the weights) and `seconds`.
+#'   every tensor), `best_epoch`, `kept_epoch` (that of the weights), `seconds`, and with `x` `losses`, named means over the spectra:
+#'   `encoder`, `refined`, `pca` if given, and `noise`.
 #' @export
-summary.spender <- function(object, ...) {
+#' @examples
+#' x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
+#' summary(fit, simulate_spectra(20, instrument = fit$instrument, seed = 2), pca = spectra_pca(x, 2))$losses
+summary.spender <- function(object, x = NULL, pca = NULL, refine = 3, ...) {
   check_dots("summary", ...)
+  if (is.null(x) && !is.null(pca)) abort("invalid", "`pca` is compared on spectra: give `x`, too.")
   table <- .Call(ffi_network_table, object$architecture)
   h <- object$history
   structure(list(
@@ -208,8 +219,19 @@ summary.spender <- function(object, ...) {
     parameters = data.frame(name = table$name, shape = vapply(table$pytorch_shape, paste, "", collapse = " x "), count = table$count),
     best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
     kept_epoch = if (nrow(h)) h$epoch[kept_epoch(object)] else NA,
-    seconds = if (nrow(h)) h$seconds[nrow(h)] else NA
+    seconds = if (nrow(h)) h$seconds[nrow(h)] else NA,
+    losses = if (!is.null(x)) compare_losses(object, x, pca, refine)
   ), class = "summary.spender")
+}
+
+compare_losses <- function(fit, x, pca, refine) {
+  if (!is.null(pca) && !inherits(pca, "spender_pca")) abort("invalid", "`pca` must be from spectra_pca(), not ", describe(pca), ".")
+  x <- in_memory(x)
+  encoder <- predict(fit, x, "loss", refine = 0)
+  known <- is.finite(encoder)
+  x <- x[known]
+  c(encoder = mean(encoder[known]), refined = mean(predict(fit, x, "loss", refine = refine)),
+    pca = if (!is.null(pca)) mean(predict(pca, x, "loss")), noise = mean(x$ivar > 0) / 2)
 }
 
 #' @export
@@ -217,6 +239,9 @@ print.summary.spender <- function(x, ...) {
   print(x$fit)
   valid <- x$fit$training$valid_fraction
   if (length(valid)) cat("  noise      ", format(valid / 2, digits = 4), ", the loss of a perfect model\n", sep = "")
+  if (length(x$losses)) {
+    cat("  compared   ", paste(names(x$losses), vapply(x$losses, format, "", digits = 4), collapse = ", "), "\n", sep = "")
+  }
   cat("  time       ", format(round(x$seconds, 1)), " s; lowest validation loss in epoch ", x$best_epoch, "\n\n", sep = "")
   print(x$parameters, row.names = FALSE)
   invisible(x)

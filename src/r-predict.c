@@ -8,10 +8,10 @@
 #include "r-numbers.h"
 #include "r-session.h"
 
-typedef enum { LATENT, LATENT_ERRORS, COVARIANCE, REDSHIFT, REST, OBSERVED, LOSS } result;
+typedef enum { LATENT, LATENT_ERRORS, COVARIANCE, REDSHIFT, REST, OBSERVED, OBSERVED_ERRORS, LOSS } result;
 
 static result result_of(SEXP what) {
-  static const char *const types[] = {"latent", "latent_errors", "covariance", "z", "rest", "observed", "loss"};
+  static const char *const types[] = {"latent", "latent_errors", "covariance", "z", "rest", "observed", "observed_errors", "loss"};
   const char *type = r_text(what, "type");
   for (int i = LATENT; i <= LOSS; i++)
     if (strcmp(type, types[i]) == 0) return (result)i;
@@ -40,7 +40,8 @@ struct prediction {
   const float *observed_grid, *rest_grid;
   size_t row_size, width; /* of the tensor that is read; of the result */
   float *flux_rows, *ivar_rows, *latent_rows, *z_rows, *rows;
-  double *losses, *covariance, *before, *after;
+  double *losses;
+  struct spd_refined refined;
 };
 
 static spd_tensor tensor_of(result type) {
@@ -51,7 +52,7 @@ static spd_status compute(const struct prediction *p, struct r_session *session,
   struct spd_model *model = session->model;
   if (p->encode) SPD_TRY(spd_model_encode(model, error));
   if (p->refine) {
-    SPD_TRY(spd_refine(session->refiner, p->covariance, p->before, p->after, error));
+    SPD_TRY(spd_refine(session->refiner, &p->refined, error));
     SPD_TRY(spd_model_get_redshift(p->z_rows, model, error));
   }
   const spd_tensor tensor = tensor_of(p->type);
@@ -78,7 +79,9 @@ static double or_na(double x) { return ISNAN(x) ? NA_REAL : x; }
 /* One row of the result, `stride` apart; observed pixels that are not covered become NA. */
 static void store_row(double *out, size_t stride, const struct prediction *p, size_t i) {
   const size_t k = p->k, s = p->n_latent;
-  const double *covariance = p->covariance ? p->covariance + i * k * k : NULL;
+  const struct spd_refined *refined = &p->refined;
+  const double *covariance = refined->covariance ? refined->covariance + i * k * k : NULL;
+  const float *spread = refined->spread ? refined->spread + i * p->row_size : NULL;
   const float *row = p->rows + i * p->row_size;
   size_t first = 0, last = p->row_size;
   switch (p->type) {
@@ -88,15 +91,22 @@ static void store_row(double *out, size_t stride, const struct prediction *p, si
       return;
     case REDSHIFT: /* with its error, and the objectives before and after */
       out[0] = p->z_rows[i], out[stride] = or_na(sqrt(covariance[k * k - 1]));
-      out[2 * stride] = p->before[i], out[3 * stride] = p->after[i];
+      out[2 * stride] = refined->before[i], out[3 * stride] = refined->after[i];
       return;
     case LATENT_ERRORS:
       for (size_t m = 0; m < s; m++) out[(s + m) * stride] = or_na(sqrt(covariance[m * k + m]));
       break;
-    case OBSERVED: spd_coverage_lsf(&first, &last, p->z_rows[i], p->rest_grid, p->n_rest, p->observed_grid, p->n_observed, p->lsf); break;
+    case OBSERVED:
+    case OBSERVED_ERRORS:
+      spd_coverage_lsf(&first, &last, p->z_rows[i], p->rest_grid, p->n_rest, p->observed_grid, p->n_observed, p->lsf);
+      break;
     default: break;
   }
-  for (size_t m = 0; m < p->row_size; m++) out[m * stride] = m >= first && m < last ? (double)row[m] : NA_REAL;
+  for (size_t m = 0; m < p->row_size; m++) {
+    const int known = m >= first && m < last;
+    out[m * stride] = known ? (double)row[m] : NA_REAL;
+    if (spread) out[(p->row_size + m) * stride] = known ? or_na(spread[m]) : NA_REAL;
+  }
 }
 
 static float *floats(size_t n) { return (float *)R_alloc(n, sizeof(float)); }
@@ -107,7 +117,8 @@ static size_t width_of(const struct prediction *p) {
     case LOSS: return 1;
     case COVARIANCE: return p->k * p->k;
     case REDSHIFT: return 4;
-    case LATENT_ERRORS: return 2 * p->n_latent;
+    case LATENT_ERRORS:
+    case OBSERVED_ERRORS: return 2 * p->row_size;
     default: return p->row_size;
   }
 }
@@ -141,8 +152,9 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
     p.latent = REAL_RO(latent);
     p.latent_rows = floats(capacity * p.n_latent);
   }
-  const int with_covariance = p.type == LATENT_ERRORS || p.type == COVARIANCE || p.type == REDSHIFT;
-  p.refine = how.steps > 0 || with_covariance;
+  const int with_covariance = p.type == LATENT_ERRORS || p.type == COVARIANCE || p.type == REDSHIFT,
+            with_spread = p.type == OBSERVED_ERRORS;
+  p.refine = how.steps > 0 || with_covariance || with_spread;
   if (p.refine && !p.encode) Rf_error("internal: only latents of spectra are refined");
   p.k = p.n_latent + (how.with_redshift ? 1 : 0);
   p.observed_grid = r_float_vector(wave_observed, "wave_observed", p.n_observed);
@@ -150,8 +162,9 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
   p.row_size = tensor_of(p.type) == SPD_TENSOR_LATENT ? p.n_latent : p.type == REST ? p.n_rest : p.n_observed;
   p.width = width_of(&p);
   p.z_rows = floats(capacity), p.rows = floats(capacity * p.row_size);
-  p.losses = doubles(capacity), p.before = doubles(capacity), p.after = doubles(capacity);
-  if (with_covariance) p.covariance = doubles(capacity * p.k * p.k);
+  p.losses = doubles(capacity), p.refined.before = doubles(capacity), p.refined.after = doubles(capacity);
+  if (with_covariance) p.refined.covariance = doubles(capacity * p.k * p.k);
+  if (with_spread) p.refined.spread = floats(capacity * p.n_observed);
   SEXP out = PROTECT(Rf_allocMatrix(REALSXP, (int)p.n, (int)p.width));
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));

@@ -165,6 +165,7 @@ static const struct spd_backend_ops cpu_ops = {
     /* .loss_backward = */ cpu_loss_backward,
     /* .dense_tangents = */ cpu_dense_tangents,
     /* .normal = */ cpu_normal,
+    /* .spread = */ cpu_spread,
     /* .widen = */ cpu_widen,
     /* .narrow = */ cpu_narrow,
     /* .gather = */ cpu_gather,

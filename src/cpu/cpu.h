@@ -102,6 +102,7 @@ spd_status cpu_loss_backward(struct spd_backend *, const struct spd_loss *, size
 spd_status cpu_dense_tangents(struct spd_backend *, const struct spd_dense *, float *dy, const float *dx, size_t k, size_t n,
                               struct spd_error *);
 spd_status cpu_normal(struct spd_backend *, const struct spd_normal *, size_t n, struct spd_error *);
+spd_status cpu_spread(struct spd_backend *, const struct spd_spread *, size_t n, struct spd_error *);
 spd_status cpu_log_ivar(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
 spd_status cpu_adam(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                     const struct spd_adam *, struct spd_error *);

@@ -1,4 +1,7 @@
-/* Normal equations of the latents: sums over pixels in blocks, in float within a block and in double over the blocks. */
+/* Normal equations of the latents, and errors of the model: sums over pixels in blocks, in float within a block and in double over the
+ * blocks. */
+#include <math.h>
+
 #include "cpu/cpu.h"
 #include "network/scalar.h"
 
@@ -11,14 +14,25 @@ SPD_HOT static float dot(const float *restrict a, const float *restrict b, size_
   return sum;
 }
 
+SPD_HOT static void add_scaled(float *restrict y, const float *restrict x, float scale, size_t n) {
+  SPD_SIMD
+  for (size_t m = 0; m < n; m++) y[m] += scale * x[m];
+}
+
+SPD_HOT static void add_square(float *restrict y, const float *restrict x, size_t n) {
+  SPD_SIMD
+  for (size_t m = 0; m < n; m++) y[m] += x[m] * x[m];
+}
+
 struct normal {
   const struct spd_normal *s;
   float *workspace; /* (threads, K, BLOCK): directions times weights */
 };
 
-static const float *direction(const struct spd_normal *s, size_t i, size_t a) {
-  const size_t rows = s->directions - (s->slope != NULL);
-  return a < rows ? s->jacobian + (i * rows + a) * s->n_observed : s->slope + i * s->n_observed;
+/* Row a of the Jacobian (K, M) of spectrum i; with `slope` that is the last one. */
+static const float *direction(const float *jacobian, const float *slope, size_t k, size_t m, size_t i, size_t a) {
+  const size_t rows = k - (slope != NULL);
+  return a < rows ? jacobian + (i * rows + a) * m : slope + i * m;
 }
 
 static void normal_row(const void *context, size_t i, int thread) {
@@ -37,7 +51,7 @@ static void normal_row(const void *context, size_t i, int thread) {
     for (size_t m = 0; m < here; m++)
       sum += spd_residual(&weight[m], &product[m], y[first + m], model[first + m], w[first + m], s->freedom);
     for (size_t a = 0; (gradient || matrix) && a < k; a++) {
-      const float *ja = direction(s, i, a) + first;
+      const float *ja = direction(s->jacobian, s->slope, k, s->n_observed, i, a) + first;
       if (gradient) gradient[a] += dot(ja, product, here);
       if (!matrix) continue;
       float *wa = weighted + a * BLOCK;
@@ -55,5 +69,29 @@ spd_status cpu_normal(struct spd_backend *backend, const struct spd_normal *s, s
   struct normal context = {s, NULL};
   SPD_TRY(cpu_arena(&context.workspace, backend, (size_t)cpu_of(backend)->threads * s->directions * BLOCK, error));
   cpu_parallel(backend, n, normal_row, &context);
+  return SPD_STATUS_OK;
+}
+
+/* With v = L' J, the variance of a pixel is the sum of squares of v. */
+static void spread_row(const void *context, size_t i, int thread) {
+  (void)thread;
+  const struct spd_spread *s = context;
+  const size_t k = s->directions, m = s->n_observed;
+  const double *factor = s->factor + i * k * k;
+  for (size_t first = 0; first < m; first += BLOCK) {
+    const size_t here = m - first < BLOCK ? m - first : BLOCK;
+    float variance[BLOCK] = {0}, v[BLOCK];
+    for (size_t a = 0; a < k; a++) {
+      for (size_t l = 0; l < here; l++) v[l] = 0;
+      for (size_t b = a; b < k; b++) add_scaled(v, direction(s->jacobian, s->slope, k, m, i, b) + first, (float)factor[b * k + a], here);
+      add_square(variance, v, here);
+    }
+    for (size_t l = 0; l < here; l++) s->y[i * m + first + l] = sqrtf(variance[l]);
+  }
+}
+
+spd_status cpu_spread(struct spd_backend *backend, const struct spd_spread *s, size_t n, struct spd_error *error) {
+  (void)error;
+  cpu_parallel(backend, n, spread_row, s);
   return SPD_STATUS_OK;
 }

@@ -273,6 +273,7 @@ static const struct spd_backend_ops cuda_ops = {
     /* .loss_backward = */ cuda_loss_backward,
     /* .dense_tangents = */ cuda_dense_tangents,
     /* .normal = */ cuda_normal,
+    /* .spread = */ cuda_spread,
     /* .widen = */ cuda_widen,
     /* .narrow = */ cuda_narrow,
     /* .gather = */ cuda_gather,

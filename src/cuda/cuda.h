@@ -390,6 +390,7 @@ spd_status cuda_loss_backward(struct spd_backend *, const struct spd_loss *, siz
 spd_status cuda_dense_tangents(struct spd_backend *, const struct spd_dense *, float *dy, const float *dx, size_t k, size_t n,
                                struct spd_error *);
 spd_status cuda_normal(struct spd_backend *, const struct spd_normal *, size_t n, struct spd_error *);
+spd_status cuda_spread(struct spd_backend *, const struct spd_spread *, size_t n, struct spd_error *);
 spd_status cuda_log_ivar(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
 spd_status cuda_adam(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                      const struct spd_adam *, struct spd_error *);

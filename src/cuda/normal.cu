@@ -19,7 +19,9 @@ static __global__ void __launch_bounds__(CUDA_THREADS) weigh(struct spd_normal s
   if (threadIdx.x == 0) s.objective[i] = sum;
 }
 
-static __device__ const float *direction(const struct spd_normal &s, size_t i, size_t a) {
+/* Row a of the Jacobian (K, M) of spectrum i; with `slope` that is the last one. */
+template <class Stage>
+static __device__ const float *direction(const Stage &s, size_t i, size_t a) {
   const size_t rows = s.directions - (s.slope != NULL);
   return a < rows ? s.jacobian + (i * rows + a) * s.n_observed : s.slope + i * s.n_observed;
 }
@@ -55,5 +57,25 @@ spd_status cuda_normal(struct spd_backend *backend, const struct spd_normal *s, 
   float *weight = (float *)cuda_take(backend, &at, bytes), *product = (float *)cuda_take(backend, &at, bytes);
   CUDA_LAUNCH(weigh, n, CUDA_THREADS, *s, weight, product);
   if (s->gradient || s->matrix) CUDA_LAUNCH(sum_pixels, n, dim3(CUDA_LANES, WARPS), *s, weight, product);
+  return SPD_STATUS_OK;
+}
+
+/* With v = L' J, the variance of a pixel is the sum of squares of v. */
+static __global__ void __launch_bounds__(CUDA_THREADS) spread(struct spd_spread s) {
+  const size_t i = blockIdx.x, k = s.directions;
+  const double *factor = s.factor + i * k * k;
+  for (size_t l = threadIdx.x; l < s.n_observed; l += CUDA_THREADS) {
+    float variance = 0;
+    for (size_t a = 0; a < k; a++) {
+      float v = 0;
+      for (size_t b = a; b < k; b++) v += (float)factor[b * k + a] * direction(s, i, b)[l];
+      variance += v * v;
+    }
+    s.y[i * s.n_observed + l] = sqrtf(variance);
+  }
+}
+
+spd_status cuda_spread(struct spd_backend *backend, const struct spd_spread *s, size_t n, struct spd_error *error) {
+  CUDA_LAUNCH(spread, n, CUDA_THREADS, *s);
   return SPD_STATUS_OK;
 }

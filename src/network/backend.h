@@ -154,6 +154,15 @@ struct spd_normal {
   double *matrix;    /* (N, K, K), symmetric; may be NULL */
 };
 
+/* Standard errors of the model from those of the latents: y = sqrt(diag(J C J')) with the covariance C = L L'. */
+struct spd_spread {
+  size_t n_observed, directions; /* M; K, with the slope */
+  const float *jacobian;         /* (N, K, M), or (N, K - 1, M) with `slope` */
+  const float *slope;            /* (N, M): the last direction; may be NULL */
+  const double *factor;          /* (N, K, K): L, row-major; above the diagonal it is not read */
+  float *y;                      /* (N, M) */
+};
+
 /* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */
 struct spd_adam {
   float rate, beta1, beta2, epsilon;
@@ -219,6 +228,7 @@ struct spd_backend_ops {
   spd_status (*dense_tangents)(struct spd_backend *, const struct spd_dense *, float *dy, const float *dx, size_t k, size_t n,
                                struct spd_error *);
   spd_status (*normal)(struct spd_backend *, const struct spd_normal *, size_t n, struct spd_error *);
+  spd_status (*spread)(struct spd_backend *, const struct spd_spread *, size_t n, struct spd_error *);
   /* Between planes and floats on the backend, `count` elements; narrow sets the plane's scale. */
   spd_status (*widen)(struct spd_backend *, float *y, struct spd_plane x, size_t count, struct spd_error *);
   spd_status (*narrow)(struct spd_backend *, struct spd_plane y, const float *x, float scale, size_t count, struct spd_error *);

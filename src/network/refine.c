@@ -6,7 +6,7 @@
 
 #include "network/model-struct.h"
 
-enum { MAX_OWN = 2 * MAX_LAYERS + 16 };
+enum { MAX_OWN = 2 * MAX_LAYERS + 18 };
 
 /* Of lambda. From 1034 held-out simulated spectra, S = 10, after 12 epochs (loss 0.619): three steps lead to 0.532, 0.515, 0.515 and 0.516
  * from 0.001, 0.01, 0.1 and 1; one step to 0.548, 0.532, 0.523 and 0.541. */
@@ -23,12 +23,13 @@ struct spd_refiner {
   struct spd_resample resample, tangents; /* of models, and of tangents */
   struct spd_lsf lsf, lsf_tangents, lsf_slope;
   struct spd_normal normal;
+  struct spd_spread spread; /* its buffers are allocated when first used */
   float *latent, *z, *repeated_z, *identity, *tangent[2], *jacobian, *slope;
   size_t n_own;
   void *own[MAX_OWN];
   /* on the host, for a group */
   float *host_latent, *trial, *host_z, *trial_z, *host_repeated_z;
-  double *objective, *trial_objective, *gradient, *matrix, *work, *damping;
+  double *objective, *trial_objective, *gradient, *matrix, *inverse, *factor, *work, *damping;
 };
 
 /* ---- buffers ---- */
@@ -136,6 +137,7 @@ static spd_status build_host(struct spd_refiner *r, struct spd_error *error) {
   SPD_TRY(take_host(&r->damping, g, sizeof(double), error));
   SPD_TRY(take_host(&r->gradient, g * k, sizeof(double), error));
   SPD_TRY(take_host(&r->matrix, g * k * k, sizeof(double), error));
+  SPD_TRY(take_host(&r->inverse, g * k * k, sizeof(double), error));
   SPD_TRY(take_host(&r->work, k * k + 2 * k, sizeof(double), error));
   if (!r->options.mean) return SPD_STATUS_OK;
   SPD_TRY(take_host(&r->prior, s + s * s, sizeof(double), error));
@@ -187,8 +189,8 @@ spd_status spd_refiner_create(struct spd_refiner **out, struct spd_model *model,
 void spd_refiner_destroy(struct spd_refiner *r) {
   if (!r) return;
   for (size_t i = 0; i < r->n_own; i++) r->backend->ops->free(r->backend, r->own[i]);
-  void *const host[] = {r->host_latent, r->trial,  r->host_z, r->trial_z, r->host_repeated_z, r->objective, r->trial_objective, r->damping,
-                        r->gradient,    r->matrix, r->work,   r->prior};
+  void *const host[] = {r->host_latent, r->trial,    r->host_z, r->trial_z, r->host_repeated_z, r->objective, r->trial_objective,
+                        r->damping,     r->gradient, r->matrix, r->inverse, r->factor,          r->work,      r->prior};
   for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
   free(r);
 }
@@ -323,10 +325,10 @@ static void decide(struct spd_refiner *r, size_t n) {
   }
 }
 
-static void invert(double *covariance, struct spd_refiner *r, size_t n) {
+static void invert(struct spd_refiner *r, size_t n) {
   const size_t k = r->k;
   for (size_t i = 0; i < n; i++) {
-    double *a = r->work, *column = r->work + k * k, *to = covariance + i * k * k;
+    double *a = r->work, *column = r->work + k * k, *to = r->inverse + i * k * k;
     memcpy(a, r->matrix + i * k * k, k * k * sizeof *a);
     const int sound = factorise(a, k);
     for (size_t j = 0; j < k; j++) {
@@ -338,10 +340,47 @@ static void invert(double *covariance, struct spd_refiner *r, size_t n) {
   }
 }
 
-static spd_status refine_group(struct spd_refiner *r, double *covariance, double *before, size_t first, size_t n, struct spd_error *error) {
+static spd_status build_spread(struct spd_refiner *r, struct spd_error *error) {
+  struct spd_spread *spread = &r->spread;
+  const size_t g = r->group, k = r->k, m = r->normal.n_observed;
+  void *factor;
+  *spread = (struct spd_spread){.n_observed = m, .directions = k, .jacobian = r->jacobian, .slope = r->slope};
+  SPD_TRY(take_host(&r->factor, g * k * k, sizeof(double), error));
+  SPD_TRY(take(r, &factor, g * k * k * sizeof(double), error));
+  spread->factor = factor;
+  return take_floats(r, &spread->y, g * m, error);
+}
+
+/* Errors of the model, from the covariances and the Jacobian there are */
+static spd_status spread_group(float *to, struct spd_refiner *r, size_t n, struct spd_error *error) {
+  const struct spd_backend_ops *ops = r->backend->ops;
+  const size_t k = r->k, m = r->normal.n_observed;
+  if (!r->spread.y) SPD_TRY(build_spread(r, error));
+  for (size_t i = 0; i < n; i++) {
+    double *factor = r->factor + i * k * k;
+    memcpy(factor, r->inverse + i * k * k, k * k * sizeof *factor);
+    if (!factorise(factor, k))
+      for (size_t j = 0; j < k * k; j++) factor[j] = NAN;
+  }
+  SPD_TRY(ops->upload(r->backend, (void *)r->spread.factor, r->factor, n * k * k * sizeof(double), error));
+  SPD_TRY(ops->spread(r->backend, &r->spread, n, error));
+  return ops->download(r->backend, to, r->spread.y, n * m * sizeof *to, error);
+}
+
+static spd_status errors_of_group(struct spd_refiner *r, const struct spd_refined *to, size_t first, size_t n, struct spd_error *error) {
+  const size_t k = r->k;
+  SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
+  SPD_TRY(differentiate(r, r->host_z, n, error));
+  SPD_TRY(normal_equations(r, r->host_latent, first, n, 1, error));
+  invert(r, n);
+  if (to->covariance) memcpy(to->covariance + first * k * k, r->inverse, n * k * k * sizeof *r->inverse);
+  return to->spread ? spread_group(to->spread + first * r->normal.n_observed, r, n, error) : SPD_STATUS_OK;
+}
+
+static spd_status refine_group(struct spd_refiner *r, const struct spd_refined *to, size_t first, size_t n, struct spd_error *error) {
   for (size_t i = 0; i < n; i++) r->damping[i] = FIRST_DAMPING;
   SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
-  if (before) memcpy(before, r->objective, n * sizeof *before);
+  if (to->before) memcpy(to->before + first, r->objective, n * sizeof *to->before);
   for (size_t step = 0; step < r->options.steps; step++) {
     const int anew = step % 2 == 0; /* every second step keeps the Jacobian of the one before */
     if (step > 0) SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
@@ -351,15 +390,12 @@ static spd_status refine_group(struct spd_refiner *r, double *covariance, double
     SPD_TRY(evaluate(r->trial_objective, r, r->trial, r->trial_z, first, n, error));
     decide(r, n);
   }
-  if (!covariance) return SPD_STATUS_OK;
-  SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
-  SPD_TRY(differentiate(r, r->host_z, n, error));
-  SPD_TRY(normal_equations(r, r->host_latent, first, n, 1, error));
-  invert(covariance, r, n);
+  if (to->covariance || to->spread) SPD_TRY(errors_of_group(r, to, first, n, error));
+  if (to->after) memcpy(to->after + first, r->objective, n * sizeof *to->after);
   return SPD_STATUS_OK;
 }
 
-static spd_status refine_batch(struct spd_refiner *r, double *covariance, double *before, double *after, struct spd_error *error) {
+static spd_status refine_batch(struct spd_refiner *r, const struct spd_refined *to, struct spd_error *error) {
   struct spd_model *model = r->model;
   const struct spd_backend_ops *ops = r->backend->ops;
   const size_t s = r->n_latent;
@@ -368,17 +404,16 @@ static spd_status refine_batch(struct spd_refiner *r, double *covariance, double
     const size_t n = model->n - first < r->group ? model->n - first : r->group;
     SPD_TRY(ops->download(r->backend, r->host_latent, latent + first * s, n * s * sizeof(float), error));
     SPD_TRY(ops->download(r->backend, r->host_z, model->z + first, n * sizeof(float), error));
-    SPD_TRY(refine_group(r, covariance ? covariance + first * r->k * r->k : NULL, before ? before + first : NULL, first, n, error));
-    if (after) memcpy(after + first, r->objective, n * sizeof *after);
+    SPD_TRY(refine_group(r, to, first, n, error));
     SPD_TRY(ops->upload(r->backend, latent + first * s, r->host_latent, n * s * sizeof(float), error));
     if (r->options.with_redshift) SPD_TRY(ops->upload(r->backend, model->z + first, r->host_z, n * sizeof(float), error));
   }
   return SPD_STATUS_OK;
 }
 
-spd_status spd_refine(struct spd_refiner *r, double *covariance, double *before, double *after, struct spd_error *error) {
+spd_status spd_refine(struct spd_refiner *r, const struct spd_refined *to, struct spd_error *error) {
   SPD_TRY(r->backend->ops->enter(r->backend, error));
-  const spd_status status = refine_batch(r, covariance, before, after, error);
+  const spd_status status = refine_batch(r, to, error);
   r->backend->ops->leave(r->backend);
   return status;
 }

@@ -23,8 +23,14 @@ spd_status spd_refiner_create(struct spd_refiner **refiner, struct spd_model *mo
                               struct spd_error *error);
 void spd_refiner_destroy(struct spd_refiner *refiner);
 
-/* Moves the latents of the model's batch (and its redshifts), which decoding then starts from. covariance: (n, K, K) with K = S, or S + 1
- * with the redshift last, NaN where the data does not determine it; before, after: (n), the objectives. All may be NULL. */
-spd_status spd_refine(struct spd_refiner *refiner, double *covariance, double *before, double *after, struct spd_error *error);
+/* What a batch of n spectra gives; every pointer may be NULL. */
+struct spd_refined {
+  double *covariance;     /* (n, K, K): K = S, or S + 1 with the redshift last; NaN where neither data nor prior determine it */
+  float *spread;          /* (n, M): standard errors of the model in the observed frame; NaN like the covariance */
+  double *before, *after; /* (n): objectives */
+};
+
+/* Moves the latents of the model's batch (and its redshifts), which decoding then starts from. */
+spd_status spd_refine(struct spd_refiner *refiner, const struct spd_refined *to, struct spd_error *error);
 
 #endif

@@ -169,7 +169,7 @@ static spd_status refined_gradients(struct spd_training *t, uint64_t done, struc
   SPD_TRY(spd_feed_next(&n, t->feed, error));
   SPD_TRY(spd_model_encode(t->model, error));
   SPD_TRY(spd_model_read(t->encoded, t->model, SPD_TENSOR_LATENT, error));
-  SPD_TRY(spd_refine(t->refiner, NULL, t->before, t->after, error));
+  SPD_TRY(spd_refine(t->refiner, &(struct spd_refined){.before = t->before, .after = t->after}, error));
   const int follows = encoder_follows(t, n);
   if (follows) {
     SPD_TRY(decode(t, done, error));

@@ -116,6 +116,38 @@ static void test_normal(size_t k, size_t m, size_t n, size_t lsf, double freedom
   free_kept();
 }
 
+static void test_spread(size_t k, size_t m, size_t n, int with_slope) {
+  const size_t rows = k - (with_slope ? 1 : 0);
+  float *jacobian, *slope = NULL;
+  struct spd_spread s = {.n_observed = m, .directions = k, .jacobian = noise(&jacobian, n * rows * m, 1, 0, 1)};
+  if (with_slope) s.slope = noise(&slope, n * m, 2, 0, 1);
+  double *factor = check_alloc(n * k * k * sizeof *factor), *want = check_alloc(n * m * sizeof *want);
+  for (size_t i = 0; i < n * k * k; i++) factor[i] = small_normal(11, 3, i); /* also above the diagonal */
+  s.factor = on_backend(factor, n * k * k * sizeof *factor);
+  s.y = on_backend(NULL, n * m * sizeof *s.y);
+  float *got = check_alloc(n * m * sizeof *got);
+  for (size_t i = 0; i < n; i++)
+    for (size_t l = 0; l < m; l++) {
+      double variance = 0;
+      for (size_t a = 0; a < k; a++)
+        for (size_t b = 0; b < k; b++) {
+          double c = 0; /* of the covariance */
+          for (size_t d = 0; d <= a && d <= b; d++) c += factor[(i * k + a) * k + d] * factor[(i * k + b) * k + d];
+          variance += c * (a < rows ? jacobian[(i * rows + a) * m + l] : slope[i * m + l]) *
+                      (b < rows ? jacobian[(i * rows + b) * m + l] : slope[i * m + l]);
+        }
+      want[i * m + l] = sqrt(variance);
+    }
+  MUST(backend->ops->spread(backend, &s, n, error));
+  fetch(got, s.y, n * m * sizeof *got);
+  double *found = check_doubles(got, n * m);
+  const struct check_tolerance tolerance = {"spread", 1e-4, 1e-5};
+  CHECK_CLOSE("spread", found, want, n * m, &tolerance);
+  void *const all[] = {jacobian, slope, factor, want, got, found};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+  free_kept();
+}
+
 /* ---- steps of a whole network ---- */
 
 enum { N = 7, S = 3 };
@@ -135,7 +167,7 @@ static void load(struct problem *p, size_t first, size_t n) {
 static void refine(double *objective, double *covariance, float *latent, struct problem *p, const struct spd_refine_options *options) {
   struct spd_refiner *refiner;
   MUST(spd_refiner_create(&refiner, p->model, options, error));
-  MUST(spd_refine(refiner, covariance, NULL, objective, error));
+  MUST(spd_refine(refiner, &(struct spd_refined){.covariance = covariance, .after = objective}, error));
   MUST(spd_model_read(latent, p->model, SPD_TENSOR_LATENT, error));
   spd_refiner_destroy(refiner);
 }
@@ -351,6 +383,9 @@ static void test_all(void) {
   test_normal(4, 300, 5, 0, 0, 0);
   test_normal(4, 300, 5, 5, 3, 1);
   test_normal(11, 700, 3, 0, 5, 1);
+  test_spread(1, 3, 1, 0);
+  test_spread(5, 300, 4, 0);
+  test_spread(11, 700, 3, 1);
   test_slope();
   test_minimum("speculator", 0, SPD_ACTIVATION_SPECULATOR);
   test_minimum("with LSF", 5, SPD_ACTIVATION_SPECULATOR);

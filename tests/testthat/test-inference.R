@@ -102,6 +102,24 @@ test_that("errors of latents and of a joint redshift are the scatter under noise
   z <- predict(fit, noisy, "z", refine = 12)
   pull <- (z[, "z"] - one$z) / z[, "z_err"]
   expect_equal(sd(pull), 1, tolerance = 0.15)
+  # bands of the model: its scatter, and what plain R makes of Jacobian and covariance
+  band <- reconstruct(fit, noisy, normalized = TRUE, se = TRUE, refine = 12)
+  expect_identical(band$model, reconstruct(fit, noisy, normalized = TRUE, refine = 12))
+  pull <- sweep(band$model, 2, clean[1, ]) / band$se
+  expect_equal(mean(apply(pull, 2, sd), na.rm = TRUE), 1, tolerance = 0.1)
+  j <- jacobian_at(fit, found$latent[1, ], one$z)
+  v <- vcov(fit, noisy[1], refine = 12)[1, , ]
+  expect_equal(unname(band$se[1, ]), sqrt(rowSums((j %*% v) * j)), tolerance = 5e-3)
+  s <- encode(fit, noisy[1], refine = 12, refine_z = TRUE)[1, ]
+  at <- predict(fit, noisy[1], "z", refine = 12)[1, "z"]
+  j <- cbind(jacobian_at(fit, s, at), (model_at(fit, s, at + 1e-5) - model_at(fit, s, at - 1e-5)) / 2e-5)
+  v <- vcov(fit, noisy[1], refine = 12, refine_z = TRUE)[1, , ]
+  with_z <- reconstruct(fit, noisy[1], normalized = TRUE, se = TRUE, refine = 12, refine_z = TRUE)$se[1, ]
+  expect_lt(median(abs(unname(with_z) / sqrt(rowSums((j %*% v) * j)) - 1), na.rm = TRUE), 0.02)
+  expect_equal(reconstruct(fit, both$x[2], se = TRUE, refine = 2)$se / both$x[2]$norm,
+               reconstruct(fit, both$x[2], normalized = TRUE, se = TRUE, refine = 2)$se)
+  expect_error(reconstruct(fit, one, se = NA), "`se`", class = "spender_error_invalid")
+  expect_error(reconstruct(new_ensemble(list(fit, fit)), one, se = TRUE), "one fit", class = "spender_error_invalid")
   # a wrong redshift is pulled back
   wrong <- noisy
   wrong$z <- wrong$z + 3 * z[, "z_err"]
@@ -154,4 +172,18 @@ test_that("a decoder that learns at refined latents fits better with them, and r
   expect_error(train_it(refine = 0.5, checkpoint = checkpoint, resume = TRUE), "the same refine", class = "spender_error_checkpoint")
   expect_error(train_it(refine = 2), "`refine`", class = "spender_error_invalid")
   expect_error(train_it(refine = NA), "`refine`", class = "spender_error_invalid")
+})
+
+test_that("summary() compares the losses of encoder, refined latents, principal components and noise", {
+  both <- trained()
+  x <- both$x
+  x$ivar[5, ] <- 0 # has no loss, and counts nowhere
+  expect_warning(s <- summary(both$fit, x, pca = spectra_pca(both$x, 2, iterations = 3)), class = "spender_warning_coverage")
+  expect_named(s$losses, c("encoder", "refined", "pca", "noise"))
+  expect_equal(s$losses[["refined"]], mean(predict(both$fit, x[-5], "loss", refine = 3)))
+  expect_equal(s$losses[["noise"]], mean(x$ivar[-5, ] > 0) / 2)
+  expect_output(print(s), "compared +encoder [0-9.]+, refined [0-9.]+, pca [0-9.]+, noise [0-9.]+")
+  expect_null(summary(both$fit)$losses)
+  expect_error(summary(both$fit, pca = 1), "give `x`", class = "spender_error_invalid")
+  expect_error(summary(both$fit, x[1:3], pca = 1), "spectra_pca", class = "spender_error_invalid")
 })

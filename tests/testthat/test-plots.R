@@ -134,6 +134,16 @@ test_that("losses, kernels and latents are drawn from their numbers", {
   expect_silent(draw(plot_latent(s, colour = 1:3)))
   expect_silent(draw(plot_latent(data.frame(u = 1:3, v = 3:1, w = 2), axes = c("w", "v"), colour = rep(1, 3))))
   expect_silent(draw(plot_latent(s)))
+  covariance <- array(0, c(3, 2, 2))
+  covariance[, 1, 1] <- c(4, 1, NA)
+  covariance[, 2, 2] <- c(1, 9, 1)
+  covariance[, 1, 2] <- covariance[, 2, 1] <- c(1.5, 0, 0)
+  p <- plot_latent(s, covariance = covariance)
+  expect_silent(draw(p))
+  outline <- p$layers[[1]]$data # points of equal probability density, 68 % within
+  expect_identical(unique(outline$point), 1:2)
+  off <- with(outline[outline$point == 1, ], cbind(x - s[1, 1], y - s[1, 2]))
+  expect_equal(rowSums((off %*% solve(covariance[1, , ])) * off), rep(qchisq(0.68, 2), 48))
 })
 
 test_that("bad arguments are named", {
@@ -150,5 +160,6 @@ test_that("bad arguments are named", {
     plot_latent(1:3)
     plot_latent(cbind(1:3, 1:3), axes = c(1, 3))
     plot_latent(cbind(1:3, 1:3), colour = 1:2)
+    plot_latent(cbind(1:3, 1:3), covariance = diag(2))
   })
 })
