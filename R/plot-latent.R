@@ -6,8 +6,8 @@
 #' @param colour `NULL`, or one value per spectrum: numbers make a colour scale, anything else classes.
 #' @param axes Which two columns, by number or name.
 #' @param label Title of the colours; by default the expression given as `colour`.
-#' @param covariance `NULL`, or covariances of the latents (\eqn{n \times S \times S}), such as [vcov.spender()] returns: each point gets the
-#'   ellipse that encloses 68 % of its probability.
+#' @param covariance `NULL`, or covariances of the latents (\eqn{n \times S \times S}), such as [vcov.spender()] returns: each point
+#'   gets the ellipse that encloses 68 % of its probability.
 #' @param size,alpha Size and opacity of the points; by default fewer points are larger and more opaque.
 #' @return A ggplot2 object. Spectra without latents are left out; those without colour are grey.
 #' @section Errors: `spender_error_missing_package` without ggplot2, `spender_error_invalid` naming the argument.

@@ -246,8 +246,8 @@ encode <- function(fit, x, se = FALSE, ...) {
 }
 
 # Latents (or observed models) and their standard errors, side by side
-predict_errors <- function(fit, x, type, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = NULL, robust = NULL,
-                           prior = FALSE, refine_z = FALSE, ...) {
+predict_errors <- function(fit, x, type, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = NULL,
+                           robust = NULL, prior = FALSE, refine_z = FALSE, ...) {
   check_dots(if (type == "latent_errors") "encode" else "reconstruct", ...)
   check_source(x)
   check_same_grid(fit, x)
