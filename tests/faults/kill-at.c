@@ -1,5 +1,5 @@
 /* Kills a program at a chosen point of writing a file. Preloaded (LD_PRELOAD); KILL_AT=CALL:N in the environment says which:
- *   write:N    half of the N-th write() of more than 1000 bytes is done, then SIGKILL
+ *   write:N    half of the N-th write() or pwrite() of more than 1000 bytes is done, then SIGKILL
  *   fsync:N    SIGKILL before the N-th fsync()
  *   rename:N   SIGKILL before the N-th rename()
  * Only writes to files whose name holds KILL_IN count.
@@ -30,14 +30,28 @@ static int is_wanted(int descriptor) {
   return in && strstr(name, in) != NULL;
 }
 
+typedef ssize_t write_call(int, const void *, size_t);
+typedef ssize_t pwrite_call(int, const void *, size_t, off_t);
+
 ssize_t write(int descriptor, const void *bytes, size_t n) {
-  ssize_t (*real)(int, const void *, size_t) = (ssize_t(*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
+  write_call *real = (write_call *)dlsym(RTLD_NEXT, "write");
   if (n > 1000 && is_wanted(descriptor) && due("write")) {
     (void)!real(descriptor, bytes, n / 2);
     raise(SIGKILL);
   }
   return real(descriptor, bytes, n);
 }
+
+ssize_t pwrite(int descriptor, const void *bytes, size_t n, off_t offset) {
+  pwrite_call *real = (pwrite_call *)dlsym(RTLD_NEXT, "pwrite");
+  if (n > 1000 && is_wanted(descriptor) && due("write")) {
+    (void)!real(descriptor, bytes, n / 2, offset);
+    raise(SIGKILL);
+  }
+  return real(descriptor, bytes, n, offset);
+}
+
+ssize_t pwrite64(int descriptor, const void *bytes, size_t n, off_t offset) { return pwrite(descriptor, bytes, n, offset); }
 
 int fsync(int descriptor) {
   int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
