@@ -11,7 +11,8 @@
 /* ---- every tensor and gradient ---- */
 
 enum { MOST = 320 };
-static const char *const tensor_names[] = {"stem", "block", "segments", "attention", "feature", "latent", "rest", "observed"};
+static const char *const tensor_names[SPD_TENSOR_OBSERVED + 1] = {"input",   "stem",   "block", "segments", "attention",
+                                                                  "feature", "latent", "rest",  "observed"};
 
 struct pass {
   float *tensors[SPD_TENSOR_OBSERVED + 1], *gradients[SPD_TENSOR_OBSERVED + 1];

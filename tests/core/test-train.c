@@ -232,12 +232,16 @@ static void test_parts_of_the_gradient(const struct setting *s) {
 }
 
 static void test_refined_training(const struct setting *s) {
+  /* long enough for an encoder close to refined latents: else the decoder does not leave it */
+  struct spd_schedule long_one = ten_steps;
+  const size_t steps = 120, from = 60;
+  long_one.total_steps = steps;
   struct small_trained plain, first, other;
   struct spd_backend *backend;
-  train(&plain, s, 1, 3, 10, &ten_steps);
+  train(&plain, s, 1, 3, steps, &long_one);
   for (int threads = 1; threads <= 3; threads++) {
     MUST(spd_cpu_create(&backend, threads, error));
-    small_train_refined(threads == 1 ? &first : &other, backend, &s->net, &s->data, s->is_training, 3, 10, &ten_steps, 4);
+    small_train_refined(threads == 1 ? &first : &other, backend, &s->net, &s->data, s->is_training, 3, steps, &long_one, from);
     backend->ops->destroy(backend);
     if (threads == 1) continue;
     CHECK(small_same_bits(&first, &other, s->net.size), "refined: 1 and %d threads end in different bits", threads);
@@ -248,7 +252,7 @@ static void test_refined_training(const struct setting *s) {
         (unsigned long long)first.progress.loss_count, (unsigned long long)plain.progress.loss_count);
   small_trained_free(&first);
   MUST(spd_cpu_create(&backend, 1, error));
-  small_train_refined(&first, backend, &s->net, &s->data, s->is_training, 3, 10, &ten_steps, 10);
+  small_train_refined(&first, backend, &s->net, &s->data, s->is_training, 3, steps, &long_one, steps);
   backend->ops->destroy(backend);
   CHECK(small_same_bits(&plain, &first, s->net.size), "before the change-over a training is not the plain one");
   small_trained_free(&first);
