@@ -5,6 +5,7 @@
 #
 #   Rscript study-doublet.R [name=value ...]
 #     wave=3800,4700  spectra=10000  epochs=60  members=4  draws=8  held=300  seed=1  sn=20  ew=20,158  filters=16,32,64  latents=6
+#     refine=3 (steps of the latents; 0 for the encoder's, and a training as published)
 #     fits=FILE.rds (read where it is, else written)  output=FILE.rds (the ratios and their errors)
 # `wave`: SDSS's pixels from there to there; in an arm of 900 pixels the doublet is much of what there is to learn.
 # Prints how many held-out emitters show two peaks in either model, and how far ratios are from the truth in units of their error: the
@@ -14,7 +15,7 @@ library(spender)
 source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(wave = "3800,4700", spectra = 10000, epochs = 60, members = 4, draws = 8, held = 300, seed = 1, sn = 20,
-                             filters = "16,32,64", latents = 6, ew = "20,158", fits = "", output = ""))
+                             filters = "16,32,64", latents = 6, ew = "20,158", refine = 3, fits = "", output = ""))
 arm <- instrument(10^seq(log10(numbers(options$wave)[1]), log10(numbers(options$wave)[2]), by = 1e-4), name = "arm")
 
 lsf <- dnorm(-4:4, sd = 1.4) / sum(dnorm(-4:4, sd = 1.4)) # 97 km/s
@@ -53,7 +54,7 @@ if (nzchar(options$fits) && file.exists(options$fits)) {
   x <- emitters(options$spectra, options$seed)
   x$truth <- NULL
   arguments <- list(x, latents = options$latents, z_max = 0.2, network = network, epochs = options$epochs, learning_rate = 2e-3,
-                    validation = 0.1)
+                    validation = 0.1, refine = options$refine > 0)
   fits <- list(
     low = do.call(spender, c(arguments, list(seed = options$seed, progress = FALSE))),
     high = do.call(spender_ensemble, c(arguments, list(members = options$members, seed = options$seed, superresolution = 2, lsf = kernel,
@@ -90,8 +91,8 @@ peaks <- function(rest, wave) {
 held <- emitters(options$held, options$seed + 1000)
 n_e <- 10^held$truth$parameters$log_ne
 truth <- 0.3771 * (2468 + n_e) / (638.4 + n_e) # Sanders et al. 2016
-low <- predict(fits$low, held, "rest")
-members <- lapply(fits$high, function(fit) predict(fit, held, "rest"))
+low <- predict(fits$low, held, "rest", refine = options$refine)
+members <- lapply(fits$high, function(fit) predict(fit, held, "rest", refine = options$refine))
 high <- Reduce(`+`, members) / length(members)
 cat(sprintf("two peaks in the model: %.0f %% at low resolution, %.0f %% at high; true restframe %.0f %%\n",
             100 * mean(peaks(low, fits$low$wave_rest)), 100 * mean(peaks(high, wave)),
@@ -104,7 +105,7 @@ set.seed(options$seed)
 noisy <- vapply(seq_len(options$draws), function(draw) {
   again <- held
   again$flux <- held$flux + ifelse(held$ivar > 0, 1 / sqrt(held$ivar), 0) * rnorm(length(held$flux))
-  doublet(predict(fits$high[[1]], again, "rest"), wave)$ratio
+  doublet(predict(fits$high[[1]], again, "rest", refine = options$refine), wave)$ratio
 }, truth)
 found <- rowMeans(ratios)
 scatter <- apply(ratios, 1, sd)
@@ -114,5 +115,6 @@ within <- function(error, k) 100 * mean(abs(found - truth) <= k * error)
 cat(sprintf(paste("ratio: correlation with truth %.3f, rms from it %.3f (the truth's own scatter %.3f);",
                   "errors (medians): members %.3f, noise %.3f\n"),
             cor(found, truth), sqrt(mean((found - truth)^2)), sd(truth), median(scatter), median(noise)))
+cat(sprintf("bias %.3f of all, by member %s\n", mean(found - truth), paste(sprintf("%.3f", colMeans(ratios - truth)), collapse = " ")))
 cat(sprintf("within one, 1.64 and two errors: %.0f, %.0f and %.0f %%\n", within(error, 1), within(error, 1.64), within(error, 2)))
 if (nzchar(options$output)) saveRDS(data.frame(truth, found, members = scatter, noise, error), options$output)

@@ -215,43 +215,20 @@ static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_er
   return SPD_STATUS_OK;
 }
 
-/* From the observed frame to the latents, without gradients of parameters */
-static spd_status backward_held(struct spd_model *model, struct spd_error *error) {
-  PASS_VARIABLES(model);
-  if (model->lsf.size) {
-    struct spd_lsf lsf = model->lsf;
-    lsf.dkernel = NULL;
-    RUN(lsf_backward, &lsf);
-  }
-  RUN(resample_backward, &model->resample);
-  for (size_t i = model->n_decoder; i-- > 0;) {
-    struct spd_dense layer = model->decoder[i];
-    layer.dw = layer.db = layer.dslope = layer.dbeta = layer.dgamma = NULL;
-    RUN(dense_backward, &layer);
-  }
-  model->reached = SPD_TENSOR_LATENT;
-  return SPD_STATUS_OK;
-}
-
-/* From the loss down to `to`; hold: through a decoder without gradients of its own */
-static spd_status backward_loss(struct spd_model *model, spd_tensor to, int hold, struct spd_error *error) {
+static spd_status backward_loss(struct spd_model *model, spd_tensor to, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
   struct spd_backend *backend = model->backend;
   SPD_TRY(backend->ops->enter(backend, error));
   spd_status status = backend->ops->loss_backward(backend, &model->loss, model->n, error);
   model->reached = SPD_TENSOR_OBSERVED;
-  if (status == SPD_STATUS_OK && hold) status = backward_held(model, error);
   if (status == SPD_STATUS_OK) status = backward(model, to, error);
   backend->ops->leave(backend);
   return status;
 }
 
-spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) { return backward_loss(model, SPD_TENSOR_INPUT, 0, error); }
+spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) { return backward_loss(model, SPD_TENSOR_INPUT, error); }
 spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error *error) {
-  return backward_loss(model, SPD_TENSOR_LATENT, 0, error);
-}
-spd_status spd_model_backward_encoder(struct spd_model *model, struct spd_error *error) {
-  return backward_loss(model, SPD_TENSOR_INPUT, 1, error);
+  return backward_loss(model, SPD_TENSOR_LATENT, error);
 }
 
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,

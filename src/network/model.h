@@ -66,11 +66,10 @@ spd_status spd_model_score_into(struct spd_model *model, double *losses, struct 
 
 /* Backward of the mean loss through everything, parameters included. Needs the four forward passes before it. */
 spd_status spd_model_backward(struct spd_model *model, struct spd_error *error);
-/* Its parts for a decoder that learns at other latents than the encoder's: gradients of decoder and LSF at the present latents; gradients
- * of the encoder through a decoder that is held fixed. Each needs decode and observe before it. */
+/* Of decoder and LSF alone, at the present latents */
 spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error *error);
-spd_status spd_model_backward_encoder(struct spd_model *model, struct spd_error *error);
-/* The same from a gradient given at a tensor (LATENT, REST or OBSERVED), down to and including the tensor `to`. */
+/* From a gradient given at a tensor (LATENT, REST or OBSERVED), down to and including the tensor `to`; with LATENT, parameters of decoder
+ * and LSF keep their gradients. */
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to, struct spd_error *error);
 
 size_t spd_model_tensor_size(const struct spd_model *model, spd_tensor tensor); /* floats per spectrum */

@@ -377,6 +377,11 @@ static spd_status errors_of_group(struct spd_refiner *r, const struct spd_refine
   return to->spread ? spread_group(to->spread + first * r->normal.n_observed, r, n, error) : SPD_STATUS_OK;
 }
 
+static void store_slope(double *to, const struct spd_refiner *r, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    for (size_t a = 0; a < r->n_latent; a++) to[i * r->n_latent + a] = -r->gradient[i * r->k + a];
+}
+
 static spd_status refine_group(struct spd_refiner *r, const struct spd_refined *to, size_t first, size_t n, struct spd_error *error) {
   for (size_t i = 0; i < n; i++) r->damping[i] = FIRST_DAMPING;
   SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
@@ -386,6 +391,7 @@ static spd_status refine_group(struct spd_refiner *r, const struct spd_refined *
     if (step > 0) SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
     if (anew) SPD_TRY(differentiate(r, r->host_z, n, error));
     SPD_TRY(normal_equations(r, r->host_latent, first, n, anew, error));
+    if (to->slope && step == 0) store_slope(to->slope + first * r->n_latent, r, n);
     for (size_t i = 0; i < n; i++) propose(r, i);
     SPD_TRY(evaluate(r->trial_objective, r, r->trial, r->trial_z, first, n, error));
     decide(r, n);

@@ -28,6 +28,7 @@ struct spd_refined {
   double *covariance;     /* (n, K, K): K = S, or S + 1 with the redshift last; NaN where neither data nor prior determine it */
   float *spread;          /* (n, M): standard errors of the model in the observed frame; NaN like the covariance */
   double *before, *after; /* (n): objectives */
+  double *slope;          /* (n, S): derivatives of the objective at the first latents; needs a step */
 };
 
 /* Moves the latents of the model's batch (and its redshifts), which decoding then starts from. */

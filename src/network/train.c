@@ -49,7 +49,7 @@ struct spd_training {
   double *host_losses;              /* (the same) */
   struct spd_refiner *refiner;      /* NULL where the decoder learns at the encoder's latents */
   float *encoded;                   /* (batch_size, S) on the host */
-  double *before, *after;           /* (batch_size): objectives of the batch at the encoder\'s and at refined latents */
+  double *before, *after, *slope;   /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
   int feeding;                      /* the feed is on its way through `order` */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
@@ -95,7 +95,8 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
     t->encoded = malloc(t->options.batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->encoded);
     t->before = malloc(2 * t->options.batch_size * sizeof *t->before);
     t->after = t->before ? t->before + t->options.batch_size : NULL;
-    if (!t->encoded || !t->before) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+    t->slope = malloc(t->options.batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->slope);
+    if (!t->encoded || !t->before || !t->slope) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
     SPD_TRY(spd_refiner_create(&t->refiner, t->model, &one_step, error));
   }
   SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->options.batch_size, t->options.way, error));
@@ -131,6 +132,7 @@ void spd_training_destroy(struct spd_training *t) {
   spd_refiner_destroy(t->refiner);
   free(t->encoded);
   free(t->before);
+  free(t->slope);
   if (t->losses) backend->ops->free(backend, t->losses);
   free(t->order);
   free(t->validation);
@@ -162,22 +164,35 @@ static int encoder_follows(const struct spd_training *t, size_t n) {
   return before <= most * after;
 }
 
+/* The encoder's gradient, through the decoder held fixed: from the derivatives at its latents that the refinement started with. Their
+ * objectives are the batch's losses, but for a factor. */
+static spd_status encoder_gradient(struct spd_training *t, size_t n, uint64_t done, struct spd_error *error) {
+  const struct spd_architecture *a = &spd_model_network(t->model)->architecture;
+  struct spd_backend *backend = spd_model_backend(t->model);
+  const double m = (double)a->n_observed;
+  for (size_t i = 0; i < n * a->n_latent; i++) t->encoded[i] = (float)(t->slope[i] / (m * (double)n));
+  for (size_t i = 0; i < n; i++) t->before[i] /= m;
+  SPD_TRY(backend->ops->upload(backend, t->losses + done, t->before, n * sizeof *t->losses, error));
+  return spd_model_backward_from(t->model, SPD_TENSOR_LATENT, t->encoded, SPD_TENSOR_INPUT, error);
+}
+
 /* Gradients of the next batch: the decoder's at refined latents, through which no gradient goes to the encoder; the encoder's at its own
  * latents through the decoder held fixed. The losses are those of the encoder's latents. If the encoder does not follow, the usual ones. */
 static spd_status refined_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
   size_t n;
+  const struct spd_refined refined = {.before = t->before, .after = t->after, .slope = t->slope};
   SPD_TRY(spd_feed_next(&n, t->feed, error));
   SPD_TRY(spd_model_encode(t->model, error));
   SPD_TRY(spd_model_read(t->encoded, t->model, SPD_TENSOR_LATENT, error));
-  SPD_TRY(spd_refine(t->refiner, &(struct spd_refined){.before = t->before, .after = t->after}, error));
-  const int follows = encoder_follows(t, n);
-  if (follows) {
+  SPD_TRY(spd_refine(t->refiner, &refined, error));
+  if (encoder_follows(t, n)) {
     SPD_TRY(decode(t, done, error));
     SPD_TRY(spd_model_backward_decoder(t->model, error));
+    return encoder_gradient(t, n, done, error);
   }
   SPD_TRY(spd_model_set_latent(t->model, t->encoded, n, error));
   SPD_TRY(decode(t, done, error));
-  return follows ? spd_model_backward_encoder(t->model, error) : spd_model_backward(t->model, error);
+  return spd_model_backward(t->model, error);
 }
 
 static spd_status gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {

@@ -252,6 +252,32 @@ static void test_minimum(const char *name, size_t lsf, spd_activation activation
   free_problem(&p);
 }
 
+/* The slope at the first latents, against differences of the score */
+static void test_first_slope(void) {
+  struct problem p = new_problem(5, SPD_ACTIVATION_SPECULATOR);
+  float latent[N * S], moved[N * S];
+  double slope[N * S], plus[N], minus[N], want[N * S];
+  const double h = 5e-3;
+  struct spd_refiner *refiner;
+  const struct spd_refine_options one_step = {.steps = 1};
+  load(&p, 0, N);
+  MUST(spd_model_read(latent, p.model, SPD_TENSOR_LATENT, error));
+  MUST(spd_refiner_create(&refiner, p.model, &one_step, error));
+  MUST(spd_refine(refiner, &(struct spd_refined){.slope = slope}, error));
+  spd_refiner_destroy(refiner);
+  for (size_t a = 0; a < S; a++) {
+    for (int side = 0; side < 2; side++) {
+      memcpy(moved, latent, sizeof moved);
+      for (size_t i = 0; i < N; i++) moved[i * S + a] += (float)(side ? -h : h);
+      score_at(side ? minus : plus, &p, moved, N);
+    }
+    for (size_t i = 0; i < N; i++) want[i * S + a] = (plus[i] - minus[i]) / (2 * h);
+  }
+  const struct check_tolerance tolerance = {"slope", 1e-2, 1e-2};
+  CHECK_CLOSE("slope", slope, want, N * S, &tolerance);
+  free_problem(&p);
+}
+
 /* The same bits alone, and with fewer threads */
 static void test_rows(void) {
   struct problem p = new_problem(5, SPD_ACTIVATION_SPECULATOR);
@@ -389,6 +415,7 @@ static void test_all(void) {
   test_slope();
   test_minimum("speculator", 0, SPD_ACTIVATION_SPECULATOR);
   test_minimum("with LSF", 5, SPD_ACTIVATION_SPECULATOR);
+  test_first_slope();
   test_rows();
   test_redshift_and_prior();
   test_robust();
