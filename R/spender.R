@@ -208,7 +208,8 @@ kept_epoch <- function(fit) {
 #' x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
-#' summary(fit, simulate_spectra(20, instrument = fit$instrument, seed = 2), pca = spectra_pca(x, 2))$losses
+#' unseen <- simulate_spectra(20, instrument = fit$instrument, seed = 2)
+#' summary(fit, unseen, pca = spectra_pca(x, 2))$losses
 summary.spender <- function(object, x = NULL, pca = NULL, refine = 3, ...) {
   check_dots("summary", ...)
   if (is.null(x) && !is.null(pca)) abort("invalid", "`pca` is compared on spectra: give `x`, too.")
