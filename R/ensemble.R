@@ -10,7 +10,7 @@
 #' @param members Number of fits.
 #' @param seed The first member's seed; the next ones follow.
 #' @param ... Arguments of [spender()].
-#' @param progress Say which member is being trained?
+#' @param progress Say which member is being trained, and show its progress? `NULL`: in interactive sessions.
 #' @return A list of class `spender_ensemble` of [spender()] fits. `[` picks members, [predict()][predict.spender_ensemble()] gives their
 #'   mean and spread, [reconstruct()] the mean, [summary()] a table of losses, [plot()] draws their histories.
 #' @export
@@ -21,12 +21,12 @@
 #' ensemble
 #' bands <- predict(ensemble, x[1:2], "rest")
 #' dim(bands$mean)
-spender_ensemble <- function(x, members = 5, seed = 1, ..., progress = interactive()) {
+spender_ensemble <- function(x, members = 5, seed = 1, ..., progress = NULL) {
   check_number(members, "members", 1, 1000, whole = TRUE)
   check_number(seed, "seed", 0, 2^53 - members, whole = TRUE)
-  check_flag(progress, "progress")
+  if (!is.null(progress)) check_flag(progress, "progress")
   fits <- lapply(seq_len(members) - 1, function(i) {
-    if (progress) cli::cli_inform(c(i = "Member {i + 1} of {members}"))
+    if (if (is.null(progress)) interactive() else progress) cli::cli_inform(c(i = "Member {i + 1} of {members}"))
     spender(x, ..., seed = seed + i, split_seed = seed, progress = progress)
   })
   new_ensemble(fits)

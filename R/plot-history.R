@@ -1,9 +1,11 @@
 #' Plot the losses of a fit
 #'
-#' Training and validation loss after every epoch, with the loss of a flat spectrum, which a fit has to beat.
+#' Training and validation loss after every epoch, between the loss of a flat spectrum, which a fit has to beat, and that of a perfect
+#' model.
 #'
 #' @param x A fit from [spender()], or its history: a data frame with columns `epoch`, `train_loss` and `validation_loss`.
 #' @param flat Loss of the spectrum that is 1 everywhere, as a dashed line; by default the fit's own. `NA` leaves it out.
+#' @param perfect Loss of a model without error, as a dotted line; by default half the fraction of valid pixels. `NA` leaves it out.
 #' @param log Logarithmic losses?
 #' @param ... For methods.
 #' @return A ggplot2 object.
@@ -13,13 +15,14 @@
 #' history <- data.frame(epoch = 1:20, train_loss = 0.4 + exp(-(1:20) / 4),
 #'                       validation_loss = 0.42 + exp(-(1:20) / 4))
 #' plot_history(history, flat = 1.3)
-plot_history <- function(x, flat = NULL, log = TRUE, ...) {
+plot_history <- function(x, flat = NULL, perfect = NULL, log = TRUE, ...) {
   need_ggplot()
   check_flag(log, "log")
   check_dots("plot_history", ...)
   kept <- NULL
   if (inherits(x, "spender")) {
     if (is.null(flat)) flat <- x$training$flat_loss
+    if (is.null(perfect)) perfect <- perfect_loss(x)
     if (kept_epoch(x) < nrow(x$history)) kept <- x$history$epoch[kept_epoch(x)]
     x <- x$history
   }
@@ -34,10 +37,11 @@ plot_history <- function(x, flat = NULL, log = TRUE, ...) {
   }))
   colours <- c(training = palette_spender[["data"]], validation = palette_spender[["model"]])
   p <- ggplot2::ggplot(losses, ggplot2::aes(.data$epoch, .data$loss, colour = .data$set))
-  flat <- flat[is.finite(flat)]
-  if (length(flat)) {
-    p <- p + ggplot2::geom_hline(yintercept = flat[1], linetype = "dashed", colour = "grey55", linewidth = 0.4) +
-      ggplot2::annotate("text", x = max(losses$epoch), y = flat[1], label = "flat spectrum", hjust = 1, vjust = -0.6, size = 3,
+  bounds <- c("flat spectrum" = flat[is.finite(flat)][1], "perfect model" = perfect[is.finite(perfect)][1])
+  for (name in names(bounds)[is.finite(bounds)]) {
+    p <- p + ggplot2::geom_hline(yintercept = bounds[[name]], linetype = if (startsWith(name, "flat")) "dashed" else "dotted",
+                                 colour = "grey55", linewidth = 0.4) +
+      ggplot2::annotate("text", x = max(losses$epoch), y = bounds[[name]], label = name, hjust = 1, vjust = -0.6, size = 3,
                         colour = "grey40")
   }
   if (!is.null(kept)) p <- p + ggplot2::geom_vline(xintercept = kept, colour = "grey80", linewidth = 0.4)

@@ -4,8 +4,9 @@
 #' @param x [spectra()] or a survey on the fit's instrument, \eqn{n} of them. Of a survey no more than some thousand spectra are in
 #'   memory at a time.
 #' @param type The result: `"observed"`, the model in the observed frame (\eqn{n \times M}), `NA` where the restframe grid
-#'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); or `"loss"`
-#'   (\eqn{n}), see [spender()]. All but latents and loss are normalised fluxes; [reconstruct()] gives physical ones. `"covariance"` gives
+#'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); `"loss"`
+#'   (\eqn{n}), see [spender()]; or `"chi2"` (\eqn{n}), the reduced \eqn{\chi^2}, see Details. All but
+#'   latents, loss and \eqn{\chi^2} are normalised fluxes; [reconstruct()] gives physical ones. `"covariance"` gives
 #'   the covariances of the latents (see [vcov.spender()]), `"z"` the redshifts that fit best (see Details).
 #' @param refine Number of Gauss-Newton steps by which latents are moved to their maximum of likelihood, starting from the encoder's; 0 for
 #'   the encoder's latents, as published. Two or three steps are enough after a usual training.
@@ -31,10 +32,15 @@
 #' an approximate inverse of the decoder, learned once for all spectra; refined latents fit each spectrum, which lowers losses and makes
 #' errors meaningful. They cost about as much as encoding for each two steps, and they follow glitches unless `robust` is given.
 #'
+#' `"chi2"` is \eqn{\sum_m w_m (y_m - y'_m)^2 / (N - S)} with the number \eqn{N} of pixels that have weight, `NA` unless \eqn{N > S}: 1 for
+#' a model that is right, whatever is masked. The loss divides by twice the number of all pixels, so that a spectrum with many masked ones
+#' has a low loss; to rank spectra by how badly they are described, use \eqn{\chi^2}.
+#'
 #' `"z"` is a matrix with columns `z`, `z_err`, `improvement` (of \eqn{\chi^2}, by moving latents and redshift) and `moved`, the change of
 #' the redshift in units of its error: large values are redshifts that were wrong, or that ran away.
 #'
-#' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"`; an array
+#' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"` and
+#'   `"chi2"`; an array
 #'   (\eqn{n \times S \times S}) for `"covariance"`, with `NA` where data and prior do not determine it.
 #'   Spectra for which the fit has no result give rows of `NA`, and a warning: those without a norm (`spender_warning_no_norm`), and those
 #'   without a valid pixel that the restframe grid covers (`spender_warning_coverage`).
@@ -47,7 +53,7 @@
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
-predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "covariance", "z"), device = "auto",
+predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z"), device = "auto",
                             precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = NULL,
                             robust = NULL, prior = FALSE, refine_z = FALSE, ...) {
   type <- match.arg(type)
@@ -83,7 +89,7 @@ predict_all <- function(fit, x, type, inference, device, batch_size) {
 
 # The matrix that ffi_predict() makes, as the user gets it
 shape_result <- function(out, fit, type) {
-  if (type == "loss") return(out[, 1])
+  if (type %in% c("loss", "chi2")) return(out[, 1])
   if (type == "covariance") {
     names <- latent_names(fit)
     k <- sqrt(ncol(out))
@@ -105,7 +111,9 @@ predict_newdata <- function(object, type, ..., newdata) {
 predict_rows <- function(fit, x, unknown, type, inference, device, batch_size) {
   usable <- unknown == 0
   part <- if (all(usable)) x else x[usable]
-  out <- run_network(fit, type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z, inference = inference)
+  out <- run_network(fit, if (type == "chi2") "loss" else type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z,
+                     inference = inference)
+  if (type == "chi2") out <- out * chi2_per_loss(fit, part)
   if (type == "z") {
     out <- cbind(z = out[, 1], z_err = out[, 2], improvement = 2 * (out[, 3] - out[, 4]), moved = (out[, 1] - part$z) / out[, 2])
   }
@@ -116,6 +124,13 @@ predict_rows <- function(fit, x, unknown, type, inference, device, batch_size) {
   }
   rownames(out) <- x$id
   out
+}
+
+# Reduced chi^2 of a loss of 1, for each row: its degrees of freedom are the valid pixels less the latents
+chi2_per_loss <- function(fit, x) {
+  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, fit$architecture$lsf)
+  free <- .Call(ffi_flat_model, x$flux, x$ivar, as.double(seq_along(x$z)), covered, default_threads())$valid - fit$architecture$n_latent
+  ifelse(free > 0, 2 * ncol(x$ivar) / free, NA_real_)
 }
 
 # Writes a table of results in parts. Rows that the file already has of the same fit, type and spectra are not computed again.
@@ -158,7 +173,8 @@ predict_to_file <- function(fit, x, type, inference, path, overwrite, device, pr
   path
 }
 
-result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS", covariance = "COVARIANCE", z = "REDSHIFT")
+result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS", chi2 = "CHI2", covariance = "COVARIANCE",
+                    z = "REDSHIFT")
 
 # Places of the lower triangle of a k x k matrix, row by row, as files hold covariances
 lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq_len(a) - 1)))
@@ -187,7 +203,8 @@ read_predictions <- function(path) {
   rownames(values) <- from_ascii(.Call(ffi_survey_columns, path, info$n, "ID", rows)$ID)
   values[is.nan(values)] <- NA
   switch(name,
-    LOSS = values[, 1],
+    LOSS = ,
+    CHI2 = values[, 1],
     REDSHIFT = `colnames<-`(values, c("z", "z_err", "improvement", "moved")),
     COVARIANCE = unpack_covariance(values),
     values

@@ -28,13 +28,14 @@
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
 #' @param network Widths and options, see [spender_network()].
-#' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step (`NULL`: 64 on a CPU, 1024 on a GPU), and
-#'   the highest learning rate of the 1Cycle schedule (Adam, warm-up over 30 % of the steps, cosine decay).
+#' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step, and the highest learning rate of the 1Cycle
+#'   schedule (Adam, warm-up over 30 % of the steps, cosine decay). `NULL` chooses by the number of training spectra \eqn{n}, see Defaults.
 #' @param schedule `"step"` changes the learning rate every step, `"epoch"` every epoch (as the published code does),
 #'   `"constant"` never.
 #' @param cycle_momentum Let Adam's first moment decay cycle between 0.95 and 0.85, against the learning rate.
 #' @param validation Fraction of the spectra held out, whose loss is reported after every epoch.
-#' @param best Return the weights of the epoch with the lowest validation loss instead of the last epoch's.
+#' @param best Return the weights of the epoch with the lowest validation loss instead of the last epoch's? With `refine` only epochs after
+#'   the change-over count.
 #' @param refine Whether the decoder learns at refined latents (see [predict.spender()]) in the later part of the training: `FALSE`, as
 #'   published; `TRUE`, in the second half; or the fraction of the training after which. The encoder then learns through the decoder without
 #'   changing it. Such fits are meant to be used with refined latents; reported losses are those of the encoder's latents.
@@ -53,7 +54,8 @@
 #' @param resume Continue from `checkpoint`, if that file exists: with the same data and arguments (except the number of threads and the
 #'   callback) the fit has the bits of an uninterrupted one. The file identifies its training; other data or arguments are an error that
 #'   names them.
-#' @param progress Show a progress bar and the settings that were chosen?
+#' @param progress Show a progress bar and the settings that were chosen? `NULL`: in interactive sessions. `FALSE` also leaves out the
+#'   warnings about how good the fit is, which [print()] repeats.
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
 #'
@@ -62,6 +64,14 @@
 #'   training; `kept` is the row of `history` that the weights belong to) and `call`. It is a plain R object: [saveRDS()] keeps all of it,
 #'   [write_model()] writes it for others. An interrupt returns the fit of the epochs done, with a warning.
 #'
+#' @section Defaults: Of \eqn{n} training spectra, `epochs` is \eqn{60 (200/n)^{1/4}}, between 10 and 100; `batch_size` is the power of two
+#'   nearest to \eqn{\sqrt n} from 8 to 64 on a CPU, to 1024 on a GPU; `learning_rate` is \eqn{10^{-3} \sqrt{8 b/w}}, between 1 and 3
+#'   times \eqn{10^{-3}}, with \eqn{w} channels of the widest convolution and batches of \eqn{b \le 64}. The published code trains on
+#'   half a million spectra with a rate of \eqn{10^{-3}}, batches of 1024, and keeps the last epoch (`best = FALSE`).
+#' @section How good is the fit: Losses lie between that of a flat spectrum and half the fraction of valid pixels, which a perfect model
+#'   has; [print()] shows both, and how much of their difference the fit explains. A training ends with a warning if the fit is not better
+#'   than flat (`spender_warning_fit_flat`), if its loss still fell fast (`spender_warning_fit_short`), or if it over-fits
+#'   (`spender_warning_fit_overfit`): the validation loss rises while the training loss falls.
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
 #'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning); `spender_error_checkpoint`
@@ -80,10 +90,10 @@
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL, network = spender_network(), epochs = 100, batch_size = NULL, learning_rate = 1e-3,
-                    schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = FALSE,
+                    wave_rest = NULL, network = spender_network(), epochs = NULL, batch_size = NULL, learning_rate = NULL,
+                    schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
                     refine = FALSE, device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
-                    checkpoint_minutes = 10, resume = FALSE, progress = interactive(), callback = NULL) {
+                    checkpoint_minutes = 10, resume = FALSE, progress = NULL, callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   check_network(network)
@@ -179,8 +189,13 @@ print.spender <- function(x, ...) {
     kept <- x$history[kept_epoch(x), ]
     cat("  loss       ", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
         if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"),
-        if (length(t$flat_loss)) paste0(" (flat spectrum ", format(t$flat_loss, digits = 4), ")"), "\n", sep = "")
+        "\n", sep = "")
     if (length(t$refined_loss)) cat("  refined    ", format(t$refined_loss, digits = 4), " validation, at refined latents\n", sep = "")
+    if (is.finite(explained(x))) {
+      cat("  explains   ", format(100 * explained(x), digits = 3), " % of the loss between a flat spectrum (",
+          format(t$flat_loss, digits = 4), ") and a perfect model (", format(perfect_loss(x), digits = 4), ")\n", sep = "")
+    }
+    for (sentence in fit_advice(x)) cat(strwrap(sentence, 100, initial = "  note       ", prefix = "             "), sep = "\n")
   }
   invisible(x)
 }
@@ -238,8 +253,6 @@ compare_losses <- function(fit, x, pca, refine) {
 #' @export
 print.summary.spender <- function(x, ...) {
   print(x$fit)
-  valid <- x$fit$training$valid_fraction
-  if (length(valid)) cat("  noise      ", format(valid / 2, digits = 4), ", the loss of a perfect model\n", sep = "")
   if (length(x$losses)) {
     cat("  compared   ", paste(names(x$losses), vapply(x$losses, format, "", digits = 4), collapse = ", "), "\n", sep = "")
   }

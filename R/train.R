@@ -11,19 +11,25 @@ train <- function(fit, x, options) {
     rows <- seq_along(x$z)
   }
   is_training <- split_rows(x, options$validation, options$split_seed, rows)
+  n <- sum(is_training)
+  options <- training_plan(options, n, fit$architecture, device)
   settings <- options[training_settings()]
-  settings$batch_size <- min(choose_batch_size(options$batch_size, device), length(rows))
+  settings$batch_size <- min(options$batch_size, length(rows))
   settings[c("device", "precision")] <- device[c("device", "precision")]
-  steps_per_epoch <- ceiling(sum(is_training) / settings$batch_size)
-  if (options$progress) {
-    n <- sum(is_training)
+  steps_per_epoch <- ceiling(n / settings$batch_size)
+  bounds <- reference_losses(fit, x, rows)
+  show <- if (is.null(options$progress)) interactive() else options$progress
+  if (show) {
     cli::cli_inform(c(i = paste("Training on {n} spectr{?um/a}, validating on {length(rows) - n};",
-                                "{device$device}, {device$name}, {device$precision}.")))
+                                "{device$device}, {device$name}, {device$precision}."),
+                      i = paste("{options$epochs} epoch{?s} of {steps_per_epoch} step{?s}, batches of {settings$batch_size}, highest rate",
+                                "{format(options$learning_rate)}. A flat spectrum has loss {format(bounds$flat_loss, digits = 3)},",
+                                "a perfect model {format(bounds$valid_fraction / 2, digits = 3)}.")))
   }
 
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
   on.exit(.Call(ffi_train_close, session))
-  run <- new_run(fit, options$epochs, options$best)
+  run <- new_run(fit, options$epochs, options$best, refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
   keeper <- if (!is.null(options$checkpoint)) {
     of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
     checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of)
@@ -34,15 +40,15 @@ train <- function(fit, x, options) {
   } else if (options$resume) {
     message("There is no ", basename(options$checkpoint), " to resume from: the training begins.")
   }
-  bar <- if (options$progress) {
+  bar <- if (show) {
     cli::cli_progress_bar("Epochs", total = options$epochs * steps_per_epoch,
                           format = "{cli::pb_bar} epoch {run$epoch}/{run$epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
   }
-  tick <- function(step) if (options$progress) cli::cli_progress_update(id = bar, set = step)
+  tick <- function(step) if (show) cli::cli_progress_update(id = bar, set = step)
   outcome <- tryCatch(training_loop(session, run, keeper, tick, options$callback), interrupt = function(e) e,
                       spender_diverged = function(e) e)
   if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
-  if (options$progress) cli::cli_progress_done(id = bar)
+  if (show) cli::cli_progress_done(id = bar)
   report_outcome(outcome, run, options$learning_rate)
 
   fit$weights <- run$weights
@@ -52,23 +58,31 @@ train <- function(fit, x, options) {
                                    kept = nrow(run$earlier) + run$kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
+  fit$training[names(bounds)] <- bounds
+  advice <- if (!isFALSE(options$progress) && is.null(outcome)) fit_advice(fit)
+  for (kind in names(advice)) warn(paste0("fit_", kind), advice[[kind]])
+  fit
+}
+
+# Losses between which those of a fit should be: of a flat spectrum, and by half the fraction of valid pixels
+reference_losses <- function(fit, x, rows) {
   if (inherits(x, "survey")) {
     x <- a_part_of(x)
     rows <- seq_along(x$z)
   }
   flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
-  fit$training[c("flat_loss", "valid_fraction")] <- list(flat$loss, flat$valid)
-  fit
+  list(flat_loss = flat$loss, valid_fraction = flat$valid)
 }
 
 check_training <- function(options) {
-  check_number(options$epochs, "epochs", 1, 1e9, whole = TRUE)
-  check_number(options$learning_rate, "learning_rate", 0, 10)
+  if (!is.null(options$epochs)) check_number(options$epochs, "epochs", 1, 1e9, whole = TRUE)
+  if (!is.null(options$batch_size)) check_number(options$batch_size, "batch_size", 1, 1e6, whole = TRUE)
+  if (!is.null(options$learning_rate)) check_number(options$learning_rate, "learning_rate", 0, 10)
   check_number(options$lsf_rate, "lsf_rate", 0, 1e3)
   check_number(options$validation, "validation", 0, 0.95)
   check_number(options$seed, "seed", 0, 2^53, whole = TRUE)
   check_number(options$split_seed, "split_seed", 0, 2^53, whole = TRUE)
-  for (flag in c("cycle_momentum", "best", "progress")) check_flag(options[[flag]], flag)
+  for (flag in c("cycle_momentum", "best", if (!is.null(options$progress)) "progress")) check_flag(options[[flag]], flag)
   if (!isTRUE(options$refine) && !isFALSE(options$refine)) check_number(options$refine, "refine", 0, 1)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
@@ -109,10 +123,12 @@ report_outcome <- function(outcome, run, learning_rate) {
 }
 
 # State of a running training: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
-# (those that the fit would have now), `lowest` validation loss, `loss` and `step`.
-new_run <- function(fit, epochs, best) {
-  list2env(list(epochs = epochs, best = best, earlier = fit$history, epoch = 0, history = empty_history(), weights = fit$weights,
-                lowest = Inf, loss = NA_real_, step = 0, kept = 0, started = proc.time()[["elapsed"]]), parent = emptyenv())
+# (those that the fit would have now), `lowest` validation loss, `loss` and `step`. `refined_from` is the number of epochs, or NA, after
+# which the decoder learns at refined latents; losses before are not compared with those after.
+new_run <- function(fit, epochs, best, refined_from = NA) {
+  list2env(list(epochs = epochs, best = best, refined_from = refined_from, earlier = fit$history, epoch = 0,
+                history = empty_history(), weights = fit$weights, lowest = Inf, loss = NA_real_, step = 0, kept = 0,
+                started = proc.time()[["elapsed"]]), parent = emptyenv())
 }
 
 training_loop <- function(session, run, keeper, tick, callback) {
@@ -141,6 +157,7 @@ end_epoch <- function(session, run, state) {
   run$epoch <- run$epoch + 1
   run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = state$loss, validation_loss = held_out,
                                                learning_rate = state$learning_rate, seconds = proc.time()[["elapsed"]] - run$started))
+  if (!is.na(run$refined_from) && run$epoch == floor(run$refined_from) + 1) run$lowest <- Inf
   if (!run$best || is.na(held_out) || held_out < run$lowest) {
     run$weights <- weights
     run$kept <- run$epoch

@@ -58,13 +58,13 @@ options_table <- local({
     row("no-redshift-input", "flag", "", "the encoder does not see the redshift"),
     row("weight-attention", "flag", "", "a second encoder reads the inverse variance"),
     row("decoder-activation", "choice:speculator|leaky_relu", "speculator", "activation of the decoder"),
-    row("epochs", "number", "100", "passes over the data"),
-    row("batch-size", "number", "", "spectra per step; 64 on a CPU, 1024 on a GPU if not given"),
-    row("learning-rate", "number", "1e-3", "highest learning rate"),
+    row("epochs", "number", "", "passes over the data; 10 to 100, by the number of spectra, if not given"),
+    row("batch-size", "number", "", "spectra per step; 8 to 64 on a CPU, to 1024 on a GPU, by the number of spectra, if not given"),
+    row("learning-rate", "number", "", "highest learning rate; 1e-3 to 3e-3, by the network's width, if not given"),
     row("schedule", "choice:step|epoch|constant", "step", "how often the learning rate changes"),
     row("cycle-momentum", "flag", "", "Adam's first moment decay cycles between 0.95 and 0.85"),
     row("validation", "number", "0.15", "fraction held out"),
-    row("best", "flag", "", "keep the epoch of lowest validation loss instead of the last"),
+    row("last", "flag", "", "keep the last epoch instead of that of the lowest validation loss"),
     row("refine", "flag", "", "the decoder learns at refined latents in the second half of the training"),
     row("refine-from", "number", "", "... after this fraction of the training"),
     row("device", "choice:auto|cpu|cuda", "auto", "where to compute"),
@@ -200,10 +200,10 @@ fit_model <- function(o, given, x) {
   callback <- if (!o$quiet) epoch_line
   split_seed <- if (is.null(o$`split-seed`)) o$seed else o$`split-seed`
   training <- list(epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
-                   cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = o$best, lsf_rate = o$`lsf-rate`,
+                   cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = !o$last, lsf_rate = o$`lsf-rate`,
                    lsf_sign = o$`lsf-sign`, refine = if (is.null(o$`refine-from`)) o$refine else o$`refine-from`, device = o$device,
                    precision = o$precision, threads = o$threads, seed = o$seed, split_seed = split_seed, checkpoint = o$checkpoint,
-                   checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume, progress = FALSE, callback = callback)
+                   checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume, progress = NULL, callback = callback)
   if (!is.null(o$start)) {
     fit <- tryCatch(read_model(o$start), error = function(e) stop_with(3, conditionMessage(e)))
     fixed <- intersect(given, c("latents", "superresolution", "lsf", "wave-rest", "filters", "kernels", "pools", "encoder-hidden",

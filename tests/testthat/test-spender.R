@@ -58,11 +58,11 @@ test_that("an id keeps its place in training or validation when others come and 
 })
 
 test_that("the learning rate goes up and down once, and stays constant on demand", {
-  rates <- small_fit(epochs = 10, validation = 0)$history$learning_rate
+  rates <- small_fit(epochs = 10, validation = 0, learning_rate = 1e-3)$history$learning_rate
   expect_equal(which.max(rates), 3)
   expect_lt(rates[10], 1e-3 / 25)
   expect_equal(small_fit(schedule = "constant", learning_rate = 2e-3)$history$learning_rate, rep(2e-3, 3))
-  by_epoch <- small_fit(epochs = 10, schedule = "epoch", cycle_momentum = TRUE)$history$learning_rate
+  by_epoch <- small_fit(epochs = 10, learning_rate = 1e-3, schedule = "epoch", cycle_momentum = TRUE)$history$learning_rate
   expect_equal(by_epoch[1], 1e-3 / 25)
   expect_equal(by_epoch[10], 1e-3 / 25 / 1e4)
 })
@@ -202,8 +202,8 @@ test_that("bad arguments are named", {
 
 test_that("printing shows what a person wants first", {
   fit <- small_fit()
-  fit$history$train_loss[3] <- 0.5
-  fit$history$validation_loss[3] <- 0.6
+  fit$history$train_loss <- c(5, 0.5, 0.5)
+  fit$history$validation_loss <- c(5, 0.6, 0.6)
   fit$history$seconds <- 1:3
   fit$training$flat_loss <- 2
   expect_snapshot(print(fit))

@@ -15,7 +15,8 @@ small_options <- c("--filters", "4,8,8", "--kernels=5,5,5", "--encoder-hidden", 
 test_that("--help documents options and exit codes, and needs no package", {
   result <- run_script("--help")
   expect_equal(result$status, 0L)
-  for (option in setdiff(names(formals(spender)), c("x", "network", "progress", "callback"))) {
+  expect_match(result$output, "--last", fixed = TRUE) # best = FALSE
+  for (option in setdiff(names(formals(spender)), c("x", "network", "best", "progress", "callback"))) {
     expect_match(result$output, paste0("--", gsub("_", "-", option)), fixed = TRUE)
   }
   for (option in setdiff(names(formals(spender_network)), "redshift_input")) {
@@ -33,7 +34,7 @@ test_that("a wrong command line, missing input and a taken name end before any w
     list(2L, "--epochs needs a value", c("x.fits", "--epochs")),
     list(2L, "--epochs must be a number, not \"many\"", c("--epochs", "many", "x.fits")),
     list(2L, "--schedule must be one of step, epoch, constant", c("--schedule=never", "x.fits")),
-    list(2L, "--best takes no value", c("--best=yes", "x.fits")),
+    list(2L, "--last takes no value", c("--last=yes", "x.fits")),
     list(2L, "no INPUT", character()),
     list(2L, "exclude each other", c("--simulate", "5", "x.fits")),
     list(3L, "no file or folder missing.fits", c("--output", tempfile(), "missing.fits")),
