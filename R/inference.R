@@ -50,10 +50,10 @@ latent_prior <- function(fit, x, rows, device, most = 2048) {
 }
 
 # Mean loss of some hundred validation spectra at refined latents
-refined_loss <- function(fit, x, rows, device, most = 1024) {
+refined_loss <- function(fit, x, rows, device, most = 1024, steps = NULL) {
   if (!length(rows)) return(NA_real_)
   rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
   x <- as_spectra(x[rows])
-  inference <- new_inference(fit, "loss", NULL, NULL, FALSE, FALSE)
+  inference <- new_inference(fit, "loss", steps, NULL, FALSE, FALSE)
   mean(run_network(fit, "loss", device, NULL, flux = x$flux, ivar = x$ivar, z = x$z, inference = inference))
 }

@@ -1,7 +1,8 @@
 # Settings of a training that were not given, chosen from the number of training spectra, the network and the device.
 # Measured on simulated spectra (bench/results, "defaults"): small samples need small batches to make enough steps, and over-fit after some
-# fifty passes; large ones learn the same in fewer passes. Networks with narrow convolutions take higher rates, small batches lower ones.
-training_plan <- function(options, n, architecture, device) {
+# fifty passes; large ones learn the same in fewer passes. Networks with narrow convolutions take higher rates, small batches lower ones,
+# and weights that were `trained` before still lower ones.
+training_plan <- function(options, n, architecture, device, trained = FALSE) {
   if (is.null(options$epochs)) options$epochs <- min(100, max(10, round(60 * (200 / n)^0.25)))
   if (is.null(options$batch_size)) {
     most <- if (device$device == "cuda") 1024 else 64
@@ -9,7 +10,7 @@ training_plan <- function(options, n, architecture, device) {
   }
   if (is.null(options$learning_rate)) {
     times <- sqrt(512 / max(architecture$filters) * min(options$batch_size, 64) / 64)
-    options$learning_rate <- signif(1e-3 * min(3, max(1, times)), 2)
+    options$learning_rate <- signif((if (trained) 3e-4 else 1e-3) * min(3, max(1, times)), 2)
   }
   options
 }

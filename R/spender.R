@@ -28,6 +28,10 @@
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
 #' @param network Widths and options, see [spender_network()].
+#' @param init Initial weights: `"random"`; `"simulated"`, those of a fit of simulated galaxies, which comes with the package, for networks
+#'   with default `decoder_hidden`; or `"auto"`, these for up to 5000 spectra if they describe half of what a flat spectrum leaves
+#'   of them. The decoder is interpolated to the restframe grid; the encoder's weights are used where it has `filters = c(16, 32, 64)` and
+#'   defaults otherwise.
 #' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step, and the highest learning rate of the 1Cycle
 #'   schedule (Adam, warm-up over 30 % of the steps, cosine decay). `NULL` chooses by the number of training spectra \eqn{n}, see Defaults.
 #' @param schedule `"step"` changes the learning rate every step, `"epoch"` every epoch (as the published code does),
@@ -66,7 +70,8 @@
 #'
 #' @section Defaults: Of \eqn{n} training spectra, `epochs` is \eqn{60 (200/n)^{1/4}}, between 10 and 100; `batch_size` is the power of two
 #'   nearest to \eqn{\sqrt n} from 8 to 64 on a CPU, to 1024 on a GPU; `learning_rate` is \eqn{10^{-3} \sqrt{8 b/w}}, between 1 and 3
-#'   times \eqn{10^{-3}}, with \eqn{w} channels of the widest convolution and batches of \eqn{b \le 64}. The published code trains on
+#'   times \eqn{10^{-3}}, with \eqn{w} channels of the widest convolution and batches of \eqn{b \le 64}, and 0.3 times as much
+#'   where training starts from simulated galaxies (`init`). The published code trains on
 #'   half a million spectra with a rate of \eqn{10^{-3}}, batches of 1024, and keeps the last epoch (`best = FALSE`).
 #' @section How good is the fit: Losses lie between that of a flat spectrum and half the fraction of valid pixels, which a perfect model
 #'   has; [print()] shows both, and how much of their difference the fit explains. A training ends with a warning if the fit is not better
@@ -90,7 +95,8 @@
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL, network = spender_network(), epochs = NULL, batch_size = NULL, learning_rate = NULL,
+                    wave_rest = NULL, network = spender_network(), init = c("auto", "random", "simulated"), epochs = NULL,
+                    batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
                     refine = FALSE, device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
                     checkpoint_minutes = 10, resume = FALSE, progress = NULL, callback = NULL) {
@@ -123,7 +129,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
     call = match.call()
   ), class = "spender")
   if (!is.null(kernel)) fit <- set_lsf(fit, kernel)
-  train(fit, x, mget(training_arguments()))
+  options <- mget(training_arguments())
+  check_training(options) # before the start is read and tried
+  train(choose_start(fit, x, match.arg(init), device, precision, threads), x, options)
 }
 
 #' Train a fit further
@@ -155,7 +163,7 @@ update.spender <- function(object, x, epochs, ...) {
 
 # Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
 training_arguments <- function() {
-  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "network"))
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "network", "init"))
 }
 
 # Of those, the ones that decide the result; a fit keeps them as `training`.
@@ -183,7 +191,8 @@ print.spender <- function(x, ...) {
   t <- x$training
   if (length(t$n_training)) {
     cat("  trained    ", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",
-        paste(format(t$z_range, digits = 3, trim = TRUE), collapse = " to "), "), ", t$device, "\n", sep = "")
+        paste(format(t$z_range, digits = 3, trim = TRUE), collapse = " to "), "), ", t$device,
+        if (identical(t$init, "simulated")) ", from simulated galaxies", "\n", sep = "")
   }
   if (nrow(x$history)) {
     kept <- x$history[kept_epoch(x), ]

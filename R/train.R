@@ -12,7 +12,7 @@ train <- function(fit, x, options) {
   }
   is_training <- split_rows(x, options$validation, options$split_seed, rows)
   n <- sum(is_training)
-  options <- training_plan(options, n, fit$architecture, device)
+  options <- training_plan(options, n, fit$architecture, device, identical(fit$training$init, "simulated"))
   settings <- options[training_settings()]
   settings$batch_size <- min(options$batch_size, length(rows))
   settings[c("device", "precision")] <- device[c("device", "precision")]
@@ -22,6 +22,7 @@ train <- function(fit, x, options) {
   if (show) {
     cli::cli_inform(c(i = paste("Training on {n} spectr{?um/a}, validating on {length(rows) - n};",
                                 "{device$device}, {device$name}, {device$precision}."),
+                      i = if (identical(fit$training$init, "simulated")) "Starting from a fit of simulated galaxies (`init`).",
                       i = paste("{options$epochs} epoch{?s} of {steps_per_epoch} step{?s}, batches of {settings$batch_size}, highest rate",
                                 "{format(options$learning_rate)}. A flat spectrum has loss {format(bounds$flat_loss, digits = 3)},",
                                 "a perfect model {format(bounds$valid_fraction / 2, digits = 3)}.")))
@@ -54,8 +55,8 @@ train <- function(fit, x, options) {
   fit$weights <- run$weights
   fit$history <- rbind(fit$history, run$history)
   settings$epochs <- nrow(fit$history)
-  fit$training <- c(settings, list(n_training = sum(is_training), n_validation = sum(!is_training), z_range = range(x$z[rows]),
-                                   kept = nrow(run$earlier) + run$kept))
+  fit$training <- c(settings, fit$training[names(fit$training) %in% "init"],
+                    list(n_training = n, n_validation = sum(!is_training), z_range = range(x$z[rows]), kept = nrow(run$earlier) + run$kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   fit$training[names(bounds)] <- bounds

@@ -42,40 +42,34 @@ print(x)
 
 # ---- training, as long as the time allows ----
 
-# So few spectra make few steps: small batches and a high learning rate get further than the defaults, which are for surveys.
-batch_size <- min(16, ceiling(length(x) / 8))
 message("\nTiming an epoch ...")
 # the first epoch also pays for the memory
-timed <- min(diff(spender(x, latents = 6, epochs = 3, batch_size = batch_size, seed = 1, progress = FALSE)$history$seconds))
-# more than 120 epochs of a hundred spectra learn their noise: the training loss falls below a perfect model's
-epochs <- max(3, min(120, floor(seconds / timed)))
+timed <- min(diff(spender(x, latents = 6, epochs = 3, seed = 1, progress = FALSE)$history$seconds))
+epochs <- max(3, min(80, floor(seconds / timed)))
 message(sprintf("%.1f s an epoch of %d spectra: %d epochs in about %.0f s on %d thread(s).", timed, length(x), epochs, epochs * timed,
                 devices()$threads))
-fit <- spender(x, latents = 6, epochs = epochs, batch_size = batch_size, learning_rate = 2e-3, validation = 0.15, seed = 1,
-               progress = FALSE, callback = function(history) {
+fit <- spender(x, latents = 6, epochs = epochs, seed = 1, progress = FALSE, callback = function(history) {
   n <- nrow(history)
   if (n %in% round(seq(1, epochs, length.out = 12))) {
     with(history[n, ], message(sprintf("  epoch %3d   training %.4f   validation %.4f", epoch, train_loss, validation_loss)))
   }
   TRUE
 })
-history <- fit$history
 print(fit)
 
-last <- history[nrow(history), ]
-flat <- fit$training$flat_loss
-best <- which.min(history$validation_loss)
-message(sprintf("\nflat model (flux 1 everywhere)   %.4f", flat))
-message(sprintf("training loss                    %.4f   %.2f of the flat model's", last$train_loss, last$train_loss / flat))
-message(sprintf("validation loss                  %.4f   lowest %.4f in epoch %d", last$validation_loss,
-                history$validation_loss[best], best))
-message(sprintf("half the valid fraction          %.4f   what a perfect model would reach", fit$training$valid_fraction / 2))
+unseen <- x[held_out(fit, x)]
+if (length(unseen)) {
+  compared <- summary(fit, unseen)$losses
+  message(sprintf("\nmean loss of the %d spectra held out   %.4f at the encoder's latents, %.4f at refined ones, %.4f if perfect",
+                  length(unseen), compared[["encoder"]], compared[["refined"]], compared[["noise"]]))
+  message(sprintf("their median reduced chi^2            %.3f at refined latents", stats::median(predict(fit, unseen, "chi2", refine = 3))))
+}
 
 # ---- what is left behind ----
 
 write_model(fit, file.path(output, "model.safetensors"), overwrite = TRUE)
-latents <- encode(fit, x)
-losses <- predict(fit, x, "loss")
+latents <- encode(fit, x, refine = 3)
+losses <- predict(fit, x, "loss", refine = 3)
 columns <- intersect(c("class", "subclass", "sn_median"), names(x$meta))
 table <- data.frame(id = x$id, z = x$z, x$meta[columns], latents, loss = losses)
 utils::write.csv(table, file.path(output, "latents.csv"), row.names = FALSE)
@@ -98,7 +92,7 @@ if (requireNamespace("ggplot2", quietly = TRUE)) {
   chosen <- vapply(split(seq_along(sn), cut(x$z, 5), drop = TRUE), function(rows) rows[order(-sn[rows])[ceiling(length(rows) / 4)]], 0)
   for (i in chosen) {
     name <- sprintf("reconstruction-z%.3f-%s.png", x$z[i], gsub("[^A-Za-z0-9.-]", "_", x$id[i]))
-    pictures <- c(pictures, picture(name, 1400, 1000, function() print(plot_reconstruction(fit, x, i))))
+    pictures <- c(pictures, picture(name, 1400, 1000, function() print(plot_reconstruction(fit, x, i, refine = 3))))
   }
 } else message("No pictures: ggplot2 is not installed.")
 

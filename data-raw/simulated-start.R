@@ -1,0 +1,72 @@
+# Makes inst/extdata/simulated-start.rds, the weights that `init = "simulated"` starts from: a fit of simulated galaxies, made small.
+#   Rscript data-raw/simulated-start.R        (about seven minutes on two cores)
+# - latents: 10, changed linearly so that those of the training spectra are uncorrelated with variance 1, in order of how much they change
+#   the restframe spectrum. Networks with fewer latents take the first ones, for which the others are 0, their mean.
+# - last layer of the decoder: rank 96, best for the hidden units' second moments.
+# - all but the latents' layers as 16-bit integers with a scale for each column.
+library(spender)
+
+rank <- 96
+path <- "build/simulated-start-fit.rds"
+dir.create("build", showWarnings = FALSE)
+if (!file.exists(path)) {
+  x <- simulate_spectra(20000, seed = 2026)
+  saveRDS(spender(x, latents = 10, network = spender_network(filters = c(16, 32, 64)), epochs = 20, learning_rate = 3e-3, batch_size = 64,
+                  validation = 0.05, refine = TRUE, progress = FALSE), path)
+}
+fit <- readRDS(path)
+sample <- simulate_spectra(1500, seed = 2027)
+s <- encode(fit, sample, refine = 3, prior = TRUE)
+s <- s[apply(abs(scale(s)), 1, max) < 6, ]
+w <- coef(fit)
+
+# ---- latents ----
+centre <- colMeans(s)
+spread <- t(chol(stats::cov(s)))
+step <- 0.05
+change <- matrix(0, 10, 10)
+for (i in seq(1, nrow(s), length.out = 40)) {
+  moved <- decode(fit, rbind(t(s[i, ] + step * spread), t(s[i, ] - step * spread)))
+  slope <- (moved[1:10, ] - moved[11:20, ]) / (2 * step)
+  change <- change + tcrossprod(slope)
+}
+to_old <- spread %*% eigen(change)$vectors # old latents: centre + to_old %*% new ones
+to_new <- solve(to_old)
+w$decoder.mlp.0.bias <- w$decoder.mlp.0.bias + drop(w$decoder.mlp.0.weight %*% centre)
+w$decoder.mlp.0.weight <- w$decoder.mlp.0.weight %*% to_old
+last <- "encoder.mlp.9"
+w[[paste0(last, ".bias")]] <- drop(to_new %*% (w[[paste0(last, ".bias")]] - centre))
+w[[paste0(last, ".weight")]] <- to_new %*% w[[paste0(last, ".weight")]]
+
+# ---- last layer ----
+activate <- function(x, layer) {
+  beta <- w[[paste0("decoder.mlp.", layer, ".beta")]]
+  gamma <- w[[paste0("decoder.mlp.", layer, ".gamma")]]
+  (gamma + (1 - gamma) / (1 + exp(-beta * x))) * x
+}
+hidden <- t(s %*% t(to_new)) - drop(to_new %*% centre)
+for (layer in c(0, 3, 6)) {
+  hidden <- activate(w[[paste0("decoder.mlp.", layer, ".weight")]] %*% hidden + w[[paste0("decoder.mlp.", layer, ".bias")]], layer + 1)
+}
+moments <- eigen(tcrossprod(hidden) / ncol(hidden) + diag(1e-6 * mean(hidden^2), nrow(hidden)), symmetric = TRUE)
+root <- moments$vectors %*% (sqrt(moments$values) * t(moments$vectors))
+inverse <- moments$vectors %*% (t(moments$vectors) / sqrt(moments$values))
+parts <- svd(w$decoder.mlp.9.weight %*% root, nu = rank, nv = rank)
+cat("singular values 1, ", rank, ": ", parts$d[c(1, rank)], "\n")
+w$left <- parts$u %*% diag(sqrt(parts$d[1:rank]))
+w$right <- diag(sqrt(parts$d[1:rank])) %*% t(parts$v) %*% inverse
+w$decoder.mlp.9.weight <- NULL
+
+# ---- storage ----
+pack <- function(x) {
+  shape <- if (is.null(dim(x))) length(x) else dim(x)
+  x <- matrix(x, ncol = if (length(shape) == 2) shape[2] else 1)
+  scale <- apply(abs(x), 2, max) / 32767
+  scale[scale == 0] <- 1
+  list(shape = shape, scale = scale, values = writeBin(as.integer(round(t(t(x) / scale))), raw(), size = 2, endian = "little"))
+}
+exact <- c("decoder.mlp.0.weight", "decoder.mlp.0.bias", paste0(last, ".weight"), paste0(last, ".bias"))
+start <- list(architecture = fit$architecture, wave_rest = fit$wave_rest,
+              tensors = lapply(w[setdiff(names(w), exact)], pack), exact = w[exact])
+saveRDS(start, "inst/extdata/simulated-start.rds", compress = "xz")
+cat(file.size("inst/extdata/simulated-start.rds") / 1e6, "MB\n")
