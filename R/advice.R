@@ -44,7 +44,7 @@ fit_advice <- function(fit) {
     advice["overfit"] <- paste0("The training over-fits: from epoch ", h$epoch[overfit], " to ", h$epoch[nrow(h)],
                                 " the training loss fell", from_to("train_loss"), " while the validation loss rose",
                                 from_to("validation_loss"), ". More spectra help; ",
-                                if (kept_epoch(fit) == overfit) "the weights are those before."
+                                if (kept_epoch(fit) == overfit) paste0("the weights are those of epoch ", h$epoch[overfit], ".")
                                 else "`best = TRUE` keeps the weights before.")
   } else if (loss > 1.1 * perfect && still_falls(h, perfect)) {
     advice["short"] <- paste0("The training was short, ", count(steps, "step"), ", and its loss still fell: from ",

@@ -58,6 +58,7 @@ options_table <- local({
     row("no-redshift-input", "flag", "", "the encoder does not see the redshift"),
     row("weight-attention", "flag", "", "a second encoder reads the inverse variance"),
     row("decoder-activation", "choice:speculator|leaky_relu", "speculator", "activation of the decoder"),
+    row("init", "choice:auto|random|simulated", "auto", "initial weights; auto: of simulated galaxies for up to 5000 spectra like them"),
     row("epochs", "number", "", "passes over the data; 10 to 100, by the number of spectra, if not given"),
     row("batch-size", "number", "", "spectra per step; 8 to 64 on a CPU, to 1024 on a GPU, by the number of spectra, if not given"),
     row("learning-rate", "number", "", "highest learning rate; 1e-3 to 3e-3, by the network's width, if not given"),
@@ -207,7 +208,7 @@ fit_model <- function(o, given, x) {
   if (!is.null(o$start)) {
     fit <- tryCatch(read_model(o$start), error = function(e) stop_with(3, conditionMessage(e)))
     fixed <- intersect(given, c("latents", "superresolution", "lsf", "wave-rest", "filters", "kernels", "pools", "encoder-hidden",
-                                "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation"))
+                                "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation", "init"))
     if (length(fixed)) stop_with(2, "--", fixed[1], " does not go with --start: the model decides it")
     return(do.call(update, c(list(fit, quote(x)), training)))
   }
@@ -220,7 +221,7 @@ fit_model <- function(o, given, x) {
                              redshift_input = !o$`no-redshift-input`, weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
   shape <- list(latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, z_max = o$`z-max`, wave_rest = wave_rest,
-                network = network)
+                network = network, init = o$init)
   do.call(spender, c(list(quote(x)), shape, training))
 }
 

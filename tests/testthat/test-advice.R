@@ -29,7 +29,7 @@ test_that("over-fitting is told from training that ended well, with the numbers"
   fit <- fit_with(c(1, 0.6, 0.5, 0.3), c(1.1, 0.7, 0.8, 0.9), kept = 2)
   expect_match(fit_advice(fit)[["overfit"]],
                "from epoch 2 to 4 the training loss fell from 0.6 to 0.3 while the validation loss rose from 0.7 to 0.9", fixed = TRUE)
-  expect_match(fit_advice(fit)[["overfit"]], "the weights are those before")
+  expect_match(fit_advice(fit)[["overfit"]], "the weights are those of epoch 2")
   fit$training$kept <- 4
   expect_match(fit_advice(fit)[["overfit"]], "best = TRUE")
   # noise of a validation loss is none, and a loss that rises with the training's is no over-fitting
