@@ -30,6 +30,7 @@ for (name in names(cases)) {
     unseen <- case$x[held_out(fit, case$x)]
     losses <- summary(fit, unseen)$losses
     cat(sprintf("| %s | %s | %d | %.0f | %.3f | %.3f | %.3f | %.3f | %.3g |\n", name, settings, nrow(fit$history), seconds,
-                losses[["encoder"]], losses[["refined"]], stats::median(predict(fit, unseen, "chi2", refine = 3)), losses[["noise"]], fit$training$flat_loss))
+                losses[["encoder"]], losses[["refined"]], stats::median(predict(fit, unseen, "chi2", refine = 3)), losses[["noise"]],
+                fit$training$flat_loss))
   }
 }
