@@ -9,6 +9,8 @@
 #' @param x Observed [spectra()].
 #' @param members Number of fits.
 #' @param seed The first member's seed; the next ones follow.
+#' @param init Initial weights, see [spender()]. Members that all start from the same fit of simulated galaxies differ less than their data
+#'   allow.
 #' @param ... Arguments of [spender()].
 #' @param progress Say which member is being trained, and show its progress? `NULL`: in interactive sessions.
 #' @return A list of class `spender_ensemble` of [spender()] fits. `[` picks members, [predict()][predict.spender_ensemble()] gives their
@@ -21,13 +23,13 @@
 #' ensemble
 #' bands <- predict(ensemble, x[1:2], "rest")
 #' dim(bands$mean)
-spender_ensemble <- function(x, members = 5, seed = 1, ..., progress = NULL) {
+spender_ensemble <- function(x, members = 5, seed = 1, init = "random", ..., progress = NULL) {
   check_number(members, "members", 1, 1000, whole = TRUE)
   check_number(seed, "seed", 0, 2^53 - members, whole = TRUE)
   if (!is.null(progress)) check_flag(progress, "progress")
   fits <- lapply(seq_len(members) - 1, function(i) {
     if (if (is.null(progress)) interactive() else progress) cli::cli_inform(c(i = "Member {i + 1} of {members}"))
-    spender(x, ..., seed = seed + i, split_seed = seed, progress = progress)
+    spender(x, init = init, ..., seed = seed + i, split_seed = seed, progress = progress)
   })
   new_ensemble(fits)
 }

@@ -49,7 +49,7 @@ cat(length(x), " spectra on ", length(wave), " ", options$pixels, " pixels, z 0 
 starts <- list(delta = c(0, 0, 1, 0, 0), reversed = rev(truth), truth = truth, box = rep(0.2, 5), held = c(0, 0, 1, 0, 0))
 chosen <- strsplit(options$starts, ",", fixed = TRUE)[[1]]
 fits <- lapply(setNames(chosen, chosen), function(start) {
-  spender(x, latents = options$latents, superresolution = 2, z_max = 0.4, lsf = starts[[start]],
+  spender(x, latents = options$latents, init = "random", superresolution = 2, z_max = 0.4, lsf = starts[[start]],
           lsf_rate = if (start == "held") 0 else options$rate, network = network,
           epochs = options$epochs, batch_size = 64, learning_rate = 2e-3, validation = 0.1, seed = options$seed, progress = FALSE)
 })

@@ -20,6 +20,10 @@ test_that("members differ by their seed alone, and bands are their mean and spre
   expect_s3_class(ensemble[1:2], "spender_ensemble")
   expect_true(all(is.na(predict(ensemble[1], x[1], "rest")$sd)))
   expect_output(print(ensemble), "ensemble of 3 members")
+  # members that begin alike would agree too well
+  default <- spender_network(filters = c(8, 8, 8), encoder_hidden = 8)
+  members <- spender_ensemble(x, members = 1, latents = 2, epochs = 1, batch_size = 8, network = default, threads = 1, progress = FALSE)
+  expect_identical(members[[1]]$training$init, "random")
 })
 
 test_that("principal components span what spectra are made of, gaps, noise and all", {
