@@ -39,8 +39,8 @@ for (latents in numbers(options$latents)) {
       done <- kept$fits
       if (any(done$latents == latents & done$kind == kind & done$seed == seed)) next
       fit <- spender(x[seq_len(n_train)], latents = latents, init = "random", superresolution = if (kind == "SR") 2 else 1,
-                     lsf = if (kind == "SR") 5 else 0, network = network, epochs = options$epochs, learning_rate = options$rate, refine = options$refine > 0,
-                     validation = 0, device = options$device, seed = seed, progress = FALSE)
+                     lsf = if (kind == "SR") 5 else 0, network = network, epochs = options$epochs, learning_rate = options$rate,
+                     refine = options$refine > 0, validation = 0, device = options$device, seed = seed, progress = FALSE)
       losses <- summary(fit, held)$losses
       last <- fit$history[nrow(fit$history), ]
       kept$fits <- rbind(kept$fits, data.frame(latents, kind, seed, training = last$train_loss, t(losses), seconds = last$seconds))

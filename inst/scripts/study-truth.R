@@ -47,8 +47,7 @@ if (nzchar(options$fit) && file.exists(options$fit)) {
   x <- add_spikes(x, random_runs(x, spoiled * sample(8, n, TRUE)), heights, masked = TRUE)
   network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256, 512))
   fit <- spender(x, latents = options$latents, init = "random", network = network, epochs = options$epochs, validation = 0.05,
-                 seed = options$seed,
-                 progress = FALSE)
+                 seed = options$seed, progress = FALSE)
   if (nzchar(options$fit)) saveRDS(fit, options$fit)
   rm(x)
 }
