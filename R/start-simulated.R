@@ -33,7 +33,7 @@ simulated_start <- function() {
   start <- readRDS(system.file("extdata", "simulated-start.rds", package = "spender", mustWork = TRUE))
   unpack <- function(packed) {
     n <- prod(packed$shape)
-    values <- readBin(packed$values, "integer", n, size = 2, signed = TRUE, endian = "little")
+    values <- readBin(packed$values, "integer", n, size = packed$bytes, signed = TRUE, endian = "little")
     array(values * rep(packed$scale, each = n / length(packed$scale)), packed$shape)
   }
   start$tensors <- c(lapply(start$tensors, unpack), start$exact)

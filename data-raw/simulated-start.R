@@ -2,11 +2,11 @@
 #   Rscript data-raw/simulated-start.R        (about seven minutes on two cores)
 # - latents: 10, changed linearly so that those of the training spectra are uncorrelated with variance 1, in order of how much they change
 #   the restframe spectrum. Networks with fewer latents take the first ones, for which the others are 0, their mean.
-# - last layer of the decoder: rank 96, best for the hidden units' second moments.
-# - all but the latents' layers as 16-bit integers with a scale for each column.
+# - last layer of the decoder: rank 48, best for the hidden units' second moments.
+# - all but the latents' layers as integers of 16 bits, of large matrices of 8, with a scale for each column.
 library(spender)
 
-rank <- 96
+rank <- 48
 path <- "build/simulated-start-fit.rds"
 dir.create("build", showWarnings = FALSE)
 if (!file.exists(path)) {
@@ -59,11 +59,13 @@ w$decoder.mlp.9.weight <- NULL
 
 # ---- storage ----
 pack <- function(x) {
+  bytes <- if (length(x) > 5e4) 1 else 2
   shape <- if (is.null(dim(x))) length(x) else dim(x)
   x <- matrix(x, ncol = if (length(shape) == 2) shape[2] else 1)
-  scale <- apply(abs(x), 2, max) / 32767
+  scale <- apply(abs(x), 2, max) / (2^(8 * bytes - 1) - 1)
   scale[scale == 0] <- 1
-  list(shape = shape, scale = scale, values = writeBin(as.integer(round(t(t(x) / scale))), raw(), size = 2, endian = "little"))
+  list(shape = shape, scale = scale, bytes = bytes,
+       values = writeBin(as.integer(round(t(t(x) / scale))), raw(), size = bytes, endian = "little"))
 }
 exact <- c("decoder.mlp.0.weight", "decoder.mlp.0.bias", paste0(last, ".weight"), paste0(last, ".bias"))
 start <- list(architecture = fit$architecture, wave_rest = fit$wave_rest,
