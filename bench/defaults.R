@@ -20,7 +20,7 @@ cat("# Defaults on small samples\n\n", processor, ", ", devices()$threads, " thr
     "\n\n", sep = "")
 cat("Mean losses of the spectra held out (15 %).\n\n")
 columns <- c("sample", "settings", "epochs", "s", "encoder", "refined (3 steps)", "median reduced chi^2", "perfect", "flat")
-cat("|", paste(columns, collapse = " | "), "|\n|", strrep("---|", length(columns)), "\n", sep = "")
+cat("| ", paste(columns, collapse = " | "), " |\n|", strrep("---|", length(columns)), "\n", sep = "")
 for (name in names(cases)) {
   case <- cases[[name]]
   for (settings in c("before", "defaults")) {
