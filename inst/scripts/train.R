@@ -61,7 +61,7 @@ options_table <- local({
     row("init", "choice:auto|random|simulated", "auto", "initial weights; auto: of simulated galaxies for up to 5000 spectra like them"),
     row("epochs", "number", "", "passes over the data; 10 to 100, by the number of spectra, if not given"),
     row("batch-size", "number", "", "spectra per step; 8 to 64 on a CPU, to 1024 on a GPU, by the number of spectra, if not given"),
-    row("learning-rate", "number", "", "highest learning rate; 1e-3 to 3e-3, by the network's width, if not given"),
+    row("learning-rate", "number", "", "highest learning rate; if not given, by the network's width and the start (init)"),
     row("schedule", "choice:step|epoch|constant", "step", "how often the learning rate changes"),
     row("cycle-momentum", "flag", "", "Adam's first moment decay cycles between 0.95 and 0.85"),
     row("validation", "number", "0.15", "fraction held out"),

@@ -39,6 +39,8 @@ test_that("\"auto\" takes it for few spectra that it describes, and begins at ra
   expect_identical(on_its_decoder(x, latents = 3)$training$init, "simulated")
   expect_identical(on_its_decoder(x, latents = 3, init = "random")$training$init, "random")
   expect_identical(small_fit(x)$training$init, "random") # another decoder
+  survey <- write_survey(x, withr::local_tempfile(fileext = ".fits")) # from files as from memory
+  expect_identical(on_its_decoder(survey, latents = 3)$weights, on_its_decoder(x, latents = 3)$weights)
   fit <- structure(list(architecture = new_architecture(spender_network(), 251, 376, 3, 0), training = list()), class = "spender")
   many <- list(z = numeric(5001))
   expect_identical(choose_start(fit, many, "auto", "cpu", "fp32", 1)$training$init, "random")
