@@ -17,7 +17,10 @@ new_inference <- function(fit, type, refine, robust, prior, refine_z) {
 }
 
 # Whether the decoder learned at refined latents
-learned_refined <- function(fit) !is.null(fit$training$refine) && !isFALSE(fit$training$refine)
+learned_refined <- function(fit) {
+  refine <- fit$training[["refine"]] # `$` would take `refined_loss` for it
+  !is.null(refine) && !isFALSE(refine)
+}
 
 check_prior <- function(prior, fit) {
   n <- fit$architecture$n_latent

@@ -22,6 +22,7 @@ test_that("a fit that is not better than a flat spectrum says so, with both loss
   expect_match(advice[["flat"]], "not better than a flat spectrum: its validation loss is 136, that of a flat spectrum 117", fixed = TRUE)
   # judged by the refined loss where there is one, and by the training loss where nothing was held out
   expect_false("flat" %in% names(fit_advice(fit_with(3, 3, refined_loss = 0.5))))
+  expect_false(learned_refined(fit_with(3, 3, refined_loss = 0.5)))
   expect_match(fit_advice(fit_with(3, NA))[["flat"]], "its training loss is 3", fixed = TRUE)
 })
 
