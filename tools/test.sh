@@ -69,9 +69,8 @@ else fail "style of R:"; head -n 20 build/lint.log
 fi
 
 step "the core alone"
-sh tests/core/run.sh $quick > build/core.log 2>&1
-status=$?
-cat build/core.log
+{ sh tests/core/run.sh $quick 2>&1; echo $? > build/core.status; } | tee build/core.log
+status=$(cat build/core.status)
 line=$(tail -n 1 build/core.log | grep -E "$summary")
 if [ -n "$line" ]; then
   add "$line"

@@ -45,7 +45,10 @@ static int forked;
 static void after_fork(void) {
   forked = 1;
   jobs = NULL, workers = NULL, n_workers = 0;
-  pthread_mutex_init(&mutex, NULL); /* its owner does not exist in this process */
+  /* Their owner and those who wait do not exist in this process; a broadcast would wait for them. */
+  pthread_mutex_init(&mutex, NULL);
+  pthread_cond_init(&posted, NULL);
+  pthread_cond_init(&left, NULL);
 }
 __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
 

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/threads.h"
 #include "data/order.h"
@@ -43,6 +44,7 @@ struct spd_reader {
   size_t count, begun; /* of the rows: how many belong to a buffer that was begun */
   size_t given, taken; /* buffers that the consumer has emptied, rows that it has */
   pthread_t thread;
+  pid_t process; /* that the thread runs in */
   int running, stop;
   pthread_mutex_t mutex;
   pthread_cond_t changed;
@@ -146,6 +148,9 @@ static void *read_ahead(void *argument) {
   return NULL;
 }
 
+/* The thread was started before a fork() and does not exist here; it may have held the mutex. */
+static int left_behind(const struct spd_reader *r) { return r->running && r->process != getpid(); }
+
 static void stop_thread(struct spd_reader *r) {
   if (!r->running) return;
   pthread_mutex_lock(&r->mutex);
@@ -185,18 +190,26 @@ spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *
 
 void spd_reader_destroy(struct spd_reader *r) {
   if (!r) return;
-  stop_thread(r);
+  if (!left_behind(r)) { /* these would wait for the thread */
+    stop_thread(r);
+    pthread_cond_destroy(&r->changed);
+    pthread_mutex_destroy(&r->mutex);
+  }
   for (int b = 0; b < 2; b++) {
     free(r->buffers[b].raw);
     free(r->buffers[b].rows);
   }
   free(r->wants);
-  pthread_cond_destroy(&r->changed);
-  pthread_mutex_destroy(&r->mutex);
   free(r);
 }
 
+static spd_status refuse_left_behind(const struct spd_reader *r, struct spd_error *error) {
+  if (!left_behind(r)) return SPD_STATUS_OK;
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "surveys that a process reads cannot be read on in a fork of it (mclapply): start anew");
+}
+
 spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t count, const uint64_t *places, struct spd_error *error) {
+  SPD_TRY(refuse_left_behind(r, error));
   stop_thread(r);
   for (int b = 0; b < 2; b++) r->buffers[b].full = 0;
   r->rows = rows;
@@ -209,6 +222,7 @@ spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t c
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not start the thread that reads surveys (%s)", strerror(failed));
   }
   r->running = 1;
+  r->process = getpid();
   return SPD_STATUS_OK;
 }
 
@@ -251,6 +265,7 @@ static spd_status decode(float *flux, float *ivar, size_t n, const struct buffer
 }
 
 spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader *r, struct spd_error *error) {
+  SPD_TRY(refuse_left_behind(r, error));
   if (n > r->count - r->taken) return spd_fail(error, SPD_STATUS_INVALID, "there are no more spectra to read");
   r->taken += n;
   while (n > 0) {

@@ -13,7 +13,8 @@
 # TESTS="stages survey" runs only these. On a GPU: NVCC and CUDA_HOME as for configure; WRAPPER ("compute-sanitizer ...") is put before each
 # program.
 #
-# Prints what fails, one summary per program, and in the end the sum: "N passed, N failed, N skipped".
+# Prints what fails, one summary per program with its seconds, and in the end the sum: "N passed, N failed, N skipped". A program that
+# runs longer than TEST_SECONDS (600) is ended with SIGABRT and counts as a failure.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 export LC_ALL=C
@@ -27,6 +28,7 @@ cc=${CC:-gcc}
 warnings='-std=gnu99 -Wall -Wextra -Werror -Werror=missing-field-initializers -fno-common'
 build=build/core
 jobs=$(nproc 2> /dev/null || echo 2)
+limit=$(command -v timeout > /dev/null 2>&1 && echo "timeout --signal=ABRT --kill-after=20 ${TEST_SECONDS:-600}")
 passed=0 failed=0 skipped=0
 mkdir -p "$build" || exit 1
 
@@ -127,18 +129,20 @@ run() {
     sed 's/^/    /' "$log"
     return
   fi
-  ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 $wrapper "$program" > "$log" 2>&1
+  start=$(date +%s)
+  ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 $limit $wrapper "$program" > "$log" 2>&1
   status=$?
+  seconds=$(($(date +%s) - start))
   summary=$(grep -E '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$' "$log" | tail -n 1)
   if [ -z "$summary" ]; then
-    fail "$variant $name: ended with status $status and no summary"
+    fail "$variant $name: ended with status $status and no summary after $seconds s"
     tail -n 40 "$log" | sed 's/^/    /'
     return
   fi
   # shellcheck disable=SC2046
   set -- $(echo "$summary" | tr -cd '0-9 ')
   passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
-  echo "$variant $name: $summary"
+  echo "$variant $name: $summary ($seconds s)"
   grep -E '^(not ok|skip) ' "$log" | head -n 40 | sed 's/^/    /'
   if [ "$2" -eq 0 ] && [ $status -ne 0 ]; then # a leak, or an error that valgrind saw
     fail "$variant $name: ended with status $status"
@@ -195,7 +199,7 @@ C
     # whatever OpenBLAS takes the processor for
     for core in ${blas:+Prescott Haswell SkylakeX}; do
       echo "OPENBLAS_CORETYPE=$core"
-      for name in product gradients; do run release $name "$release" "$blas_libs $libs" "env OPENBLAS_CORETYPE=$core"; done
+      for name in product gradients; do among $name && run release $name "$release" "$blas_libs $libs" "env OPENBLAS_CORETYPE=$core"; done
     done
   fi
   races='-O1 -g -fsanitize=thread'

@@ -9,7 +9,7 @@
 #include "check.h"
 #include "core/threads.h"
 
-enum { PIECES = 2000, MOST_THREADS = 7 };
+enum { PIECES = 2000, MOST_THREADS = 7, FORKS = 200 };
 
 struct counts {
   int *seen;  /* (pieces) */
@@ -94,6 +94,30 @@ static void test_quotas(void) {
   if (system(command) != 0) exit(2);
 }
 
+/* A child of a fork that happens while threads wake up or fall asleep must not wait for them. */
+static void test_forks(void) {
+  int bad = 0;
+  for (int round = 0; round < FORKS && bad == 0; round++) {
+    bad += run(4, (size_t)round % 9);
+    if (round % 10 == 0) usleep(2000); /* the threads sleep */
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20); /* ends a child that waits for what it does not have */
+      int wrong = run(1, 9) + (spd_threads(4, 100) != 1);
+      spd_parallel(4, 0, count, NULL);
+      spd_threads_stop();
+      int seen[100] = {0}, busy[1] = {0};
+      const struct counts counts = {seen, busy, &wrong, 1};
+      spd_parallel(4, 100, count, &counts);
+      for (int i = 0; i < 100; i++) wrong += seen[i] != 1;
+      _exit(wrong ? 1 : 0);
+    }
+    int status = 1;
+    bad += child < 0 || waitpid(child, &status, 0) != child || status != 0;
+    CHECK(bad == 0, "forked child %d: status %d", round, status);
+  }
+}
+
 int main(void) {
   int wrong = 0;
   for (int threads = 1; threads <= MOST_THREADS; threads++)
@@ -122,19 +146,7 @@ int main(void) {
   CHECK(run(3, PIECES) == 0, "a loop after a rest is wrong");
 
   CHECK(spd_threads(5, 3) == 3 && spd_threads(5, 0) == 1 && spd_threads(0, 9) == 1 && spd_threads(2, 9) == 2, "numbers of threads");
-  const pid_t child = fork();
-  if (child == 0) {
-    const int bad = run(1, 9) + (spd_threads(4, 100) != 1);
-    spd_parallel(4, 0, count, NULL);
-    spd_threads_stop();
-    int seen[100] = {0}, busy[1] = {0}, off = 0;
-    const struct counts counts = {seen, busy, &off, 1};
-    spd_parallel(4, 100, count, &counts);
-    for (int i = 0; i < 100; i++) off += seen[i] != 1;
-    _exit(bad + off ? 1 : 0);
-  }
-  int status = 1;
-  CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "a forked child: status %d", status);
+  test_forks();
   CHECK(run(3, PIECES) == 0, "a loop after a fork is wrong");
   spd_threads_stop();
   CHECK(spd_cores() >= 1, "%d cores", spd_cores());

@@ -1,4 +1,6 @@
 /* The reader of surveys: all rows come, once and in their order, whatever the order and wherever it stops. */
+#include <sys/wait.h>
+
 #include "check.h"
 #include "data/order.h"
 #include "data/reader.h"
@@ -100,6 +102,33 @@ static void test_damage(void) {
   free(ivar);
 }
 
+/* In a child the reader refuses and can be given back, though its thread stayed in the parent. */
+static void test_fork(void) {
+  struct spd_surveys surveys;
+  struct spd_reader *reader;
+  open_both(&surveys);
+  MUST(spd_reader_create(&reader, &surveys, 2, error));
+  uint64_t rows[ROWS];
+  for (uint64_t i = 0; i < ROWS; i++) rows[i] = i;
+  MUST(spd_reader_start(reader, rows, ROWS, NULL, error));
+  float pixel[2 * FILE_PIXELS];
+  fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    struct spd_error refusal = {""};
+    alarm(20);
+    const int refused = spd_reader_next(pixel, pixel + FILE_PIXELS, 1, reader, &refusal) == SPD_STATUS_UNSUPPORTED &&
+                        strstr(refusal.message, "fork") && spd_reader_start(reader, rows, 9, NULL, &refusal) == SPD_STATUS_UNSUPPORTED;
+    spd_reader_destroy(reader);
+    _exit(!refused);
+  }
+  int status = 1;
+  CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "a forked child: status %d", status);
+  CHECK(take(reader, rows, ROWS, NULL, 512) == 0, "rows after a fork differ");
+  spd_reader_destroy(reader);
+  close_both(&surveys);
+}
+
 int main(void) {
   for (int f = 0; f < 2; f++) {
     struct spd_survey s;
@@ -109,6 +138,7 @@ int main(void) {
     spd_survey_close(&s);
   }
   test_orders();
+  test_fork();
   test_damage();
   for (int f = 0; f < 2; f++) unlink(paths[f]);
   return check_end();
