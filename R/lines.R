@@ -40,20 +40,30 @@ measure_lines <- function(x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_49
   check_number(velocity_max, "velocity_max", 0, 1e4)
   check_flag(physical, "physical")
   x <- line_data(x, wave, z, ivar, physical)
-  groups <- split(lines, cumsum(c(TRUE, diff(lines$wave) > 60)))
+  without_unit(fit_groups(x, lines, window, sigma_max, velocity_max), x, c("flux", "flux_err", "continuum"))
+}
+
+# Each group of `lines` in each row of `x`, of line_data(). `kept` is a result for the same rows and lines whose velocities and widths are
+# kept. `changes` (rows x pixels x k) are as in fit_lines().
+fit_groups <- function(x, lines, window, sigma_max, velocity_max, kept = NULL, changes = NULL) {
+  groups <- split(seq_len(nrow(lines)), cumsum(c(TRUE, diff(lines$wave) > 60)))
   rows <- lapply(seq_len(nrow(x$flux)), function(i) {
     rest <- x$wave / (1 + x$z[i])
     do.call(rbind, lapply(groups, function(group) {
-      near <- which(rest >= min(group$wave) - window & rest <= max(group$wave) + window)
-      fit <- fit_lines(rest[near], x$flux[i, near] * (1 + x$z[i]), if (!is.null(x$ivar)) x$ivar[i, near] / (1 + x$z[i])^2, group$wave,
-                       sigma_max, velocity_max)
-      data.frame(row = i, id = x$id[i], line = group$name, wave = group$wave, fit$lines)
+      centres <- lines$wave[group]
+      pixels <- which(rest >= min(centres) - window & rest <= max(centres) + window)
+      before <- if (!is.null(kept)) kept[(i - 1) * nrow(lines) + group, ]
+      at <- which.max(!is.na(before$sigma)) # lines that were covered share them
+      fit <- fit_lines(rest[pixels], x$flux[i, pixels] * (1 + x$z[i]), if (!is.null(x$ivar)) x$ivar[i, pixels] / (1 + x$z[i])^2, centres,
+                       sigma_max, velocity_max, if (!is.null(before)) c(before$velocity[at], before$sigma[at]),
+                       if (!is.null(changes)) matrix(changes[i, pixels, ], length(pixels)) * (1 + x$z[i]))
+      data.frame(row = i, id = x$id[i], line = lines$name[group], wave = centres, fit$lines)
     }))
   })
   if (!length(rows)) return(no_lines())
   out <- do.call(rbind, rows)
   rownames(out) <- NULL
-  without_unit(out, x, c("flux", "flux_err", "continuum"))
+  out
 }
 
 # A measurement of no spectra
@@ -70,60 +80,6 @@ without_unit <- function(out, x, columns) {
          " no norm: normalised fluxes of rows ",
          enumerate(x$without), " are NA.")
     out[(if (is.null(out$row)) seq_len(nrow(out)) else out$row) %in% x$without, columns] <- NA
-  }
-  out
-}
-
-#' Measure lines of the model of spectra
-#'
-#' [measure_lines()] on the restframe models of observed spectra, also where a line was not observed. A model has no noise of its own; its
-#' errors are the change of the measurement under the uncertainty of the model:
-#' * of an ensemble, the scatter between its members ([spender_ensemble()]);
-#' * of a single fit, the scatter under noise: the spectra are encoded again with noise added as their inverse variances say.
-#'
-#' Neither includes errors that all members share, or that are inherent to the network.
-#'
-#' @param fit A fit from [spender()] or an ensemble.
-#' @param x Observed [spectra()].
-#' @param lines Names of [spectral_lines()].
-#' @param draws Of a single fit: how often noise is added.
-#' @param seed Of that noise.
-#' @param ... Further arguments of [measure_lines()] (`window`, `sigma_max`, `velocity_max`).
-#' @return A data frame as that of [measure_lines()], in normalised flux; of an ensemble, values are means over its members.
-#' @inheritSection measure_lines Errors
-#' @export
-#' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
-#' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
-#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
-#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
-#' measure_model_lines(fit, x[1:2], "Halpha", draws = 5)[, c("id", "line", "flux", "flux_err")]
-measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"), draws = 20, seed = 1,
-                                ...) {
-  x <- in_memory(x)
-  check_spectra(x)
-  measure <- function(fit, x) measure_lines(predict(fit, x, "rest"), lines, wave = fit$wave_rest, ...)
-  values <- c("flux", "ew", "sigma", "velocity", "continuum")
-  if (inherits(fit, "spender_ensemble")) {
-    tables <- lapply(fit, measure, x)
-    out <- tables[[1]]
-    for (value in values) out[[value]] <- rowMeans(vapply(tables, `[[`, out$flux, value))
-  } else {
-    check_fit(fit)
-    check_number(draws, "draws", 2, 1e4, whole = TRUE)
-    check_number(seed, "seed", 0, .Machine$integer.max, whole = TRUE)
-    out <- measure(fit, x)
-    restore <- keep_random_state()
-    on.exit(restore())
-    set.seed(seed)
-    noise <- ifelse(x$ivar > 0, 1 / sqrt(x$ivar), 0)
-    tables <- lapply(seq_len(draws), function(draw) {
-      again <- x
-      again$flux <- x$flux + noise * stats::rnorm(length(noise))
-      measure(fit, again)
-    })
-  }
-  for (value in setdiff(values, "continuum")) {
-    out[[paste0(value, "_err")]] <- apply(matrix(vapply(tables, `[[`, out$flux, value), nrow(out)), 1, stats::sd, na.rm = TRUE)
   }
   out
 }
@@ -236,7 +192,7 @@ known_lines <- function(names) {
 }
 
 # Spectra or a matrix, as a list of flux, ivar (or NULL), wave, z and id
-line_data <- function(x, wave, z, ivar, physical) {
+line_data <- function(x, wave = NULL, z = 0, ivar = NULL, physical = FALSE) {
   x <- in_memory(x)
   if (inherits(x, "spectra")) {
     norm <- if (physical) ifelse(is.na(x$norm), 1, x$norm) else 1
@@ -257,8 +213,10 @@ line_data <- function(x, wave, z, ivar, physical) {
 
 light_speed <- 299792.458 # km/s
 
-# One group of lines in one spectrum: `lines`, a data frame in their order, and the covariance of their fluxes.
-fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max) {
+# One group of lines in one spectrum: `lines`, a data frame in their order, and the covariance of their fluxes. `kept` is the velocity and
+# width to keep. `changes` (pixels x k) are independent changes of the flux by one standard deviation each: errors then are the response of
+# the fit to them; otherwise they follow from `ivar`.
+fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max, kept = NULL, changes = NULL) {
   k <- length(centres)
   weighted <- !is.null(ivar)
   valid <- is.finite(flux) & (if (weighted) ivar > 0 else TRUE)
@@ -266,7 +224,7 @@ fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max) {
   none <- data.frame(flux = rep(NA_real_, k), flux_err = NA_real_, ew = NA_real_, ew_err = NA_real_, sigma = NA_real_, sigma_err = NA_real_,
                      velocity = NA_real_, velocity_err = NA_real_, continuum = NA_real_, chi2 = NA_real_, pixels = sum(valid))
   used <- which(covered)
-  if (!length(used) || sum(valid) < length(used) + 6) return(list(lines = none))
+  if (!length(used) || sum(valid) < length(used) + 6 || anyNA(kept)) return(list(lines = none))
   wave <- wave[valid]
   middle <- mean(wave)
   w <- if (weighted) sqrt(ivar[valid]) else rep(1, length(wave))
@@ -280,12 +238,15 @@ fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max) {
   pixel <- stats::median(diff(wave)) / middle * light_speed
   smallest <- max(10, 0.3 * pixel)
   limits <- list(lower = c(-velocity_max, smallest), upper = c(velocity_max, max(sigma_max, 2 * smallest)))
-  # narrow and wide starts end in different minima where lines blend
-  tries <- lapply(c(1, 2.2), function(factor) { # its only warning is that of a flat optimum, where errors say so
-    suppressWarnings(minpack.lm::nls.lm(c(0, min(max(110, 1.2 * pixel) * factor, 0.9 * limits$upper[2])), limits$lower, limits$upper,
-                                        residual, control = minpack.lm::nls.lm.control(maxiter = 100)))
-  })
-  best <- tries[[which.min(vapply(tries, function(t) t$deviance, 0))]]
+  best <- if (!is.null(kept)) list(par = kept, deviance = sum(residual(kept)^2))
+  else {
+    # narrow and wide starts end in different minima where lines blend
+    tries <- lapply(c(1, 2.2), function(factor) { # its only warning is that of a flat optimum, where errors say so
+      suppressWarnings(minpack.lm::nls.lm(c(0, min(max(110, 1.2 * pixel) * factor, 0.9 * limits$upper[2])), limits$lower, limits$upper,
+                                          residual, control = minpack.lm::nls.lm.control(maxiter = 100)))
+    })
+    tries[[which.min(vapply(tries, function(t) t$deviance, 0))]]
+  }
   p <- best$par
   linear <- basis(p)
   beta <- stats::.lm.fit(linear, y)$coefficients
@@ -298,17 +259,20 @@ fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max) {
     down[j] <- p[j] - h[j]
     as.vector((profiles(up) - profiles(down)) %*% fluxes) * w / (2 * h[j])
   }, y)
-  invert <- function(jacobian) {
+  covariance_of <- function(jacobian) {
     scale <- sqrt(colSums(jacobian^2))
     if (any(!is.finite(scale)) || any(scale == 0)) return(NULL)
-    inverse <- tryCatch(chol2inv(chol(crossprod(sweep(jacobian, 2, scale, "/")))), error = function(e) NULL)
-    if (!is.null(inverse)) inverse / outer(scale, scale)
+    jacobian <- sweep(jacobian, 2, scale, "/")
+    inverse <- tryCatch(chol2inv(chol(crossprod(jacobian))), error = function(e) NULL)
+    if (is.null(inverse)) return(NULL)
+    if (!is.null(changes)) inverse <- tcrossprod(inverse %*% crossprod(jacobian, changes[valid, , drop = FALSE] * w))
+    inverse / outer(scale, scale)
   }
-  at_limit <- p <= limits$lower | p >= limits$upper
-  moving <- which(!at_limit)
-  covariance <- if (weighted) invert(cbind(linear, moved[, moving, drop = FALSE]))
+  known <- weighted || !is.null(changes)
+  moving <- if (is.null(kept)) which(p > limits$lower & p < limits$upper)
+  covariance <- if (known) covariance_of(cbind(linear, moved[, moving, drop = FALSE]))
   free <- !is.null(covariance)
-  if (weighted && !free) covariance <- invert(linear) # a line too weak to have a width: errors at this width
+  if (known && !free) covariance <- covariance_of(linear) # a line too weak to have a width: errors at this width
   m <- length(beta)
   error_of <- function(j) if (is.null(covariance)) rep(NA_real_, length(j)) else sqrt(diag(covariance)[j])
   nonlinear_error <- rep(NA_real_, 2)

@@ -109,23 +109,3 @@ test_that("bad arguments are named", {
     classify_galaxies(measure_lines(matrix(1, 1, 3), "Halpha", wave = 1:3))
   })
 })
-
-test_that("lines of a model have errors from noise, or from an ensemble", {
-  skip_if_not_installed("minpack.lm")
-  x <- simulate_spectra(16, instrument(seq(4000, 8000, by = 4)), seed = 7)
-  fit <- small_fit(x)
-  m <- measure_model_lines(fit, x[1:3], c("Hbeta", "Halpha"), draws = 6)
-  direct <- measure_lines(predict(fit, x[1:3], "rest"), c("Hbeta", "Halpha"), wave = fit$wave_rest)
-  expect_equal(m$flux, direct$flux)
-  expect_true(all(m$flux_err > 0))
-  expect_identical(measure_model_lines(fit, x[1:3], c("Hbeta", "Halpha"), draws = 6), m) # the seed repeats
-  less <- x[1:3]
-  less$ivar <- less$ivar * 1e4 # hardly any noise
-  expect_true(all(measure_model_lines(fit, less, c("Hbeta", "Halpha"), draws = 6)$flux_err < m$flux_err))
-  ensemble <- spender_ensemble(x, members = 3, latents = 2, epochs = 2, batch_size = 8, network = small_network(), threads = 1,
-                               progress = FALSE)
-  e <- measure_model_lines(ensemble, x[1:3], "Halpha")
-  members <- vapply(ensemble, function(f) measure_lines(predict(f, x[1:3], "rest"), "Halpha", wave = f$wave_rest)$flux, double(3))
-  expect_equal(e$flux, rowMeans(members))
-  expect_equal(e$flux_err, apply(members, 1, sd))
-})
