@@ -45,8 +45,8 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #'
 #' Compares equivalent widths of models ([measure_model_lines()]) with those of the data, for spectra that the fit was not trained on, and
 #' finds the error that is needed beside those known:
-#' \deqn{E[(W_\mathrm{model} - W_\mathrm{data})^2] = \sigma_\mathrm{data}^2 - \sigma_\mathrm{latents}^2 + \sigma_\mathrm{members}^2 + \tau^2,
-#'   \quad \tau^2 = a^2 + (b W_\mathrm{model})^2.}
+#' \deqn{E[(W_\mathrm{model} - W_\mathrm{data})^2] = \sigma_\mathrm{data}^2 - \sigma_\mathrm{latents}^2 +
+#'   \sigma_\mathrm{members}^2 + \tau^2, \quad \tau^2 = a^2 + (b W_\mathrm{model})^2.}
 #' The latents' variance is subtracted because models are fitted to these very data: the two have their noise in common. \eqn{a} and
 #' \eqn{b} are those most likely if deviations follow a Student t distribution with 5 degrees of freedom, which outliers do not move much,
 #' and are then scaled so that 68.3 % of the deviations are within one error. The data's lines are fitted at the velocity and width of the

@@ -36,10 +36,11 @@ fail() { failed=$((failed + 1)); echo "not ok $*"; }
 skip() { skipped=$((skipped + 1)); echo "skip $*"; }
 
 # probe FLAGS LIBS < program
+lane=''
 probe() {
-  cat > "$build/probe.c"
+  cat > "$build/probe$lane.c"
   # shellcheck disable=SC2086
-  $cc $1 -o "$build/probe" "$build/probe.c" $2 > "$build/probe.log" 2>&1 && "$build/probe" >> "$build/probe.log" 2>&1
+  $cc $1 -o "$build/probe$lane" "$build/probe$lane.c" $2 > "$build/probe$lane.log" 2>&1 && "$build/probe$lane" >> "$build/probe$lane.log" 2>&1
 }
 
 if ! command -v "$cc" > /dev/null 2>&1; then
@@ -84,7 +85,7 @@ if ! probe "$sanitizers" "$sanitizers" <<'C'
 int main(void) { return 0; }
 C
 then
-  skip "sanitizers: a program built with them does not run here ($(head -n 1 "$build/probe.log"))"
+  skip "sanitizers: a program built with them does not run here ($(head -n 1 "$build/probe$lane.log"))"
   sanitizers='-O1 -g'
 fi
 
@@ -130,6 +131,7 @@ run() {
     return
   fi
   start=$(date +%s)
+  # shellcheck disable=SC2086
   ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 $limit $wrapper "$program" > "$log" 2>&1
   status=$?
   seconds=$(($(date +%s) - start))
@@ -168,25 +170,35 @@ if [ $gpu = yes ]; then
   exit $?
 fi
 
-if compile sanitized "$sanitizers $blas"; then
-  for name in $names; do run sanitized "$name" "$sanitizers $blas" "$blas_libs $libs"; done
-fi
-if [ $quick = no ]; then
+sanitized() {
+  if compile sanitized "$sanitizers $blas"; then
+    for name in $names; do run sanitized "$name" "$sanitizers $blas" "$blas_libs $libs"; done
+  fi
+}
+
+plain_gemm() {
   if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
-    for name in product; do among $name && run plain-gemm $name "$sanitizers" "$libs"; done
+    among product && run plain-gemm product "$sanitizers" "$libs"
   fi
-  if command -v g++ > /dev/null 2>&1; then
-    cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
-    link=g++
-    if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
-      for name in stages cuda refine; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
-    fi
-    if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
-      for name in gradients reference cuda refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
-    fi
-    link=$cc
-  else skip "CUDA on the CPU: no g++"
+}
+
+played_cuda() {
+  if ! command -v g++ > /dev/null 2>&1; then
+    skip "CUDA on the CPU: no g++"
+    return
   fi
+  cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
+  link=g++
+  if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
+    for name in stages cuda refine; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+  fi
+  if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
+    for name in gradients reference cuda refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+  fi
+  link=$cc
+}
+
+release() {
   clones=''
   probe '' '' <<'C' && clones=-DSPD_HAVE_TARGET_CLONES
 __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -194,43 +206,72 @@ void axpy(float *y, const float *x, int n) { for (int i = 0; i < n; i++) y[i] +=
 int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; }
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
-  if compile release "$release"; then
-    for name in stages gradients reference threads train refine fourier product rows; do among $name && run release $name "$release" "$blas_libs $libs"; done
-    # whatever OpenBLAS takes the processor for
-    for core in ${blas:+Prescott Haswell SkylakeX}; do
-      echo "OPENBLAS_CORETYPE=$core"
-      for name in product gradients; do among $name && run release $name "$release" "$blas_libs $libs" "env OPENBLAS_CORETYPE=$core"; done
-    done
-  fi
+  compile release "$release" || return
+  for name in stages gradients reference threads train refine fourier product rows; do
+    among $name && run release $name "$release" "$blas_libs $libs"
+  done
+  # whatever OpenBLAS takes the processor for
+  for core in ${blas:+Prescott Haswell SkylakeX}; do
+    echo "OPENBLAS_CORETYPE=$core"
+    for name in product gradients; do among $name && run release $name "$release" "$blas_libs $libs" "env OPENBLAS_CORETYPE=$core"; done
+  done
+}
+
+races() {
   races='-O1 -g -fsanitize=thread'
-  if probe "$races" "$races" <<'C'
+  if ! probe "$races" "$races" <<'C'
 int main(void) { return 0; }
 C
-  then
-    if compile races "$races"; then
-      for name in reader pool threads train; do among $name && run races $name "$races" "$libs"; done
-    fi
-  else skip "races: a program built with -fsanitize=thread does not run here"
+  then skip "races: a program built with -fsanitize=thread does not run here"
+  elif compile races "$races"; then
+    for name in reader pool threads train; do among $name && run races $name "$races" "$libs"; done
   fi
-  if command -v valgrind > /dev/null 2>&1; then
-    if compile valgrind "-O1 -g $blas"; then
-      for name in stages safetensors survey simulate; do
-        among $name && run valgrind $name "-O1 -g $blas" "$blas_libs $libs" \
-          'valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
-      done
-    fi
-  else skip "valgrind: not installed"
+}
+
+under_valgrind() {
+  if ! command -v valgrind > /dev/null 2>&1; then skip "valgrind: not installed"
+  elif compile valgrind "-O1 -g $blas"; then
+    for name in stages safetensors survey simulate; do
+      among $name && run valgrind $name "-O1 -g $blas" "$blas_libs $libs" \
+        'valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
+    done
   fi
-  if command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 && command -v qemu-aarch64 > /dev/null 2>&1; then
-    cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
-    common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||; s|-DSPD_HAVE_ZLIB||")
-    if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
-      for name in stages gradients fourier product threads train; do
-        among $name && run arm64 $name "-O2" "-static -lm -pthread" qemu-aarch64
-      done
-    fi
-  else skip "arm64: no aarch64-linux-gnu-gcc or no qemu-aarch64"
+}
+
+arm64() {
+  if ! command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || ! command -v qemu-aarch64 > /dev/null 2>&1; then
+    skip "arm64: no aarch64-linux-gnu-gcc or no qemu-aarch64"
+    return
   fi
+  cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
+  common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||; s|-DSPD_HAVE_ZLIB||")
+  if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
+    for name in stages gradients fourier product threads train; do
+      among $name && run arm64 $name "-O2" "-static -lm -pthread" qemu-aarch64
+    done
+  fi
+}
+
+# lane NAME STEP...: in a shell of its own, whose sums are left in build/core/NAME.sums
+lane() {
+  lane=$1 passed=0 failed=0 skipped=0
+  shift
+  for step in "$@"; do $step; done
+  echo "$passed $failed $skipped" > "$build/$lane.sums"
+}
+
+if [ $quick = yes ]; then sanitized
+else # most programs use one core: two at a time
+  rm -f "$build"/*.sums
+  lane first sanitized plain_gemm release races &
+  lane second played_cuda under_valgrind arm64 &
+  wait
+  for lane in first second; do
+    if read -r more_passed more_failed more_skipped < "$build/$lane.sums"; then
+      passed=$((passed + more_passed)) failed=$((failed + more_failed)) skipped=$((skipped + more_skipped))
+    else fail "the $lane lane of tests did not come to its end"
+    fi
+  done
 fi
 
 echo "$passed passed, $failed failed, $skipped skipped"
