@@ -103,6 +103,14 @@ if [ -n "$tarball" ]; then
   fi
 fi
 
+# Beside the package's tests, as each uses one core most of the time; looked at below. Nothing that needs a network, a clock server or
+# LaTeX. Without CUDA, as at CRAN; the installation above has it, if nvcc is here.
+if [ -z "$quick" ] && [ -n "$tarball" ]; then
+  _R_CHECK_FORCE_SUGGESTS_=true _R_CHECK_CRAN_INCOMING_REMOTE_=false _R_CHECK_SYSTEM_CLOCK_=false _R_CHECK_LIMIT_CORES_=true \
+    R CMD check --as-cran --install-args=--configure-args=--with-cuda=no --no-manual --output=build/package "$tarball" > build/check.log 2>&1 &
+  check=$!
+fi
+
 if [ $installed = yes ]; then
   step "the package"
   cp -R tests/testthat build/testthat # tests write snapshots beside themselves; the sources stay as they are
@@ -132,9 +140,7 @@ fi
 
 if [ -z "$quick" ] && [ -n "$tarball" ]; then
   step "R CMD check"
-  # Nothing that needs a network, a clock server or LaTeX. Without CUDA, as at CRAN; the installation above has it, if nvcc is here.
-  _R_CHECK_FORCE_SUGGESTS_=true _R_CHECK_CRAN_INCOMING_REMOTE_=false _R_CHECK_SYSTEM_CLOCK_=false _R_CHECK_LIMIT_CORES_=true \
-    R CMD check --as-cran --install-args=--configure-args=--with-cuda=no --no-manual --output=build/package "$tarball" > build/check.log 2>&1
+  wait "$check"
   status=$?
   log=build/package/spender.Rcheck/00check.log
   if ! grep -q '^Status:' $log 2> /dev/null; then

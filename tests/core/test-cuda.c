@@ -270,7 +270,7 @@ static void test_failures(void) {
   for (;; calls++) {
     found.message[0] = '\0';
     device_set_failure(calls);
-    const spd_status status = everything(&net, &d, 2, &found);
+    const spd_status status = everything(&net, &d, 4, &found);
     const int failed = device_failure() < 0;
     device_set_failure(-1);
     leaked += device_leaks() != 0;
