@@ -271,9 +271,10 @@ fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max, kept =
   known <- weighted || !is.null(changes)
   moving <- if (is.null(kept)) which(p > limits$lower & p < limits$upper)
   covariance <- if (known) covariance_of(cbind(linear, moved[, moving, drop = FALSE]))
-  free <- !is.null(covariance)
-  if (known && !free) covariance <- covariance_of(linear) # a line too weak to have a width: errors at this width
   m <- length(beta)
+  # a line too weak to have a width, or within a pixel: errors at this width
+  free <- !is.null(covariance) && !any(sqrt(diag(covariance)[m + seq_along(moving)]) > (limits$upper - limits$lower)[moving], na.rm = TRUE)
+  if (known && !free) covariance <- covariance_of(linear)
   error_of <- function(j) if (is.null(covariance)) rep(NA_real_, length(j)) else sqrt(diag(covariance)[j])
   nonlinear_error <- rep(NA_real_, 2)
   if (free && length(moving)) nonlinear_error[moving] <- error_of(m + seq_along(moving))

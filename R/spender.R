@@ -77,6 +77,17 @@
 #'   has; [print()] shows both, and how much of their difference the fit explains. A training ends with a warning if the fit is not better
 #'   than flat (`spender_warning_fit_flat`), if its loss still fell fast (`spender_warning_fit_short`), or if it over-fits
 #'   (`spender_warning_fit_overfit`): the validation loss rises while the training loss falls.
+#' @section Convergence, and how many latents: The losses of `history` are those of the encoder's latents, which are not the best that the
+#'   decoder could do; compare `predict(fit, x[held_out(fit, x)], "loss", refine = 2)`, or [summary()]'s refined loss, with the perfect loss.
+#'   1. Look at `plot(fit)`. A validation loss that still falls in the last tenth of the epochs, beyond the wiggles of single epochs, wants
+#'      more of them; since the rate decays to zero within the epochs asked for, start again with twice as many, or go on by
+#'      [update()][update.spender()]. One that rises while the training loss falls over-fits: more spectra help, `init`, or fewer `epochs`.
+#'   2. Twice the epochs that change the refined loss by less than its standard error over the held-out spectra,
+#'      `sd(loss) / sqrt(length(loss))`, are not needed.
+#'   3. [choose_latents()] fits several numbers of latents and draws refined losses with those of a PCA and the noise: take the smallest
+#'      number beyond which the refined loss falls by less than that error. SDSS galaxies take 6 to 10 (Melchior et al. 2023, table 1).
+#'   4. The distribution of `predict(fit, x, "chi2", refine = 2)` says which spectra are not described: its median should be near 1, and its
+#'      largest values belong to what is rare or wrong in the data.
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
 #'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning); `spender_error_checkpoint`

@@ -1,37 +1,47 @@
 # Figures and numbers of vignette("real-spectra"), from SDSS spectra that the package does not hold.
 #
-#   Rscript inst/scripts/study-truth.R spectra=20000 epochs=36 filters=32,64,256 spikes=0.7 fit=truth.rds
-#   Rscript data-raw/vignette-real.R truth.rds FOLDER      FOLDER: SDSS spectra of galaxies (spec-*.fits)
-# Trains the fit of simulated galaxies further on simulated and real ones; writes vignettes/figures/*.png and vignettes/models/real.rds.
+#   Rscript data-raw/vignette-real.R FOLDER...      FOLDER: SDSS and BOSS spectra of galaxies (spec-*.fits)
+# Writes vignettes/figures/*.png and vignettes/models/real.rds.
 library(spender)
 library(ggplot2)
-arguments <- commandArgs(TRUE)
-if (length(arguments) != 2) stop("usage: vignette-real.R FIT.rds FOLDER")
+folders <- commandArgs(TRUE)
+if (!length(folders)) stop("usage: vignette-real.R FOLDER...")
 dir.create("vignettes/figures", FALSE)
-dir.create("vignettes/fits", FALSE)
 
-simulated_fit <- readRDS(arguments[1])
-x <- suppressWarnings(read_sdss(arguments[2]))
-selected <- select_galaxies(x, z_err_max = Inf)
-real <- selected
-attr(real, "selection") <- NULL
-reduced_chi2 <- function(fit, x) rowSums(x$ivar * (x$flux - predict(fit, x, "observed"))^2, na.rm = TRUE) / rowSums(x$ivar > 0)
+x <- suppressWarnings(read_sdss(folders))
+galaxies <- select_galaxies(x, z_err_max = Inf)
+seconds <- system.time(fit <- spender(galaxies, latents = 10, validation = 0.35, progress = FALSE))[["elapsed"]]
+held <- galaxies[held_out(fit, galaxies)]
+trained <- galaxies[setdiff(galaxies$id, held$id)]
 
-simulated <- simulate_spectra(3000, lsf = dnorm(-2:2), rest = FALSE, seed = 77)
-simulated$truth <- NULL
-both <- c(real, simulated)
-fit <- update(simulated_fit, both, epochs = 15, batch_size = 64, learning_rate = 1e-3, validation = 0.15, seed = 1, progress = FALSE)
-trained <- spender:::split_by_id(both$id, 0.15, 1)[seq_along(real$z)]
-
-before <- reduced_chi2(simulated_fit, real)
-after <- reduced_chi2(fit, real)
-summary_of <- function(v) round(quantile(v, c(0.05, 0.25, 0.5, 0.75, 0.95)), 2)
-chi2 <- rbind(`simulated only` = summary_of(before), `and real, those trained on` = summary_of(after[trained]),
-              `and real, those held out` = summary_of(after[!trained]))
+chi2_of <- function(x, ...) round(quantile(predict(fit, x, "chi2", ...), c(0.05, 0.25, 0.5, 0.75, 0.95)), 2)
+chi2 <- rbind(`trained on, encoder` = chi2_of(trained), `trained on, refined` = chi2_of(trained, refine = 3),
+              `held out, encoder` = chi2_of(held), `held out, refined` = chi2_of(held, refine = 3))
 print(chi2)
-cat(sum(trained), "real galaxies trained,", sum(!trained), "held out\n")
-saveRDS(list(chi2 = chi2, n_trained = sum(trained), n_held = sum(!trained), problems = problems(x)[c("id", "reason")],
-             selection = attr(selected, "selection"), spectra = capture.output(print(x)), fit = capture.output(print(fit))),
+
+lines <- c("Hbeta", "OIII_5008", "Halpha", "NII_6585")
+calibration <- calibrate_lines(fit, held, lines)
+print(calibration)
+data <- measure_lines(held, lines, physical = FALSE)
+model <- measure_model_lines(fit, held, lines, calibration)
+both <- data.frame(id = data$id, line = data$line, data = data$ew, data_err = data$ew_err, model = model$ew, model_err = model$ew_err,
+                   detected = abs(data$flux) > 3 * data$flux_err)
+both <- both[data$line == "Halpha" & model$observed, ]
+print(both)
+
+absorption <- "0268-51633-0074" # H alpha in absorption
+oxygen <- "0432-51884-0097" # strong [O III]
+peculiar <- lapply(c(absorption, oxygen), function(id) {
+  i <- which(held$id == id)
+  if (!length(i)) stop(id, " is not among those held out")
+  of <- data$row == i & data$line == if (id == absorption) "Halpha" else "OIII_5008"
+  data.frame(id = id, line = data$line[of], data = data$ew[of], data_err = data$ew_err[of], model = model$ew[of], model_err = model$ew_err[of])
+})
+print(peculiar)
+
+saveRDS(list(chi2 = chi2, n_trained = length(trained), n_held = length(held), seconds = seconds, problems = problems(x)[c("id", "reason")],
+             selection = attr(galaxies, "selection"), spectra = capture.output(print(x)), fit = capture.output(print(fit)),
+             calibration = calibration, peculiar = do.call(rbind, peculiar)),
         "vignettes/models/real.rds")
 
 save_png <- function(name, plot, height = 5.4) {
@@ -39,16 +49,16 @@ save_png <- function(name, plot, height = 5.4) {
   print(plot)
   dev.off()
 }
-# Six at different redshifts, among those held out first
-order_z <- order(real$z)
-wanted <- quantile(real$z, c(0.03, 0.2, 0.4, 0.6, 0.8, 0.97))
-chosen <- vapply(wanted, function(z) {
-  candidates <- order(abs(real$z - z) + ifelse(trained, 0.02, 0))
-  candidates[1]
-}, 0L)
-for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, real, chosen[i]), 5.8)
-cat("chosen:", paste(real$id[chosen], sprintf("z %.3f", real$z[chosen]), ifelse(trained[chosen], "trained", "held out"),
-                     sprintf("chi2 %.2f", after[chosen]), sep = " ", collapse = "; "), "\n")
-save_png("real-latents.png", plot_latent(embed_latents(fit, real), colour = ifelse(real$meta$subclass == "", NA, real$meta$subclass),
-                                         label = "SDSS subclass"), 4)
+# Six of those held out, at different redshifts, the peculiar ones among them
+order_z <- held$id[order(held$z)]
+others <- setdiff(order_z, c(absorption, oxygen))
+chosen <- intersect(order_z, c(absorption, oxygen, others[round(quantile(seq_along(others), c(0.05, 0.6, 0.85, 0.97)))]))
+for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, held, chosen[i], refine = 3, se = TRUE), 5.8)
+cat("chosen:", chosen, "\n")
+save_png("real-latents.png", plot_latent(embed_latents(encode(fit, galaxies, refine = 3)),
+                                         colour = ifelse(galaxies$meta$subclass == "", NA, galaxies$meta$subclass), label = "SDSS subclass"), 4)
+save_png("real-halpha.png", height = 4, ggplot(both, aes(data, model)) + geom_abline(colour = "grey70") +
+  geom_linerange(aes(xmin = data - data_err, xmax = data + data_err), colour = "grey40") +
+  geom_linerange(aes(ymin = model - model_err, ymax = model + model_err), colour = "grey40") + geom_point(size = 1.4) +
+  labs(x = "H\u03b1 equivalent width of the data, \u00c5", y = "of the model, \u00c5") + theme_bw(base_size = 11))
 print(file.size(list.files("vignettes/figures", full.names = TRUE)) / 1e3)

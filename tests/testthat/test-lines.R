@@ -97,6 +97,17 @@ test_that("galaxies are classified as SDSS does", {
   expect_gt(mean(sub(" BROADLINE", "", found[both]) == x$meta$subclass[both]), 0.9)
 })
 
+test_that("a line within a pixel has an error, though its width is not known", {
+  wave <- seq(6500, 6630, by = 2)
+  flux <- rep(1, length(wave))
+  flux[which.min(abs(wave - 6564.61))] <- 3
+  flux <- flux + 0.01 * sin(wave)
+  m <- measure_lines(rbind(flux), "Halpha", wave = wave, ivar = matrix(100, 1, length(wave)))
+  expect_lt(m$flux_err, 2)
+  expect_lt(m$ew_err, 2)
+  expect_true(is.na(m$sigma_err))
+})
+
 test_that("bad arguments are named", {
   expect_snapshot(error = TRUE, {
     measure_lines(1:3)
