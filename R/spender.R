@@ -78,10 +78,12 @@
 #'   than flat (`spender_warning_fit_flat`), if its loss still fell fast (`spender_warning_fit_short`), or if it over-fits
 #'   (`spender_warning_fit_overfit`): the validation loss rises while the training loss falls.
 #' @section Convergence, and how many latents: The losses of `history` are those of the encoder's latents, which are not the best that the
-#'   decoder could do; compare `predict(fit, x[held_out(fit, x)], "loss", refine = 2)`, or [summary()]'s refined loss, with the perfect loss.
+#'   decoder could do; compare `predict(fit, x[held_out(fit, x)], "loss", refine = 2)`, or the refined loss of [summary()], with the perfect
+#'   one.
 #'   1. Look at `plot(fit)`. A validation loss that still falls in the last tenth of the epochs, beyond the wiggles of single epochs, wants
 #'      more of them; since the rate decays to zero within the epochs asked for, start again with twice as many, or go on by
-#'      [update()][update.spender()]. One that rises while the training loss falls over-fits: more spectra help, `init`, or fewer `epochs`.
+#'      [update()][update.spender()]. One that rises while the training loss falls over-fits: more spectra help, or `init`, or fewer
+#'      `epochs`.
 #'   2. Twice the epochs that change the refined loss by less than its standard error over the held-out spectra,
 #'      `sd(loss) / sqrt(length(loss))`, are not needed.
 #'   3. [choose_latents()] fits several numbers of latents and draws refined losses with those of a PCA and the noise: take the smallest

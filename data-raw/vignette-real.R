@@ -35,7 +35,8 @@ peculiar <- lapply(c(absorption, oxygen), function(id) {
   i <- which(held$id == id)
   if (!length(i)) stop(id, " is not among those held out")
   of <- data$row == i & data$line == if (id == absorption) "Halpha" else "OIII_5008"
-  data.frame(id = id, line = data$line[of], data = data$ew[of], data_err = data$ew_err[of], model = model$ew[of], model_err = model$ew_err[of])
+  data.frame(id = id, line = data$line[of], data = data$ew[of], data_err = data$ew_err[of], model = model$ew[of],
+             model_err = model$ew_err[of])
 })
 print(peculiar)
 
@@ -55,8 +56,8 @@ others <- setdiff(order_z, c(absorption, oxygen))
 chosen <- intersect(order_z, c(absorption, oxygen, others[round(quantile(seq_along(others), c(0.05, 0.6, 0.85, 0.97)))]))
 for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, held, chosen[i], refine = 3, se = TRUE), 5.8)
 cat("chosen:", chosen, "\n")
-save_png("real-latents.png", plot_latent(embed_latents(encode(fit, galaxies, refine = 3)),
-                                         colour = ifelse(galaxies$meta$subclass == "", NA, galaxies$meta$subclass), label = "SDSS subclass"), 4)
+subclass <- ifelse(galaxies$meta$subclass == "", NA, galaxies$meta$subclass)
+save_png("real-latents.png", plot_latent(embed_latents(encode(fit, galaxies, refine = 3)), colour = subclass, label = "SDSS subclass"), 4)
 save_png("real-halpha.png", height = 4, ggplot(both, aes(data, model)) + geom_abline(colour = "grey70") +
   geom_linerange(aes(xmin = data - data_err, xmax = data + data_err), colour = "grey40") +
   geom_linerange(aes(ymin = model - model_err, ymax = model + model_err), colour = "grey40") + geom_point(size = 1.4) +
