@@ -62,7 +62,8 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #' @seealso [held_out()]
 #' @export
 #' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
-#' x <- simulate_spectra(60, z = rep(c(0.05, 0.1), 30), instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' grid <- instrument(seq(4000, 8000, by = 8))
+#' x <- simulate_spectra(60, z = rep(c(0.05, 0.1), 30), instrument = grid, seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x[1:30], latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' calibration <- calibrate_lines(fit, x[31:60], "Halpha")
