@@ -53,3 +53,14 @@ test_that("study-dimensions.R makes a table beside the paper's, and goes on wher
   expect_equal(kept$pca$latents, c(2, 4))
   expect_true(all(kept$fits$refined <= kept$fits$encoder))
 })
+
+test_that("study-inference.R measures refined latents, and keeps the fit", {
+  skip_on_cran()
+  path <- withr::local_tempfile(fileext = ".rds")
+  result <- study("study-inference.R", "spectra=60", "epochs=2", "filters=8,8,16", "hidden=16", "latents=2", "galaxies=3",
+                  "realisations=4", "held=20", "faint=10", "threads=1", paste0("fit=", path))
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  expect_match(result$output, "^scatter of latents under noise, over their errors: [0-9.]+ [0-9.]+$", all = FALSE)
+  expect_match(result$output, "Student t of 3", all = FALSE)
+  expect_equal(readRDS(path)$architecture$n_latent, 2)
+})
