@@ -41,10 +41,13 @@ for (k in unique(c(0, 1, 2, steps))) {
       mean(sort(excess)[seq_len(0.99 * length(excess))]))
 }
 
-# scatter under noise
+# scatter under noise, at one norm: that of each realisation would move the amplitude
 n <- options$galaxies
+clean <- simulate(n, z = held$z[seq_len(n)], galaxies = held$truth$parameters[seq_len(n), ], rest = FALSE, seed = 13, defects = FALSE)
 galaxy <- rep(seq_len(n), options$realisations)
-again <- simulate(length(galaxy), z = held$z[galaxy], galaxies = held$truth$parameters[galaxy, ], rest = FALSE, seed = 13, defects = FALSE)
+again <- clean[galaxy]
+set.seed(16)
+again$flux <- again$truth$flux + ifelse(again$ivar > 0, rnorm(length(again$ivar)) / sqrt(again$ivar), 0)
 found <- refined(again, se = TRUE)
 within <- function(values) values - rowsum(values, galaxy)[galaxy, , drop = FALSE] / options$realisations
 ratio <- sqrt(colMeans((within(found$latent) / found$se)^2) * options$realisations / (options$realisations - 1))
