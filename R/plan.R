@@ -10,7 +10,7 @@ training_plan <- function(options, n, architecture, device, trained = FALSE) {
   }
   if (is.null(options$learning_rate)) {
     times <- sqrt(512 / max(architecture$filters) * min(options$batch_size, 64) / 64)
-    options$learning_rate <- signif((if (trained) 3e-4 else 1e-3) * min(3, max(1, times)), 2)
+    options$learning_rate <- signif((if (trained) 5e-5 else 1e-3) * min(3, max(1, times)), 2)
   }
   options
 }

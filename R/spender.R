@@ -70,7 +70,7 @@
 #'
 #' @section Defaults: Of \eqn{n} training spectra, `epochs` is \eqn{60 (200/n)^{1/4}}, between 10 and 100; `batch_size` is the power of two
 #'   nearest to \eqn{\sqrt n} from 8 to 64 on a CPU, to 1024 on a GPU; `learning_rate` is \eqn{10^{-3} \sqrt{8 b/w}}, between 1 and 3
-#'   times \eqn{10^{-3}}, with \eqn{w} channels of the widest convolution and batches of \eqn{b \le 64}, and 0.3 times as much
+#'   times \eqn{10^{-3}}, with \eqn{w} channels of the widest convolution and batches of \eqn{b \le 64}, and a twentieth of that
 #'   where training starts from simulated galaxies (`init`). The published code trains on
 #'   half a million spectra with a rate of \eqn{10^{-3}}, batches of 1024, and keeps the last epoch (`best = FALSE`).
 #' @section How good is the fit: Losses lie between that of a flat spectrum and half the fraction of valid pixels, which a perfect model

@@ -56,7 +56,12 @@ with_simulated_start <- function(start, architecture, weights, wave_rest) {
   new <- .Call(ffi_network_export, architecture, weights)
   old <- start$tensors
   s <- seq_len(min(architecture$n_latent, start$architecture$n_latent))
-  on_grid <- function(y) stats::approx(start$wave_rest, y, wave_rest, rule = 2)$y
+  learned <- which(start$wave_rest >= start$covered[1] & start$wave_rest <= start$covered[2])
+  # beyond what the simulated galaxies covered: the mean of the nearest hundred pixels that they did
+  on_grid <- function(y) {
+    stats::approx(start$wave_rest[learned], y[learned], wave_rest, yleft = mean(y[utils::head(learned, 100)]),
+                  yright = mean(y[utils::tail(learned, 100)]))$y
+  }
   output <- paste0("decoder.mlp.", 3 * length(architecture$decoder_hidden))
   activation <- paste0("decoder.mlp.", 3 * length(architecture$decoder_hidden) + 1)
   for (name in grep("^decoder", names(old), value = TRUE)) {

@@ -68,7 +68,8 @@ pack <- function(x) {
        values = writeBin(as.integer(round(t(t(x) / scale))), raw(), size = bytes, endian = "little"))
 }
 exact <- c("decoder.mlp.0.weight", "decoder.mlp.0.bias", paste0(last, ".weight"), paste0(last, ".bias"))
-start <- list(architecture = fit$architecture, wave_rest = fit$wave_rest,
+covered <- c(fit$instrument$wave[1] / (1 + fit$training$z_range[2]), max(fit$wave_rest)) # by spectra that it was trained on
+start <- list(architecture = fit$architecture, wave_rest = fit$wave_rest, covered = covered,
               tensors = lapply(w[setdiff(names(w), exact)], pack), exact = w[exact])
 saveRDS(start, "inst/extdata/simulated-start.rds", compress = "xz")
 cat(file.size("inst/extdata/simulated-start.rds") / 1e6, "MB\n")
