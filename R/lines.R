@@ -272,7 +272,7 @@ fit_lines <- function(wave, flux, ivar, centres, sigma_max, velocity_max, kept =
   moving <- if (is.null(kept)) which(p > limits$lower & p < limits$upper)
   covariance <- if (known) covariance_of(cbind(linear, moved[, moving, drop = FALSE]))
   m <- length(beta)
-  # a line too weak to have a width, or within a pixel: errors at this width
+  # a line too weak to have a width, or beside masked pixels: errors at this velocity and width
   free <- !is.null(covariance) && !any(sqrt(diag(covariance)[m + seq_along(moving)]) > (limits$upper - limits$lower)[moving], na.rm = TRUE)
   if (known && !free) covariance <- covariance_of(linear)
   error_of <- function(j) if (is.null(covariance)) rep(NA_real_, length(j)) else sqrt(diag(covariance)[j])

@@ -97,15 +97,18 @@ test_that("galaxies are classified as SDSS does", {
   expect_gt(mean(sub(" BROADLINE", "", found[both]) == x$meta$subclass[both]), 0.9)
 })
 
-test_that("a line within a pixel has an error, though its width is not known", {
-  wave <- seq(6500, 6630, by = 2)
-  flux <- rep(1, length(wave))
-  flux[which.min(abs(wave - 6564.61))] <- 3
-  flux <- flux + 0.01 * sin(wave)
-  m <- measure_lines(rbind(flux), "Halpha", wave = wave, ivar = matrix(100, 1, length(wave)))
-  expect_lt(m$flux_err, 2)
-  expect_lt(m$ew_err, 2)
-  expect_true(is.na(m$sigma_err))
+test_that("a line between a masked pixel and the next has an error, though its velocity and width are not known", {
+  wave <- 10^seq(log10(6510), log10(6620), by = 1e-4)
+  masked <- which.min(abs(wave - 6564.61))
+  set.seed(2)
+  flux <- 1 + 0.01 * rnorm(length(wave))
+  flux[masked + 1] <- flux[masked + 1] + 0.5
+  flux[masked] <- NA
+  changes <- cbind(0.02, 0.05 * (seq_along(wave) == masked + 1), 0.01 * sin(wave / 5)) # one would be degenerate with velocity and width
+  m <- fit_lines(wave, flux, NULL, 6564.61, 600, 600, changes = changes)$lines
+  expect_lt(m$sigma, 30)
+  expect_lt(m$ew_err, 1)
+  expect_true(m$ew_err > 0 && is.na(m$velocity_err))
 })
 
 test_that("bad arguments are named", {
