@@ -92,7 +92,7 @@ static void fill_item(struct spd_safetensors_item *item, const char *name, SEXP 
   item->name = name;
   if (!Rf_isString(dtype) || Rf_xlength(dtype) != 1 || !spd_dtype_find(&item->dtype, CHAR(STRING_ELT(dtype, 0))))
     Rf_error("internal: tensor '%s' has no known dtype", name);
-  if (!Rf_isNumeric(shape) || Rf_xlength(shape) > SPD_SAFETENSORS_MAX_RANK) Rf_error("internal: tensor '%s' has no shape", name);
+  if (!Rf_isNumeric(shape) || Rf_xlength(shape) > SPD_TENSOR_MAX_RANK) Rf_error("internal: tensor '%s' has no shape", name);
   item->rank = (size_t)Rf_xlength(shape);
   PROTECT(shape = Rf_coerceVector(shape, REALSXP));
   for (size_t i = 0; i < item->rank; i++) {
