@@ -23,6 +23,8 @@ published_models <- c(
 #' | `"desi_edr_star"` | DESI EDR, Milky Way survey | 6 | 7864 pixels, z to 0.005 | same |
 #' | `"desi_edr_galaxy_flow"`, `"desi_edr_star_flow"` | | 6 | | density of the latents of the two |
 #'
+#' Files of the first paper may lack the wavelengths of the instrument: `read_model(path, wave = instrument("sdss"))` gives them.
+#'
 #' The SHA-256 of a file is compared with the digits that its name ends in, as its publishers name their files. The name of another file of
 #' theirs may be given, too; where it has no such digits, the SHA-256 of what came is told, written to a file beside it (`.sha256`,
 #' which `sha256sum -c` reads), and compared by later calls.
@@ -66,7 +68,8 @@ download_model <- function(name, path = NULL, base_url = "https://huggingface.co
     return(path)
   }
   if (!dir.exists(dirname(path))) abort("io", path, ": there is no folder ", dirname(path))
-  by_hand <- paste0("To do without, get ", url, " in another way and put it at ", path, ".")
+  place <- file.path(normalizePath(dirname(path)), basename(path))
+  by_hand <- paste0("To do without, get ", url, " in another way and put it at ", place, ".")
   if (!requireNamespace("curl", quietly = TRUE))
     abort("missing_package", "download_model() needs the package curl: install.packages(\"curl\"). ", by_hand)
   reason <- download_files(url, path, 1, stall, retries, wrong, function() NULL)

@@ -15,9 +15,9 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' history as JSON in the metadata. `read_model()` reads it back, with the same bits in weights and grids.
 #'
 #' `read_model()` also reads weights of the published PyTorch code: `.pt` files of `torch.save()`, such as those of [download_model()], and
-#' plain exports as safetensors (as of the script `system.file("scripts", "export-pytorch.py", package = "spender")`). PyTorch is not needed,
-#' and nothing in a file is run: a `.pt` file is a program that builds the weights, of which only the instructions that state dicts
-#' need are followed, and anything else is an error. The architecture follows from the tensors' shapes:
+#' plain exports as safetensors (as of the script `system.file("scripts", "export-pytorch.py", package = "spender")`). PyTorch is not
+#' needed, and nothing in a file is run: a `.pt` file is a program that builds the weights, of which only the instructions that state
+#' dicts need are followed, and anything else is an error. The architecture follows from the tensors' shapes:
 #' - convolutions `encoder.conv1.0.weight` (out, in, kernel) to `encoder.conv3.0.weight`, and a weight encoder where there are
 #'   `encoder.conv1w.0.weight` to `encoder.conv3w.0.weight`;
 #' - linear layers `encoder.mlp.*` and `decoder.mlp.*` (out, in), in the order of their numbers, which need not be consecutive;

@@ -126,8 +126,8 @@ test_that("a foreign name in a pickle is refused, and nothing is run", {
                 "with zipfile.ZipFile(sys.argv[1], 'w') as z:",
                 "    z.writestr('evil/data.pkl', pickle.dumps({'model': {}, 'x': Evil()}, 2))", sep = "\n")
   script <- withr::local_tempfile(lines = code, fileext = ".py")
-  for (call in list(c("os", "system", sprintf("('touch %s',)", marker)), c("builtins", "eval", "('1',)"), c("subprocess", "Popen", "(['x'],)"),
-                    c("builtins", "getattr", "(1, 'real')"), c("fractions", "Fraction", "()"))) {
+  for (call in list(c("os", "system", sprintf("('touch %s',)", marker)), c("builtins", "eval", "('1',)"),
+                    c("subprocess", "Popen", "(['x'],)"), c("builtins", "getattr", "(1, 'real')"), c("fractions", "Fraction", "()"))) {
     expect_identical(system2("python3", shQuote(c(script, evil, marker, call))), 0L)
     expect_error(read_model(evil), "nothing of it was run", class = "spender_error_format")
   }
