@@ -30,7 +30,7 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' the one that `instrument` names. The first paper's encoder sees the redshift; the published code has since dropped that input from it.
 #'
 #' @param fit A fit from [spender()] or `read_model()`.
-#' @param path The file, by custom `*.safetensors`.
+#' @param path The file, by custom `*.safetensors`; `read_model()` also takes `*.pt`.
 #' @param overwrite Whether an existing file may be replaced. The old file stays whole until the new one is complete.
 #' @param wave,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
 #'   grids; they take precedence over the file's, and are rounded to single precision. `wave` may be an [instrument()].
@@ -102,7 +102,8 @@ read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decode
 
   file <- read_tensor_file(path)
   if (is_flow(file$tensors)) {
-    if (length(call) > 2) abort("invalid", path, ": holds a density of latents, for which only `path` has a meaning.")
+    if (!all(vapply(list(wave, wave_rest, pools, decoder_offset, instrument), is.null, NA)))
+      abort("invalid", path, ": holds a density of latents, for which only `path` has a meaning.")
     return(read_flow(file$tensors, path))
   }
   metadata <- as.list(file$metadata)

@@ -1,15 +1,16 @@
 # Files in the layouts of the published models, made by make-torch.py: those in torch/ by PyTorch 2.15, others by the PyTorch found here.
-fresh_files <- function(env = parent.frame()) {
+folders <- function() {
   candidates <- c(Sys.getenv("SPENDER_PYTHON"), "/usr/bin/python3", Sys.which("python3"))
   has_torch <- function(python) {
     nzchar(python) && suppressWarnings(system2(python, c("-c", "'import torch, numpy'"), stdout = FALSE, stderr = FALSE)) == 0
   }
-  python <- Find(has_torch, candidates)
-  if (is.null(python)) return(NULL)
-  folder <- withr::local_tempdir(.local_envir = env)
-  made <- system2(python, c(test_path("make-torch.py"), folder), stdout = FALSE, stderr = FALSE)
-  expect_identical(made, 0L)
-  folder
+  fresh <- file.path(tempdir(), "torch") # made once
+  python <- if (!dir.exists(fresh)) Find(has_torch, candidates)
+  if (!is.null(python)) {
+    dir.create(fresh)
+    expect_identical(system2(python, c(test_path("make-torch.py"), fresh), stdout = FALSE, stderr = FALSE), 0L)
+  }
+  c(test_path("torch"), if (dir.exists(fresh)) fresh)
 }
 
 rule <- function(t, n) ((2654435761 * (seq_len(n) - 1) + 40503 * t) %% 2^24) / 2^23 - 1
@@ -25,8 +26,7 @@ expect_rule <- function(path, prefix, rounded = character()) {
 }
 
 test_that("published layouts are read to the bit", {
-  folders <- c(test_path("torch"), fresh_files())
-  for (folder in folders) {
+  for (folder in folders()) {
     at <- function(name) file.path(folder, name)
     # paper I: the encoder sees the redshift; no grid in the file
     expect_rule(at("sdss-I.pt"), "model.")
@@ -66,7 +66,7 @@ test_that("published layouts are read to the bit", {
 })
 
 test_that("of several instruments the one asked for is read", {
-  for (folder in c(test_path("torch"), fresh_files())) {
+  for (folder in folders()) {
     path <- file.path(folder, "five.pt")
     for (i in 0:4) {
       rounded <- if (i == 2) paste0("encoder.conv", 1:2, ".0.weight") else character()
