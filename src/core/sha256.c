@@ -46,11 +46,11 @@ spd_status spd_sha256_file(char digits[65], const char *path, struct spd_error *
   uint64_t bytes = 0;
   size_t n;
   FILE *file = fopen(path, "rb");
-  if (!file) return spd_fail(error, SPD_STATUS_IO, "%s: cannot open: %s", spd_path_tail(path), strerror(errno));
+  if (!file) return spd_fail(error, SPD_STATUS_IO, "%s: cannot open: %s", spd_text_tail(path), strerror(errno));
   for (; (n = fread(block, 1, BLOCK, file)) == BLOCK; bytes += BLOCK) add_block(state, block);
   const int failed = ferror(file);
   fclose(file);
-  if (failed) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read", spd_path_tail(path));
+  if (failed) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read", spd_text_tail(path));
 
   bytes += n; /* the end: a bit, zeros, and the number of bits in the last 8 bytes of a block */
   memset(block + n, 0, BLOCK - n);

@@ -5,17 +5,17 @@
 #include <stddef.h>
 
 /* Bytes of the well-formed character at s (RFC 3629: no overlong forms, no surrogates), 0 where there is none. */
-size_t spd_utf8_length(const unsigned char *s, const unsigned char *end);
+size_t spd_text_utf8_length(const unsigned char *s, const unsigned char *end);
 /* (n) bytes */
-int spd_is_utf8(const char *text, size_t n);
+int spd_text_is_utf8(const char *text, size_t n);
 
 /* A name from a file may be long or hold control characters; a sentence shows its start, cut between characters. */
-struct spd_shown {
+struct spd_text_shown {
   char text[100];
 };
-struct spd_shown spd_shown(const char *name);
+struct spd_text_shown spd_text_shown(const char *name);
 
 /* A long path keeps its end: the file's own name. Points into it. */
-const char *spd_path_tail(const char *path);
+const char *spd_text_tail(const char *path);
 
 #endif

@@ -58,7 +58,7 @@ struct machine {
 
 static spd_status refuse(const struct machine *m, const char *what) {
   return spd_fail(m->error, SPD_STATUS_FORMAT, "%s: not weights that torch.save() wrote: %s at byte %zu of its pickle",
-                  spd_path_tail(m->path), what, (size_t)(m->at - m->start));
+                  spd_text_tail(m->path), what, (size_t)(m->at - m->start));
 }
 
 /* Room for one more element; arrays grow by doubling. */
@@ -68,7 +68,7 @@ static spd_status grow(void *array, size_t n, size_t size, const struct machine 
   if (n >= SPD_PICKLE_MOST_VALUES) return refuse(m, "too many values");
   memcpy(&old, array, sizeof old);
   larger = realloc(old, (n ? 2 * n : 1) * size);
-  if (!larger) return spd_fail(m->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its pickle", spd_path_tail(m->path));
+  if (!larger) return spd_fail(m->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its pickle", spd_text_tail(m->path));
   memcpy(array, &larger, sizeof larger);
   return SPD_STATUS_OK;
 }
@@ -190,8 +190,8 @@ static spd_status name(struct machine *m) {
     if (strcmp(names[i].module, module) == 0 && strcmp(names[i].name, what) == 0)
       return push_new(m, (struct spd_pickle_value){.kind = SPD_PICKLE_NAME, .as.name = i});
   return spd_fail(m->error, SPD_STATUS_FORMAT,
-                  "%s: refused: its pickle asks for '%s' of '%s', which weights do not need; nothing of it was run", spd_path_tail(m->path),
-                  spd_shown(what).text, spd_shown(module).text);
+                  "%s: refused: its pickle asks for '%s' of '%s', which weights do not need; nothing of it was run", spd_text_tail(m->path),
+                  spd_text_shown(what).text, spd_text_shown(module).text);
 }
 
 /* ('storage', type, key, location, number of elements) */
@@ -299,7 +299,7 @@ static spd_status text(struct machine *m) {
   const unsigned char *bytes = NULL;
   SPD_TRY(take_little(&n, 4, m));
   SPD_TRY(take(&bytes, (size_t)n, m));
-  if (!spd_is_utf8((const char *)bytes, (size_t)n)) return refuse(m, "text that is not UTF-8");
+  if (!spd_text_is_utf8((const char *)bytes, (size_t)n)) return refuse(m, "text that is not UTF-8");
   return push_new(m, (struct spd_pickle_value){.kind = SPD_PICKLE_TEXT, .as.text = {(const char *)bytes, (size_t)n}});
 }
 
@@ -369,7 +369,7 @@ static spd_status step(struct machine *m, unsigned char instruction) {
     case 'b': return build(m);   /* BUILD */
   }
   return spd_fail(m->error, SPD_STATUS_FORMAT, "%s: not weights that torch.save() wrote: its pickle has the instruction 0x%02x at byte %zu",
-                  spd_path_tail(m->path), instruction, (size_t)(m->at - m->start) - 1);
+                  spd_text_tail(m->path), instruction, (size_t)(m->at - m->start) - 1);
 }
 
 spd_status spd_pickle_read(struct spd_pickle *pickle, const unsigned char *bytes, size_t n, const char *path, struct spd_error *error) {

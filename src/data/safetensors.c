@@ -45,7 +45,7 @@ struct parser {
 };
 
 static spd_status malformed(const struct parser *p, const char *what) {
-  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: not a safetensors file: %s at byte %zu of its header", spd_path_tail(p->path), what,
+  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: not a safetensors file: %s at byte %zu of its header", spd_text_tail(p->path), what,
                   (size_t)(p->at - p->start));
 }
 
@@ -110,7 +110,7 @@ static spd_status parse_string(struct parser *p, const char **string) {
     if (c == '"') break;
     if (c < 0x20) return malformed(p, "a control character in a string");
     if (c != '\\') {
-      size_t n = spd_utf8_length((unsigned char *)p->at, (unsigned char *)p->end);
+      size_t n = spd_text_utf8_length((unsigned char *)p->at, (unsigned char *)p->end);
       if (n == 0) return malformed(p, "text that is not UTF-8");
       memmove(to, p->at, n);
       to += n, p->at += n;
@@ -167,7 +167,7 @@ static spd_status parse_unsigned_array(struct parser *p, uint64_t *values, size_
 static spd_status grow(void **array, size_t n, size_t size, const struct parser *p) {
   if (n & (n - 1)) return SPD_STATUS_OK;
   void *larger = realloc(*array, (n ? 2 * n : 1) * size);
-  if (!larger) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_path_tail(p->path));
+  if (!larger) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(p->path));
   *array = larger;
   return SPD_STATUS_OK;
 }
@@ -188,7 +188,7 @@ static spd_status parse_metadata(struct spd_safetensors *f, struct parser *p) {
 
 #define TENSOR_FAIL(...) tensor_fail(p, t->name, __VA_ARGS__)
 static spd_status tensor_fail(const struct parser *p, const char *name, const char *what) {
-  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' %s", spd_path_tail(p->path), spd_shown(name).text, what);
+  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' %s", spd_text_tail(p->path), spd_text_shown(name).text, what);
 }
 
 static spd_status parse_tensor(struct spd_safetensors_tensor *t, struct parser *p) {
@@ -208,8 +208,8 @@ static spd_status parse_tensor(struct spd_safetensors_tensor *t, struct parser *
     if (field == DTYPE) {
       SPD_TRY(parse_string(p, &dtype));
       if (!spd_dtype_find(&t->dtype, dtype))
-        return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' has the unknown data type '%s'", spd_path_tail(p->path),
-                        spd_shown(t->name).text, spd_shown(dtype).text);
+        return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' has the unknown data type '%s'", spd_text_tail(p->path),
+                        spd_text_shown(t->name).text, spd_text_shown(dtype).text);
     } else if (field == SHAPE) {
       SPD_TRY(parse_unsigned_array(p, shape, SPD_TENSOR_MAX_RANK, &t->rank));
     } else {
@@ -258,7 +258,7 @@ static const char *find_twice(const char **texts, size_t n) {
 static spd_status check_unique(const struct spd_safetensors *f, const struct parser *p) {
   size_t n = f->n_tensors + f->n_metadata;
   const char **texts = malloc((n ? n : 1) * sizeof *texts);
-  if (!texts) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_path_tail(p->path));
+  if (!texts) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(p->path));
   spd_status status = SPD_STATUS_OK;
   for (size_t i = 0; i < f->n_tensors; i++) texts[i] = f->tensors[i].name;
   const char *twice = find_twice(texts, f->n_tensors);
@@ -268,8 +268,8 @@ static spd_status check_unique(const struct spd_safetensors *f, const struct par
     for (size_t i = 0; i < f->n_metadata; i++) texts[i] = f->metadata[i].key;
     twice = find_twice(texts, f->n_metadata);
     if (twice)
-      status = spd_fail(p->error, SPD_STATUS_FORMAT, "%s: metadata '%s' stands in the header twice", spd_path_tail(p->path),
-                        spd_shown(twice).text);
+      status = spd_fail(p->error, SPD_STATUS_FORMAT, "%s: metadata '%s' stands in the header twice", spd_text_tail(p->path),
+                        spd_text_shown(twice).text);
   }
   free(texts);
   return status;
@@ -313,7 +313,7 @@ static spd_status parse_header(struct spd_safetensors *f, struct parser *p, uint
     reached = t->end;
   }
   if (reached != data_bytes)
-    return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: %llu bytes follow the last tensor", spd_path_tail(p->path),
+    return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: %llu bytes follow the last tensor", spd_text_tail(p->path),
                     (unsigned long long)(data_bytes - reached));
   return SPD_STATUS_OK;
 }
@@ -321,12 +321,12 @@ static spd_status parse_header(struct spd_safetensors *f, struct parser *p, uint
 /* ---- reading ---- */
 
 static spd_status io_fail(struct spd_error *error, const char *path, const char *verb) {
-  return spd_fail(error, SPD_STATUS_IO, "%s: cannot %s: %s", spd_path_tail(path), verb, strerror(errno));
+  return spd_fail(error, SPD_STATUS_IO, "%s: cannot %s: %s", spd_text_tail(path), verb, strerror(errno));
 }
 
 static spd_status read_at(void *to, size_t bytes, uint64_t offset, int descriptor, const char *path, struct spd_error *error) {
   const int read = spd_file_read(to, bytes, offset, descriptor);
-  if (read == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short", spd_path_tail(path));
+  if (read == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short", spd_text_tail(path));
   return read < 0 ? io_fail(error, path, "read") : SPD_STATUS_OK;
 }
 
@@ -338,21 +338,21 @@ static spd_status open_file(struct spd_safetensors *f, struct spd_error *error) 
   f->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (f->descriptor < 0) return io_fail(error, path, "open");
   if (fstat(f->descriptor, &info) != 0) return io_fail(error, path, "read");
-  if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", spd_path_tail(path));
+  if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", spd_text_tail(path));
   uint64_t size = (uint64_t)info.st_size;
   if (size < PREFIX)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", spd_path_tail(path),
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", spd_text_tail(path),
                     (unsigned long long)size);
   SPD_TRY(read_at(prefix, PREFIX, 0, f->descriptor, path, error));
   uint64_t length = spd_get_little(prefix, PREFIX);
   if (length < 2 || length > MOST_HEADER)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: a header of %llu bytes is not possible", spd_path_tail(path),
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: a header of %llu bytes is not possible", spd_text_tail(path),
                     (unsigned long long)length);
   if (length > size - PREFIX)
     return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short, or not a safetensors file: its header should have %llu bytes",
-                    spd_path_tail(path), (unsigned long long)length);
+                    spd_text_tail(path), (unsigned long long)length);
   f->header = malloc((size_t)length + 1);
-  if (!f->header) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_path_tail(path));
+  if (!f->header) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(path));
   SPD_TRY(read_at(f->header, (size_t)length, PREFIX, f->descriptor, path, error));
   f->header[length] = 0;
   f->data = PREFIX + length;
@@ -366,7 +366,7 @@ spd_status spd_safetensors_open(struct spd_safetensors **file, const char *path,
   if (f) f->descriptor = -1, f->path = malloc(strlen(path) + 1);
   if (!f || !f->path) {
     free(f);
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_path_tail(path));
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_text_tail(path));
   }
   strcpy(f->path, path);
   spd_status status = open_file(f, error);
@@ -427,8 +427,8 @@ static spd_status read_converted(float *floats, double *doubles, const struct sp
 spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
                                       struct spd_error *error) {
   if (tensor->dtype > SPD_DTYPE_BF16)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: tensor '%s' holds %s where floating-point numbers belong", spd_path_tail(file->path),
-                    spd_shown(tensor->name).text, spd_dtype_name(tensor->dtype));
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: tensor '%s' holds %s where floating-point numbers belong", spd_text_tail(file->path),
+                    spd_text_shown(tensor->name).text, spd_dtype_name(tensor->dtype));
   if (tensor->dtype == SPD_DTYPE_F32) return spd_safetensors_read(values, file, tensor, error);
   return read_converted(values, NULL, file, tensor, error);
 }
@@ -493,22 +493,23 @@ static spd_status check_items(const char *path, const struct spd_safetensors_ite
   for (size_t i = 0; i < n_items; i++) {
     const struct spd_safetensors_item *item = &items[i];
     size_t count = 1;
-    int fits = item->rank <= SPD_TENSOR_MAX_RANK && (unsigned)item->dtype < SPD_N_DTYPES && spd_is_utf8(item->name, strlen(item->name)) &&
-               strcmp(item->name, "__metadata__") != 0;
+    int fits = item->rank <= SPD_TENSOR_MAX_RANK && (unsigned)item->dtype < SPD_N_DTYPES &&
+               spd_text_is_utf8(item->name, strlen(item->name)) && strcmp(item->name, "__metadata__") != 0;
     for (size_t j = 0; fits && j < item->rank && count > 0; j++) {
       fits = item->shape[j] == 0 || count <= SIZE_MAX / 8 / item->shape[j];
       count *= item->shape[j];
     }
     if (!fits || (count > 0 && !item->values))
-      return spd_fail(error, SPD_STATUS_INVALID, "%s: tensor '%s' has a name, type or shape that cannot be written", spd_path_tail(path),
-                      spd_shown(item->name).text);
+      return spd_fail(error, SPD_STATUS_INVALID, "%s: tensor '%s' has a name, type or shape that cannot be written", spd_text_tail(path),
+                      spd_text_shown(item->name).text);
   }
   for (size_t i = 0; i < n_metadata; i++)
-    if (!spd_is_utf8(metadata[i].key, strlen(metadata[i].key)) || !spd_is_utf8(metadata[i].value, strlen(metadata[i].value)))
-      return spd_fail(error, SPD_STATUS_INVALID, "%s: metadata '%s' is not UTF-8", spd_path_tail(path), spd_shown(metadata[i].key).text);
+    if (!spd_text_is_utf8(metadata[i].key, strlen(metadata[i].key)) || !spd_text_is_utf8(metadata[i].value, strlen(metadata[i].value)))
+      return spd_fail(error, SPD_STATUS_INVALID, "%s: metadata '%s' is not UTF-8", spd_text_tail(path),
+                      spd_text_shown(metadata[i].key).text);
 
   const char **texts = malloc((n ? n : 1) * sizeof *texts);
-  if (!texts) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_path_tail(path));
+  if (!texts) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(path));
   for (size_t i = 0; i < n_items; i++) texts[i] = items[i].name;
   const char *twice = find_twice(texts, n_items);
   if (!twice) {
@@ -516,7 +517,8 @@ static spd_status check_items(const char *path, const struct spd_safetensors_ite
     twice = find_twice(texts, n_metadata);
   }
   spd_status status = SPD_STATUS_OK;
-  if (twice) status = spd_fail(error, SPD_STATUS_INVALID, "%s: '%s' cannot be written twice", spd_path_tail(path), spd_shown(twice).text);
+  if (twice)
+    status = spd_fail(error, SPD_STATUS_INVALID, "%s: '%s' cannot be written twice", spd_text_tail(path), spd_text_shown(twice).text);
   free(texts);
   return status;
 }
@@ -622,9 +624,9 @@ spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_
   put_header(&header, items, n_items, metadata, n_metadata);
   spd_status status;
   if (header.failed)
-    status = spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_path_tail(path));
+    status = spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(path));
   else if (header.length > MOST_HEADER)
-    status = spd_fail(error, SPD_STATUS_INVALID, "%s: names and metadata exceed the format's 100 MB", spd_path_tail(path));
+    status = spd_fail(error, SPD_STATUS_INVALID, "%s: names and metadata exceed the format's 100 MB", spd_text_tail(path));
   else
     status = write_file(path, &header, items, n_items, overwrite, error);
   free(header.bytes);

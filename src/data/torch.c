@@ -47,7 +47,7 @@ struct walk {
 
 #define WALK_FAIL(what) walk_fail(w, what)
 static spd_status walk_fail(const struct walk *w, const char *what) {
-  return spd_fail(w->error, SPD_STATUS_FORMAT, "%s: tensor '%s' %s", spd_path_tail(w->file->zip.path), spd_shown(w->name).text, what);
+  return spd_fail(w->error, SPD_STATUS_FORMAT, "%s: tensor '%s' %s", spd_text_tail(w->file->zip.path), spd_text_shown(w->name).text, what);
 }
 
 /* The archive's entry that holds a storage */
@@ -93,11 +93,11 @@ static spd_status add_tensor(struct walk *w, const struct spd_pickle_tensor *fro
   if (w->name_bytes > MOST_NAMES) return WALK_FAIL("is one of too many");
   if ((count & (count - 1)) == 0) {
     void *larger = realloc(f->tensors, (count ? 2 * count : 1) * sizeof t);
-    if (!larger) return spd_fail(w->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its tensors", spd_path_tail(f->zip.path));
+    if (!larger) return spd_fail(w->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its tensors", spd_text_tail(f->zip.path));
     f->tensors = larger;
   }
   char *name = malloc(n + 1);
-  if (!name) return spd_fail(w->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its tensors", spd_path_tail(f->zip.path));
+  if (!name) return spd_fail(w->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its tensors", spd_text_tail(f->zip.path));
   memcpy(name, w->name, n + 1);
   t.name = name;
   f->tensors[f->n_tensors++] = t;
@@ -153,13 +153,13 @@ static int by_name(const void *a, const void *b) { return strcmp(*(const char *c
 static spd_status check_unique(const struct spd_torch *f, struct spd_error *error) {
   const size_t n = f->n_tensors;
   const char **names = malloc((n + 1) * sizeof *names);
-  if (!names) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its tensors", spd_path_tail(f->zip.path));
+  if (!names) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its tensors", spd_text_tail(f->zip.path));
   for (size_t i = 0; i < n; i++) names[i] = f->tensors[i].name;
   if (n > 1) qsort(names, n, sizeof *names, by_name);
   spd_status status = SPD_STATUS_OK;
   for (size_t i = 1; i < n && status == SPD_STATUS_OK; i++)
     if (strcmp(names[i - 1], names[i]) == 0)
-      status = spd_fail(error, SPD_STATUS_FORMAT, "%s: holds tensor '%s' twice", spd_path_tail(f->zip.path), spd_shown(names[i]).text);
+      status = spd_fail(error, SPD_STATUS_FORMAT, "%s: holds tensor '%s' twice", spd_text_tail(f->zip.path), spd_text_shown(names[i]).text);
   free(names);
   return status;
 }
@@ -175,16 +175,16 @@ static spd_status find_pickle(const struct spd_zip_entry **pickle, char folder[M
     const char *name = zip->entries[i].name, *slash = strchr(name, '/');
     const size_t n = slash ? (size_t)(slash - name) + 1 : 0;
     if (strcmp(name + n, own) != 0 || n >= MOST_NAME) continue;
-    if (*pickle) return spd_fail(error, SPD_STATUS_FORMAT, "%s: holds more than one %s", spd_path_tail(zip->path), own);
+    if (*pickle) return spd_fail(error, SPD_STATUS_FORMAT, "%s: holds more than one %s", spd_text_tail(zip->path), own);
     *pickle = &zip->entries[i];
     memcpy(folder, name, n);
     folder[n] = 0;
   }
   if (!*pickle)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: a ZIP archive, but not one of torch.save(): it has no %s", spd_path_tail(zip->path),
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: a ZIP archive, but not one of torch.save(): it has no %s", spd_text_tail(zip->path),
                     own);
   if ((*pickle)->bytes > MOST_PICKLE)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: its pickle is longer than 64 MB", spd_path_tail(zip->path));
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: its pickle is longer than 64 MB", spd_text_tail(zip->path));
   return SPD_STATUS_OK;
 }
 
@@ -197,7 +197,7 @@ static spd_status read_byte_order(struct spd_torch *f, const char *folder, struc
   if (entry->bytes < sizeof order) SPD_TRY(spd_zip_read(order, &f->zip, entry, error));
   f->is_big = strcmp(order, "big") == 0;
   if (!f->is_big && strcmp(order, "little") != 0)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: its byte order is neither little nor big", spd_path_tail(f->zip.path));
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: its byte order is neither little nor big", spd_text_tail(f->zip.path));
   return SPD_STATUS_OK;
 }
 
@@ -221,12 +221,12 @@ static spd_status open_file(struct spd_torch *f, const char *path, struct spd_er
         error, SPD_STATUS_FORMAT,
         "%s: in the format of torch.save() before PyTorch 1.6; in Python, torch.save(torch.load(\"old.pt\", weights_only=True), "
         "\"new.pt\") writes the present one",
-        spd_path_tail(path));
+        spd_text_tail(path));
   SPD_TRY(spd_zip_open(&f->zip, path, error));
   SPD_TRY(find_pickle(&entry, folder, &f->zip, error));
   SPD_TRY(read_byte_order(f, folder, error));
   unsigned char *bytes = malloc((size_t)entry->bytes + 1);
-  if (!bytes) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its pickle", spd_path_tail(path));
+  if (!bytes) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its pickle", spd_text_tail(path));
   const spd_status status = read_pickle(f, entry, folder, bytes, error);
   free(bytes);
   return status;
@@ -235,7 +235,7 @@ static spd_status open_file(struct spd_torch *f, const char *path, struct spd_er
 spd_status spd_torch_open(struct spd_torch **file, const char *path, struct spd_error *error) {
   *file = NULL;
   struct spd_torch *f = calloc(1, sizeof *f);
-  if (!f) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_path_tail(path));
+  if (!f) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_text_tail(path));
   f->zip.descriptor = -1;
   const spd_status status = open_file(f, path, error);
   if (status == SPD_STATUS_OK)
@@ -258,8 +258,8 @@ spd_status spd_torch_read(double *values, const struct spd_torch *file, const st
   size_t index[SPD_TENSOR_MAX_RANK] = {0}, at = tensor->offset;
   unsigned char *storage = malloc(bytes + 1);
   if (!storage)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for tensor '%s'", spd_path_tail(file->zip.path),
-                    spd_shown(tensor->name).text);
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for tensor '%s'", spd_text_tail(file->zip.path),
+                    spd_text_shown(tensor->name).text);
   const spd_status status = spd_zip_read(storage, &file->zip, tensor->storage, error);
   if (status == SPD_STATUS_OK && file->is_big) spd_swap_bytes(storage, bytes / size, size);
   for (size_t i = 0; status == SPD_STATUS_OK && i < tensor->count; i++) {

@@ -31,11 +31,11 @@ enum {
 };
 
 static spd_status broken(const struct spd_zip *zip, struct spd_error *error, const char *what) {
-  return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a whole ZIP archive: %s", spd_path_tail(zip->path), what);
+  return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a whole ZIP archive: %s", spd_text_tail(zip->path), what);
 }
 
 static spd_status io_fail(const struct spd_zip *zip, struct spd_error *error, const char *verb) {
-  return spd_fail(error, SPD_STATUS_IO, "%s: cannot %s: %s", spd_path_tail(zip->path), verb, strerror(errno));
+  return spd_fail(error, SPD_STATUS_IO, "%s: cannot %s: %s", spd_text_tail(zip->path), verb, strerror(errno));
 }
 
 static spd_status read_at(void *to, size_t n, uint64_t offset, const struct spd_zip *zip, struct spd_error *error) {
@@ -45,7 +45,7 @@ static spd_status read_at(void *to, size_t n, uint64_t offset, const struct spd_
   return read < 0 ? io_fail(zip, error, "read") : SPD_STATUS_OK;
 }
 
-uint32_t spd_crc32(const void *bytes, size_t n) {
+uint32_t spd_zip_crc(const void *bytes, size_t n) {
   uint32_t table[256], crc = 0xffffffffu;
   for (uint32_t i = 0; i < 256; i++) {
     table[i] = i;
@@ -92,7 +92,7 @@ static spd_status parse_entry(struct spd_zip_entry *e, size_t *length, unsigned 
   if (!wide(&e->bytes, &field, end) || !wide(&packed, &field, end) || !wide(&e->header, &field, end))
     return broken(zip, error, "its directory is damaged");
   e->is_stored = spd_get_little(at + 10, 2) == 0 && (spd_get_little(at + 8, 2) & 1) == 0 && packed == e->bytes;
-  if (!spd_is_utf8((char *)at + ENTRY_BYTES, name) || memchr(at + ENTRY_BYTES, 0, name))
+  if (!spd_text_is_utf8((char *)at + ENTRY_BYTES, name) || memchr(at + ENTRY_BYTES, 0, name))
     return broken(zip, error, "a name in its directory is not UTF-8");
   memmove(at, at + ENTRY_BYTES, name);
   at[name] = 0;
@@ -140,14 +140,15 @@ static spd_status read_directory(struct spd_zip *zip, struct spd_error *error) {
   zip->directory = malloc((size_t)bytes + 1);
   zip->entries = malloc(((size_t)n + 1) * sizeof *zip->entries);
   if (!zip->directory || !zip->entries)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its directory", spd_path_tail(zip->path));
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its directory", spd_text_tail(zip->path));
   SPD_TRY(read_at(zip->directory, (size_t)bytes, offset, zip, error));
   for (size_t at = 0, length = 0; zip->n_entries < n; zip->n_entries++, at += length)
     SPD_TRY(parse_entry(&zip->entries[zip->n_entries], &length, (unsigned char *)zip->directory + at, (size_t)bytes - at, zip, error));
   if (n > 1) qsort(zip->entries, (size_t)n, sizeof *zip->entries, by_name);
   for (size_t i = 1; i < n; i++)
     if (by_name(&zip->entries[i - 1], &zip->entries[i]) == 0)
-      return spd_fail(error, SPD_STATUS_FORMAT, "%s: holds '%s' twice", spd_path_tail(zip->path), spd_shown(zip->entries[i].name).text);
+      return spd_fail(error, SPD_STATUS_FORMAT, "%s: holds '%s' twice", spd_text_tail(zip->path),
+                      spd_text_shown(zip->entries[i].name).text);
   return SPD_STATUS_OK;
 }
 
@@ -157,14 +158,14 @@ static spd_status open_file(struct spd_zip *zip, struct spd_error *error) {
   zip->descriptor = open(zip->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (zip->descriptor < 0) return io_fail(zip, error, "open");
   if (fstat(zip->descriptor, &info) != 0) return io_fail(zip, error, "read");
-  if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", spd_path_tail(zip->path));
+  if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", spd_text_tail(zip->path));
   zip->size = (uint64_t)info.st_size;
   return read_directory(zip, error);
 }
 
 spd_status spd_zip_open(struct spd_zip *zip, const char *path, struct spd_error *error) {
   *zip = (struct spd_zip){.descriptor = -1, .path = malloc(strlen(path) + 1)};
-  if (!zip->path) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_path_tail(path));
+  if (!zip->path) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_text_tail(path));
   strcpy(zip->path, path);
   const spd_status status = open_file(zip, error);
   if (status != SPD_STATUS_OK) spd_zip_close(zip);
@@ -189,14 +190,14 @@ const struct spd_zip_entry *spd_zip_find(const struct spd_zip *zip, const char *
 spd_status spd_zip_read(void *to, const struct spd_zip *zip, const struct spd_zip_entry *entry, struct spd_error *error) {
   unsigned char local[LOCAL_BYTES];
   if (!entry->is_stored)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: '%s' is compressed, which torch.save() does not do", spd_path_tail(zip->path),
-                    spd_shown(entry->name).text);
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: '%s' is compressed, which torch.save() does not do", spd_text_tail(zip->path),
+                    spd_text_shown(entry->name).text);
   SPD_TRY(read_at(local, LOCAL_BYTES, entry->header, zip, error));
   if (spd_get_little(local, 4) != LOCAL) return broken(zip, error, "an entry is not where its directory says");
   const uint64_t start = entry->header + LOCAL_BYTES + spd_get_little(local + 26, 2) + spd_get_little(local + 28, 2);
   SPD_TRY(read_at(to, (size_t)entry->bytes, start, zip, error));
-  if (spd_crc32(to, (size_t)entry->bytes) != entry->crc)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: is damaged: the checksum of '%s' does not fit", spd_path_tail(zip->path),
-                    spd_shown(entry->name).text);
+  if (spd_zip_crc(to, (size_t)entry->bytes) != entry->crc)
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: is damaged: the checksum of '%s' does not fit", spd_text_tail(zip->path),
+                    spd_text_shown(entry->name).text);
   return SPD_STATUS_OK;
 }

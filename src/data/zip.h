@@ -38,6 +38,6 @@ const struct spd_zip_entry *spd_zip_find(const struct spd_zip *zip, const char *
 spd_status spd_zip_read(void *to, const struct spd_zip *zip, const struct spd_zip_entry *entry, struct spd_error *error);
 
 /* CRC-32 of ISO 3309, as in ZIP and gzip. */
-uint32_t spd_crc32(const void *bytes, size_t n);
+uint32_t spd_zip_crc(const void *bytes, size_t n);
 
 #endif
