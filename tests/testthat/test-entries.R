@@ -1,7 +1,7 @@
 # No .Call entry trusts what it gets: each argument of each entry, and each member of its lists, is replaced by things that it should not
 # be. The session survives, and what can never be right is an R error.
 
-valid_calls <- function(folder) {
+valid_calls <- function(folder, torch) {
   x <- small_spectra(6)
   fit <- small_fit(x, epochs = 1)
   wave <- fit$instrument$wave
@@ -58,6 +58,9 @@ valid_calls <- function(folder) {
       ffi_safetensors_read = list(model, NULL),
       ffi_safetensors_write = list(file.path(folder, "new.safetensors"), list(a = list(dtype = "F32", shape = 2, data = c(1, 2))),
                                    c(key = "value"), TRUE),
+      ffi_sha256 = list(model),
+      ffi_torch_is = list(model),
+      ffi_torch_read = list(torch, NULL),
       ffi_spectra_quality = list(x$flux, x$ivar, 1),
       ffi_split = list(x$id, 0.2, 1),
       ffi_survey_append = list(path, list(x$id, x$z, x$norm, x$meta$class, x$meta$subclass, x$meta$sn_median, x$flux, x$ivar)),
@@ -138,8 +141,9 @@ each_replacement <- function(arguments, values, f) {
 test_that("every entry survives every wrong argument", {
   skip_without_cfitsio()
   folder <- withr::local_tempdir()
+  torch <- normalizePath(test_path("torch", "desi.pt"))
   withr::local_dir(folder)
-  made <- valid_calls(folder)
+  made <- valid_calls(folder, torch)
   calls <- c(made$calls, list(ffi_simulate = simulate_call()))
   entries <- names(getDLLRegisteredRoutines("spender")$.Call)
   without_arguments <- c("ffi_build_info", "ffi_cuda_devices", "ffi_interrupt_on_sigterm")

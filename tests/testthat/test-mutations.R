@@ -117,6 +117,8 @@ test_that("files that were changed at random do not end the session", {
     }),
     appended = survived(survey, function(path) append_spectra(x, path)),
     results = survived(bytes_of(at("results.fits")), read_predictions),
+    torch = survived(bytes_of(test_path("torch", "five.pt")), function(path) read_model(path, instrument = 3), ".pt"),
+    flow = survived(bytes_of(test_path("torch", "flow.pt")), function(path) predict(read_model(path), c(0, 0.1, 0)), ".pt"),
     model = survived(bytes_of(at("model.safetensors")), function(path) predict(read_model(path), x, "loss"), ".safetensors"),
     checkpoint = survived(bytes_of(checkpoint), function(path) small_fit(x, epochs = 1, checkpoint = path, resume = TRUE), ".safetensors")
   )
