@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "core/bytes.h"
 #include "core/files.h"
@@ -58,8 +59,8 @@ int spd_fits_card_text(char value[SPD_FITS_TEXT], const char *card, const char *
 
 int spd_fits_card_is_sound(const char *card) {
   enum { LONGEST_NUMBER = 40 };
-  static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     "};
-  for (int k = 0; k < 4; k++)
+  static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     ", "CONTINUE"};
+  for (int k = 0; k < 5; k++)
     if (memcmp(card, comments[k], 8) == 0) return 1;
   for (int i = 0; i < CARD; i++)
     if (card[i] < ' ' || card[i] > '~') return 0;
@@ -87,9 +88,10 @@ int spd_fits_card_is_sound(const char *card) {
 
 enum { MAX_AXES = 9, MAX_HEADER_BLOCKS = 2000 };
 
-/* The cards that give the size of an HDU's data */
+/* What the cards say of an HDU: its name and the size of its data */
 struct extent {
   long long bitpix, n_axes, axes[MAX_AXES], heap, groups;
+  char name[SPD_FITS_TEXT];
 };
 
 static int take_card(struct extent *extent, const char *card) {
@@ -98,6 +100,7 @@ static int take_card(struct extent *extent, const char *card) {
   if (spd_fits_card_has(card, "NAXIS")) return spd_fits_card_integer(&extent->n_axes, card, "NAXIS");
   if (spd_fits_card_has(card, "PCOUNT")) return spd_fits_card_integer(&extent->heap, card, "PCOUNT");
   if (spd_fits_card_has(card, "GCOUNT")) return spd_fits_card_integer(&extent->groups, card, "GCOUNT");
+  if (spd_fits_card_has(card, "EXTNAME")) (void)spd_fits_card_text(extent->name, card, "EXTNAME"); /* or none */
   for (int axis = 1; axis <= MAX_AXES; axis++) {
     const char key[] = {'N', 'A', 'X', 'I', 'S', (char)('0' + axis), '\0'};
     if (spd_fits_card_has(card, key)) return spd_fits_card_integer(&extent->axes[axis - 1], card, key);
@@ -120,11 +123,18 @@ static long long data_bytes(const struct extent *extent) {
   return bytes <= most ? (long long)bytes : -1;
 }
 
-int spd_fits_headers_are_sound(FILE *file, long long file_size, int last) {
+int spd_fits_find_name(const struct spd_fits_names *names, const char *name) {
+  for (int hdu = 0; hdu < names->n; hdu++)
+    if (strcasecmp(names->names[hdu], name) == 0) return hdu;
+  return -1;
+}
+
+int spd_fits_headers_are_sound(struct spd_fits_names *names, FILE *file, long long file_size, int last) {
   char block[BLOCK];
   long long at = 0;
+  if (names) names->n = 0;
   for (int hdu = 0; hdu <= last && at < file_size; hdu++) {
-    struct extent extent = {.bitpix = 0, .n_axes = -1, .groups = 1};
+    struct extent extent = {.bitpix = 0, .n_axes = -1, .groups = 1, .name = ""};
     int ended = 0;
     for (int n_blocks = 0; !ended; n_blocks++) {
       if (n_blocks == MAX_HEADER_BLOCKS || fread(block, 1, BLOCK, file) != BLOCK) return 0;
@@ -136,6 +146,7 @@ int spd_fits_headers_are_sound(FILE *file, long long file_size, int last) {
     }
     const long long bytes = data_bytes(&extent);
     if (bytes < 0) return 0;
+    if (names && hdu < SPD_FITS_HDUS) memcpy(names->names[names->n++], extent.name, sizeof extent.name);
     at += (long long)spd_fits_padded((uint64_t)bytes);
     if (at < file_size && fseeko(file, (off_t)at, SEEK_SET) != 0) return 0;
   }

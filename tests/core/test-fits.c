@@ -49,7 +49,7 @@ static void test_sound_cards(void) {
 
 static int sound(struct fits_file *f, size_t size, int last) {
   FILE *file = fmemopen(f->bytes, size, "rb");
-  const int result = spd_fits_headers_are_sound(file, (long long)size, last);
+  const int result = spd_fits_headers_are_sound(NULL, file, (long long)size, last);
   fclose(file);
   return result;
 }
