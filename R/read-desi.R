@@ -106,12 +106,12 @@ read_desi <- function(files, instrument = "desi", mask_sky = TRUE, window = c(53
 
 # ---- files ----
 
-# In folders, exposures are left out where their coadd is.
 desi_files <- function(files) {
-  found <- expand_folders(files, "^(coadd|spectra)-.*\\.fits(\\.gz)?$", "files coadd-*.fits or spectra-*.fits")
-  plain <- sub("\\.gz$", "", found)
-  coadd <- file.path(dirname(plain), sub("^spectra-", "coadd-", basename(plain)))
-  found[!(coadd != plain & coadd %in% plain) | found %in% path.expand(files)]
+  expand_folders(files, "^(coadd|spectra)-.*\\.fits(\\.gz)?$", "files coadd-*.fits or spectra-*.fits", function(found) {
+    plain <- sub("\\.gz$", "", found)
+    coadd <- file.path(dirname(plain), sub("^spectra-", "coadd-", basename(plain)))
+    found[coadd == plain | !coadd %in% plain] # exposures are left out where their coadd is
+  })
 }
 
 is_desi_grid <- function(instrument) {

@@ -1,7 +1,7 @@
 # What the readers of many files share: folders, a progress bar, problems.
 
-# Folders are replaced by the FITS files in them and below whose names match.
-expand_folders <- function(files, pattern = "\\.fits(\\.gz)?$", kind = "FITS files") {
+# Folders are replaced by the files in them and below whose names match, of which choose() takes some.
+expand_folders <- function(files, pattern = "\\.fits(\\.gz)?$", kind = "FITS files", choose = identity) {
   if (!is.character(files)) abort("invalid", "`files` must be names of files or folders, not ", describe(files), ".")
   if (anyNA(files)) abort("invalid", "`files` must not be missing; it is at ", enumerate(which(is.na(files))), ".")
   files <- path.expand(files)
@@ -9,7 +9,7 @@ expand_folders <- function(files, pattern = "\\.fits(\\.gz)?$", kind = "FITS fil
     if (!dir.exists(file)) return(file)
     found <- list.files(file, pattern, full.names = TRUE, recursive = TRUE, ignore.case = TRUE)
     if (!length(found)) abort("files", "There are no ", kind, " in the folder ", file, ".")
-    found
+    choose(found)
   })
   as.character(unlist(expanded))
 }

@@ -141,7 +141,7 @@ file_reader <- function(instrument) {
 
 # Reads files in parts. Files that are done are known from the column `file` and from the sidecar of rejected ones, which is written before
 # the spectra of a part are appended, so that after a kill between the two the part is only read again.
-ingest <- function(files, path, instrument, mask_sky, window, threads, progress) {
+ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = reader$part) {
   instrument <- instrument(instrument)
   reader <- file_reader(instrument)
   files <- reader$files(files)
@@ -168,7 +168,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress)
   widths <- c(list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes"))),
               reader$widths)
   bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
-  for (rows in parts_of(length(left), reader$part)) {
+  for (rows in parts_of(length(left), part)) {
     some <- left[rows]
     if (!length(some)) break
     muffle <- function(w) invokeRestart("muffleWarning")

@@ -89,7 +89,7 @@ static void read_block(const void *context, size_t block, int thread) {
   r_rows_to_columns(r->ivar, buffer->ivar, r->n, size, first, count);
 }
 
-/* Between two parts of a file and between files; interrupts leave from here. */
+/* Between two parts; interrupts leave from here. */
 static void pause_reading(SEXP tick, size_t done) {
   R_CheckUserInterrupt();
   if (tick == R_NilValue) return;
@@ -109,7 +109,7 @@ static spd_status read_file(struct reading *r, size_t begin, size_t end, int thr
         *error = r->outcomes[b].error;
         return r->outcomes[b].status;
       }
-    pause_reading(tick, r->stop);
+    if (r->stop < end) pause_reading(tick, r->stop);
   }
   return SPD_STATUS_OK;
 }
@@ -189,6 +189,7 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
   size_t *begin = (size_t *)R_alloc(n + 1, sizeof *begin), *rows_from_0 = (size_t *)R_alloc(n_rows + 1, sizeof *rows_from_0);
   take_rows(begin, rows_from_0, file, counts, lengths, rows);
   SEXP result = PROTECT(new_result(n, grid.size, n_files));
+  for (int k = FLUX; k <= IVAR; k++) r_use_large_pages(VECTOR_ELT(result, k));
   struct reading reading = {.buffers = r_blocks(threads, grid.size),
                             .rows = rows_from_0,
                             .begin = begin,
@@ -213,7 +214,7 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
     if (status == SPD_STATUS_OK) status = read_file(&reading, i, end, threads, tick, &error);
     close_file(reading.handles);
     record_file(result, (R_xlen_t)f, &facts, status, &error);
-    pause_reading(tick, end);
+    pause_reading(end > i ? tick : R_NilValue, end);
     i = end;
   }
   finalize(pointer);

@@ -139,6 +139,7 @@ static spd_status open_plane(struct spd_desi *d, struct arm *arm, plane p, const
   if (arm->hdu[p] == 0) return fail(d, error, "has %c_WAVELENGTH, but no %s", arm->name, name);
   const int status = move_to_image(d, arm->hdu[p], &bitpix, &width, &height);
   if (status) return fail_fits(d, arm->name, plane_names[p], status, error);
+  if (width == 0) return fail(d, error, "has a %s that is not an image of rows", name);
   if (width != arm->width)
     return fail(d, error, "has %zu pixels in a row of %s where %c_WAVELENGTH has %zu", width, name, arm->name, arm->width);
   if (d->n_rows == 0) d->n_rows = height;
