@@ -38,6 +38,7 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, str
 #include "core/files.h"
 #include "core/hot.h"
 #include "data/cfitsio.h"
+#include "data/tiles.h"
 
 enum { AT_ONCE = 16 /* rows of an image that are read together */ };
 
@@ -50,7 +51,9 @@ struct arm {
   size_t width;
   long first;      /* its first pixel, counted in pixels of SPD_DESI_STEP from SPD_DESI_FIRST */
   int hdu[PLANES]; /* from 1; 0: absent, a mask may be */
-  int unset;       /* value of the mask in the file that has no bit set: unsigned integers are stored with an offset */
+  int is_packed;   /* the mask is compressed */
+  struct spd_tiles tiles;
+  int32_t unset; /* value of the mask in the file that has no bit set: unsigned integers are stored with an offset */
 };
 
 struct spd_desi {
@@ -59,7 +62,8 @@ struct spd_desi {
   struct arm arms[SPD_DESI_ARMS];
   size_t n_arms, n_rows;
   float *flux, *ivar; /* (AT_ONCE, width of the widest arm) */
-  int *mask;
+  int32_t *mask;
+  unsigned char *work; /* (SPD_TILE_MOST) */
 };
 
 static spd_status fail(const struct spd_desi *d, struct spd_error *error, const char *format, ...) {
@@ -72,49 +76,58 @@ static spd_status fail(const struct spd_desi *d, struct spd_error *error, const 
   return spd_fail(error, SPD_STATUS_FORMAT, "%.200s %s", spd_file_name(d->path), sentence);
 }
 
-static spd_status fail_fits(const struct spd_desi *d, char arm, const char *what, int status, struct spd_error *error) {
+static spd_status fail_fits(const struct spd_desi *d, const char *name, int status, struct spd_error *error) {
   char text[FLEN_STATUS] = "";
   fits_get_errstatus(status, text);
-  return fail(d, error, "is cut or damaged: reading %c_%s failed (CFITSIO: %s)", arm, what, text);
+  return fail(d, error, "is cut or damaged: reading %s failed (CFITSIO: %s)", name, text);
 }
 
 /* ---- opening ---- */
 
-/* Moves to an image; width and height are 0 where there is none, height is 1 where it has one axis. */
-static int move_to_image(struct spd_desi *d, int hdu, int *bitpix, size_t *width, size_t *height) {
-  int status = 0, n_axes = 0, is_image = 0;
-  long sizes[2] = {0, 1};
-  *width = *height = 0;
-  fits_movabs_hdu(d->opened.file, hdu, &is_image, &status);
-  if (!status && is_image != IMAGE_HDU) return 0; /* CFITSIO takes a compressed image for an image */
-  fits_get_img_param(d->opened.file, 2, bitpix, &n_axes, sizes, &status);
-  if (!status && n_axes >= 1 && n_axes <= 2 && sizes[0] > 0 && (n_axes == 1 || sizes[1] > 0))
-    *width = (size_t)sizes[0], *height = n_axes == 1 ? 1 : (size_t)sizes[1];
-  return status;
-}
+/* An image: height is 1 where it has one axis */
+struct image {
+  size_t width, height;
+  int bitpix, is_packed;
+};
 
-/* Wavelengths give the place of the arm's pixels on DESI's grid. */
-static spd_status read_wavelengths(struct spd_desi *d, struct arm *arm, int hdu, struct spd_error *error) {
-  double wave[SPD_DESI_MAX_PIXELS];
-  size_t height;
-  int bitpix, any_null;
-  int status = move_to_image(d, hdu, &bitpix, &arm->width, &height);
-  if (!status && (height != 1 || arm->width > SPD_DESI_MAX_PIXELS))
-    return fail(d, error, "has a %c_WAVELENGTH that is not an image of up to %d pixels", arm->name, SPD_DESI_MAX_PIXELS);
-  fits_read_img(d->opened.file, TDOUBLE, 1, (LONGLONG)arm->width, NULL, wave, &any_null, &status);
-  if (status) return fail_fits(d, arm->name, "WAVELENGTH", status, error);
-  const double first = (wave[0] - SPD_DESI_FIRST) / SPD_DESI_STEP;
-  if (!(fabs(first) < 1e6)) return fail(d, error, "has a %c_WAVELENGTH that begins with %g", arm->name, wave[0]);
-  arm->first = lround(first);
-  for (size_t m = 0; m < arm->width; m++)
-    if (!(fabs((wave[m] - SPD_DESI_FIRST) / SPD_DESI_STEP - (double)arm->first - (double)m) < 0.05))
-      return fail(d, error, "has a pixel %zu of %c_WAVELENGTH, %.6g, that is not on the grid of DESI: %g by %g", m + 1, arm->name, wave[m],
-                  SPD_DESI_FIRST, SPD_DESI_STEP);
+static spd_status move_to_image(struct image *image, struct spd_desi *d, int hdu, const char *name, struct spd_error *error) {
+  int status = 0, n_axes = 0, type = 0;
+  long sizes[2] = {0, 1};
+  memset(image, 0, sizeof *image);
+  fits_movabs_hdu(d->opened.file, hdu, &type, &status);
+  if (!status && type != IMAGE_HDU) status = NOT_IMAGE; /* CFITSIO takes a compressed image for one */
+  fits_get_img_param(d->opened.file, 2, &image->bitpix, &n_axes, sizes, &status);
+  if (status || n_axes < 1 || n_axes > 2 || sizes[0] < 1 || (n_axes == 2 && sizes[1] < 1))
+    return fail(d, error, "has a %s that is not an image of rows", name);
+  image->width = (size_t)sizes[0];
+  image->height = n_axes == 1 ? 1 : (size_t)sizes[1];
+  image->is_packed = fits_is_compressed_image(d->opened.file, &status);
   return SPD_STATUS_OK;
 }
 
-/* Value of an unset mask in the file */
-static spd_status read_offset(struct spd_desi *d, struct arm *arm, int bitpix, struct spd_error *error) {
+/* Wavelengths give the place of the arm's pixels on DESI's grid. */
+static spd_status read_wavelengths(struct spd_desi *d, struct arm *arm, int hdu, const char *name, struct spd_error *error) {
+  double wave[SPD_DESI_MAX_PIXELS];
+  struct image image;
+  int any_null, status = 0;
+  SPD_TRY(move_to_image(&image, d, hdu, name, error));
+  if (image.height != 1 || image.width > SPD_DESI_MAX_PIXELS || image.is_packed)
+    return fail(d, error, "has a %s that is not an image of up to %d pixels", name, SPD_DESI_MAX_PIXELS);
+  arm->width = image.width;
+  fits_read_img(d->opened.file, TDOUBLE, 1, (LONGLONG)arm->width, NULL, wave, &any_null, &status);
+  if (status) return fail_fits(d, name, status, error);
+  const double first = (wave[0] - SPD_DESI_FIRST) / SPD_DESI_STEP;
+  if (!(fabs(first) < 1e6)) return fail(d, error, "has a %s that begins with %g", name, wave[0]);
+  arm->first = lround(first);
+  for (size_t m = 0; m < arm->width; m++)
+    if (!(fabs((wave[m] - SPD_DESI_FIRST) / SPD_DESI_STEP - (double)arm->first - (double)m) < 0.05))
+      return fail(d, error, "has a pixel %zu of %s, %.6g, that is not on the grid of DESI: %g by %g", m + 1, name, wave[m], SPD_DESI_FIRST,
+                  SPD_DESI_STEP);
+  return SPD_STATUS_OK;
+}
+
+/* How masks are stored: the value of an unset one, and tiles */
+static spd_status open_mask(struct spd_desi *d, struct arm *arm, const struct image *image, const char *name, struct spd_error *error) {
   double zero = 0, scale = 1;
   int status = 0;
   fits_read_key(d->opened.file, TDOUBLE, "BZERO", &zero, NULL, &status);
@@ -122,29 +135,30 @@ static spd_status read_offset(struct spd_desi *d, struct arm *arm, int bitpix, s
   fits_read_key(d->opened.file, TDOUBLE, "BSCALE", &scale, NULL, &status);
   fits_clear_errmsg();
   const double unset = -zero / scale;
-  if (!(bitpix == BYTE_IMG || bitpix == SHORT_IMG || bitpix == LONG_IMG) || !(unset >= INT_MIN && unset <= INT_MAX) ||
+  if (!(image->bitpix == BYTE_IMG || image->bitpix == SHORT_IMG || image->bitpix == LONG_IMG) || !(unset >= INT_MIN && unset <= INT_MAX) ||
       unset != floor(unset))
-    return fail(d, error, "has a %c_MASK that is not of integers of up to 32 bits", arm->name);
-  arm->unset = (int)unset;
-  return SPD_STATUS_OK;
+    return fail(d, error, "has a %s that is not of integers of up to 32 bits", name);
+  arm->unset = (int32_t)unset;
+  arm->is_packed = image->is_packed;
+  const char *trouble = arm->is_packed ? spd_tiles_open(&arm->tiles, d->opened.file, arm->width) : NULL;
+  return trouble ? fail(d, error, "has a %s that is compressed %s: unpack it by CFITSIO's funpack", name, trouble) : SPD_STATUS_OK;
 }
 
 static spd_status open_plane(struct spd_desi *d, struct arm *arm, plane p, const struct spd_fits_names *names, struct spd_error *error) {
   char name[16];
-  size_t width, height;
-  int bitpix = 0;
+  struct image image;
   snprintf(name, sizeof name, "%c_%s", arm->name, plane_names[p]);
   arm->hdu[p] = spd_fits_find_name(names, name) + 1;
   if (arm->hdu[p] == 0 && p == MASK) return SPD_STATUS_OK;
   if (arm->hdu[p] == 0) return fail(d, error, "has %c_WAVELENGTH, but no %s", arm->name, name);
-  const int status = move_to_image(d, arm->hdu[p], &bitpix, &width, &height);
-  if (status) return fail_fits(d, arm->name, plane_names[p], status, error);
-  if (width == 0) return fail(d, error, "has a %s that is not an image of rows", name);
-  if (width != arm->width)
-    return fail(d, error, "has %zu pixels in a row of %s where %c_WAVELENGTH has %zu", width, name, arm->name, arm->width);
-  if (d->n_rows == 0) d->n_rows = height;
-  if (height != d->n_rows) return fail(d, error, "has %zu rows in %s where the images before have %zu", height, name, d->n_rows);
-  return p == MASK ? read_offset(d, arm, bitpix, error) : SPD_STATUS_OK;
+  SPD_TRY(move_to_image(&image, d, arm->hdu[p], name, error));
+  if (image.width != arm->width)
+    return fail(d, error, "has %zu pixels in a row of %s where %c_WAVELENGTH has %zu", image.width, name, arm->name, arm->width);
+  if (d->n_rows == 0) d->n_rows = image.height;
+  if (image.height != d->n_rows)
+    return fail(d, error, "has %zu rows in %s where the images before have %zu", image.height, name, d->n_rows);
+  if (p == MASK) return open_mask(d, arm, &image, name, error);
+  return image.is_packed ? fail(d, error, "has a %s that is compressed: unpack it by CFITSIO's funpack", name) : SPD_STATUS_OK;
 }
 
 static spd_status open_arms(struct spd_desi *d, const struct spd_fits_names *names, struct spd_error *error) {
@@ -154,7 +168,7 @@ static spd_status open_arms(struct spd_desi *d, const struct spd_fits_names *nam
     snprintf(name, sizeof name, "%c_WAVELENGTH", arm_names[i]);
     const int hdu = spd_fits_find_name(names, name) + 1;
     arm->name = arm_names[i];
-    if (hdu > 0) SPD_TRY(read_wavelengths(d, arm, hdu, error));
+    if (hdu > 0) SPD_TRY(read_wavelengths(d, arm, hdu, name, error));
     for (plane p = FLUX; hdu > 0 && p < PLANES; p++) SPD_TRY(open_plane(d, arm, p, names, error));
     snprintf(name, sizeof name, "%c_FLUX", arm_names[i]);
     if (hdu == 0 && spd_fits_find_name(names, name) >= 0) return fail(d, error, "has %s, but no %c_WAVELENGTH", name, arm_names[i]);
@@ -171,7 +185,8 @@ static spd_status allocate(struct spd_desi *d, struct spd_error *error) {
   d->flux = malloc(AT_ONCE * width * sizeof *d->flux);
   d->ivar = malloc(AT_ONCE * width * sizeof *d->ivar);
   d->mask = calloc(AT_ONCE * width, sizeof *d->mask);
-  return d->flux && d->ivar && d->mask ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for spectra of DESI");
+  d->work = malloc(SPD_TILE_MOST);
+  return d->flux && d->ivar && d->mask && d->work ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for spectra of DESI");
 }
 
 void spd_desi_close(struct spd_desi *d) {
@@ -181,6 +196,7 @@ void spd_desi_close(struct spd_desi *d) {
   free(d->flux);
   free(d->ivar);
   free(d->mask);
+  free(d->work);
   free(d);
 }
 
@@ -255,6 +271,11 @@ void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *d) {
 static int read_rows(void *to, struct spd_desi *d, const struct arm *arm, plane p, const size_t *rows, size_t n) {
   int status = 0, any_null;
   fits_movabs_hdu(d->opened.file, arm->hdu[p], NULL, &status);
+  if (p == MASK && arm->is_packed) {
+    for (size_t i = 0; i < n && !status; i++)
+      status = spd_tiles_read((int32_t *)to + i * arm->width, &arm->tiles, d->opened.file, rows[i], d->work);
+    return status;
+  }
   if (p == MASK) fits_set_bscale(d->opened.file, 1, 0, &status);
   for (size_t i = 0, run; i < n && !status; i += run) {
     for (run = 1; i + run < n && rows[i + run] == rows[i] + run;) run++;
@@ -267,7 +288,7 @@ static int read_rows(void *to, struct spd_desi *d, const struct arm *arm, plane 
 /* Adds n pixels of an arm to the sums of w flux and of w. A product of two floats is exact in double precision, so that a pixel of one arm
  * keeps its flux. */
 SPD_HOT static void add_pixels(double *restrict sum, double *restrict weight, const float *restrict flux, const float *restrict ivar,
-                               const int *restrict mask, int unset, size_t n) {
+                               const int32_t *restrict mask, int32_t unset, size_t n) {
   SPD_SIMD
   for (size_t m = 0; m < n; m++) {
     const float y = flux[m], w = ivar[m];
@@ -288,7 +309,11 @@ static spd_status add_arm(double *flux, double *ivar, struct spd_desi *d, const 
   void *const planes[PLANES] = {d->flux, d->ivar, d->mask};
   for (plane p = FLUX; p < PLANES; p++) {
     const int status = arm->hdu[p] ? read_rows(planes[p], d, arm, p, rows, n) : 0;
-    if (status) return fail_fits(d, arm->name, plane_names[p], status, error);
+    if (status) {
+      char name[16];
+      snprintf(name, sizeof name, "%c_%s", arm->name, plane_names[p]);
+      return fail_fits(d, name, status, error);
+    }
   }
   if (arm->hdu[MASK] == 0) memset(d->mask, 0, n * arm->width * sizeof *d->mask);          /* and arm->unset is 0 */
   const long offset = arm->first - lround((grid.first - SPD_DESI_FIRST) / SPD_DESI_STEP); /* of the arm on the grid */

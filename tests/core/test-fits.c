@@ -40,8 +40,13 @@ static void test_sound_cards(void) {
                                       "KEY     = 'it''s' / comment",
                                       "KEY     =  1.0000000000E+00",
                                       "HIERARCH LONG KEY = 5"};
-  static const char *const unsound[] = {"KEY     = 'open", "KEY     = \001", "HIERARCH LONG KEY = 'open",
-                                        "KEY     = 11111111112222222222333333333344444444445"};
+  static const char *const unsound[] = {"KEY     = 'open",
+                                        "KEY     = \001",
+                                        "HIERARCH LONG KEY = 'open",
+                                        "KEY     = 11111111112222222222333333333344444444445",
+                                        "NAXIS1  = 'a text'",
+                                        "zval2   = ( 4 / bytes (1, 2, 4)",
+                                        "ZTILE1  = T"};
   for (size_t i = 0; i < sizeof sound / sizeof *sound; i++) CHECK(spd_fits_card_is_sound(card(sound[i])), "refused: %s", sound[i]);
   for (size_t i = 0; i < sizeof unsound / sizeof *unsound; i++)
     CHECK(!spd_fits_card_is_sound(card(unsound[i])), "accepted: %s", unsound[i]);
