@@ -1,20 +1,21 @@
 #' Read a catalogue of spectra
 #'
 #' Columns of a table in a FITS file, gzipped or not, such as SDSS's `specObj-dr16.fits`
-#' (<https://data.sdss.org/datamodel/files/SPECTRO_REDUX/specObj.html>), SDSS-V's `spAll-v6_1_3.fits.gz` or DESI's `zall-pix-iron.fits`: only
-#' the requested ones are read, so that the file may be larger than memory.
+#' (<https://data.sdss.org/datamodel/files/SPECTRO_REDUX/specObj.html>), SDSS-V's `spAll-v6_1_3.fits.gz` or DESI's `zall-pix-iron.fits`:
+#' only the requested ones are read, so that the file may be larger than memory.
 #'
 #' @param file A FITS file.
 #' @param columns Names of columns of single numbers or texts, in any case; by default what [select_galaxies()] and [download_sdss()]
 #'   need. Those that the file lacks are left out.
 #' @param hdu Where the table is: its name (`"ZCATALOG"`), or its number as astronomers count: 1 is the first extension.
 #' @return A data frame with lower-case names: `plate`, `mjd`, `fiber` (of `FIBERID`), `run2d`, `class`, `subclass`, `z`, `z_err`,
-#'   `zwarning`, `plate_quality` (of `PLATEQUALITY`, or of SDSS-V's `FIELDQUALITY`), `specprimary`, `sn_median_all`, `ra` and `dec` (degrees;
-#'   of `PLUG_RA`, `TARGET_RA` or `RA`, the first that is there), and of SDSS-V `field`, `catalogid`, `sdss_id`. DESI's columns get SDSS's
-#'   names where they mean the same: `class` (of `SPECTYPE`), `subclass` (`SUBTYPE`), `z_err` (`ZERR`), `zwarning` (`ZWARN`), `specprimary`
-#'   (`ZCAT_PRIMARY`); others are `targetid`, `survey`, `program`, `deltachi2`, `fiberstatus` (of `COADD_FIBERSTATUS`), `desi_target` and
-#'   `bgs_target`, the bits of the columns of the row's survey, as [read_desi()] has them. Missing values are `NA`; scaled and unsigned columns
-#'   have their values. 64-bit integers are texts where they are ids or targeting bits, or where a double would round one of them.
+#'   `zwarning`, `plate_quality` (of `PLATEQUALITY`, or of SDSS-V's `FIELDQUALITY`), `specprimary`, `sn_median_all`, `ra` and `dec`
+#'   (degrees; of `PLUG_RA`, `TARGET_RA` or `RA`, the first that is there), and of SDSS-V `field`, `catalogid`, `sdss_id`. DESI's columns
+#'   get SDSS's names where they mean the same: `class` (of `SPECTYPE`), `subclass` (`SUBTYPE`), `z_err` (`ZERR`), `zwarning` (`ZWARN`),
+#'   `specprimary` (`ZCAT_PRIMARY`); others are `targetid`, `survey`, `program`, `deltachi2`, `fiberstatus` (of `COADD_FIBERSTATUS`),
+#'   `desi_target` and `bgs_target`, the bits of the columns of the row's survey, as [read_desi()] has them. Missing values are `NA`; scaled
+#'   and unsigned columns have their values. 64-bit integers are texts where they are ids or targeting bits, or where a double would round
+#'   one of them.
 #' @section Errors: `spender_error_unsupported` if the package was built without CFITSIO; `spender_error_io` and
 #'   `spender_error_format` for files that are damaged or have no such table, and for columns with more than one value a row (named).
 #' @export

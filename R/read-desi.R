@@ -1,15 +1,15 @@
 #' Read DESI spectra
 #'
 #' Reads the spectra of the Dark Energy Spectroscopic Instrument, coadded by healpix (`coadd-SURVEY-PROGRAM-PIXEL.fits`) or by tile
-#' (`coadd-PETAL-TILE-thruNIGHT.fits`), or one by one for each exposure (`spectra-...`), with the redshifts of the `redrock-...` files beside
-#' them, and prepares them as [spectra()] does.
+#' (`coadd-PETAL-TILE-thruNIGHT.fits`), or one by one for each exposure (`spectra-...`), with the redshifts of the `redrock-...` files
+#' beside them, and prepares them as [spectra()] does.
 #'
 #' @param files Names of files, or of folders: all `coadd-*.fits` and `.fits.gz` in them and below, and those `spectra-*` that have no coadd
 #'   there.
 #' @param instrument The grid: `"desi"`, or a part of it (`instrument(instrument("desi")$wave[1:4000])`): nothing is resampled.
 #' @param mask_sky Mask night-sky lines? Those brighter than \eqn{I = 2} in the units of [sky_lines()], within
-#'   \eqn{5 (1 + \log_{10}(I / 2))}{5 (1 + log10(I/2))} Å, which is the rule of the published code, and the bluer ones of [sky_lines()] within
-#'   5 Å. Or a vector of line wavelengths (Å, vacuum) to mask, within 5 Å, instead.
+#'   \eqn{5 (1 + \log_{10}(I / 2))}{5 (1 + log10(I/2))} Å, which is the rule of the published code, and the bluer ones of [sky_lines()]
+#'   within 5 Å. Or a vector of line wavelengths (Å, vacuum) to mask, within 5 Å, instead.
 #' @param window As in [spectra()].
 #' @param threads How many threads read blocks of spectra; `NULL`: as many as [devices()] says.
 #' @param progress Show a progress bar?
@@ -20,23 +20,24 @@
 #' @details
 #' HDUs are found by name. Each arm (B, R, Z) has wavelengths, flux (1e-17 erg/s/cm²/Å), inverse variance and mask; arms share DESI's
 #' pixels of 0.8 Å, in vacuum. A target's spectrum is the mean over its arms and exposures,
-#' \deqn{y = \frac{\sum w y}{\sum w}, \quad w = \mathrm{ivar} \cdot \mathrm{good},}{y = sum(w y) / sum(w), w = ivar good,}
+#' \deqn{\bar y = \frac{\sum w y}{\sum w}, \quad w = \mathrm{ivar} \cdot \mathrm{good},}{mean = sum(w y) / sum(w), w = ivar good,}
 #' with the inverse variance \eqn{\sum w}{sum(w)}, where a pixel is good if no bit of its mask is set; pixels without a good one get flux 0,
-#' ivar 0. Rows of a file with one TARGETID (`spectra-...`) are one spectrum: exposures whose FIBERSTATUS is not 0 are left out if the target
-#' has others. No cosmic rays are searched for between exposures, so prefer the coadds. An arm that is absent leaves its pixels masked; of
-#' one that is there in part the error says what lacks. The table SCORES is not used.
+#' ivar 0. Rows of a file with one TARGETID (`spectra-...`) are one spectrum: exposures whose FIBERSTATUS is not 0 are left out if the
+#' target has others. No cosmic rays are searched for between exposures, so prefer the coadds. An arm that is absent leaves its pixels
+#' masked; of one that is there in part the error says what lacks. Masks may be compressed (by RICE_1, GZIP_1 or GZIP_2). The table SCORES
+#' is not used.
 #'
-#' Redshifts are joined by TARGETID, never by row. Ids are TARGETIDs as text, as they exceed what a double holds, and negative ones exist. The
-#' catalogue: `file`, `targetid`, `survey`, `program`, `healpix` and `tile` (of the file's header, or of the target), `arms` (as `"BRZ"`),
-#' `objtype` (`"TGT"`, `"SKY"`), `fiberstatus`, `exposures` (coadded), `desi_target` and `bgs_target` (of the columns of the file's survey, as
-#' `SV3_DESI_TARGET`; texts, as they are 64-bit integers), `class` (of SPECTYPE), `subclass`, `z_err`, `zwarning`, `deltachi2`, `ra` and
-#' `dec` (of the target, degrees). Each is `NA` where there is none.
+#' Redshifts are joined by TARGETID, never by row. Ids are TARGETIDs as text, as they exceed what a double holds, and negative ones exist.
+#' The catalogue: `file`, `targetid`, `survey`, `program`, `healpix` and `tile` (of the file's header, or of the target), `arms` (as
+#' `"BRZ"`), `objtype` (`"TGT"`, `"SKY"`), `fiberstatus`, `exposures` (coadded), `desi_target` and `bgs_target` (of the columns of the
+#' file's survey, as `SV3_DESI_TARGET`; texts, as they are 64-bit integers), `class` (of SPECTYPE), `subclass`, `z_err`, `zwarning`,
+#' `deltachi2`, `ra` and `dec` (of the target, degrees). Each is `NA` where there is none.
 #'
 #' A file that cannot be used does not stop the others, and neither does a target without a redshift: it has no row in the result but one in
-#' [problems()], with the reason, and a warning counts it. A target that was read already (of another file) stays; it gets a new id and a row
-#' in [problems()].
+#' [problems()], with the reason, and a warning counts it. A target that was read already (of another file) stays; it gets a new id and a
+#' row in [problems()].
 #'
-#' One spectrum takes 125 kB of memory; [write_survey()] needs that of one file only.
+#' One spectrum takes 125 kB of memory; [write_survey()] needs that, and half of it again, of one file at a time.
 #' @return [spectra()], in the order of `files` and of the targets in them.
 #' @section Errors:
 #' `spender_error_unsupported` if the package was built without CFITSIO; `spender_error_files` for a folder without such files;
@@ -242,8 +243,9 @@ read_redrock <- function(file) {
 
 redshift_table <- function(table) {
   n <- length(table$targetid)
-  data.frame(targetid = table$targetid, z = as_numbers(table$z, n), class = as_texts(table$class, n), subclass = as_texts(table$subclass, n),
-             z_err = as_numbers(table$z_err, n), zwarning = as_numbers(table$zwarning, n), deltachi2 = as_numbers(table$deltachi2, n))
+  data.frame(targetid = table$targetid, z = as_numbers(table$z, n), class = as_texts(table$class, n),
+             subclass = as_texts(table$subclass, n), z_err = as_numbers(table$z_err, n), zwarning = as_numbers(table$zwarning, n),
+             deltachi2 = as_numbers(table$deltachi2, n))
 }
 
 check_redshifts <- function(redshifts) {

@@ -34,13 +34,10 @@ select_galaxies <- function(x, z_max = NULL, z_err_max = NULL, class = "GALAXY",
   n <- if (is_catalogue) nrow(x) else length(x)
   z <- if (is_catalogue) meta$z else x$z
   is_desi <- !is.null(meta$targetid)
-  is_bgs <- !is.null(meta$bgs_target) & !meta$bgs_target %in% c("0", NA)
+  is_bgs <- if (is.null(meta$bgs_target)) rep(FALSE, n) else !meta$bgs_target %in% c("0", NA)
   if (is.null(z_max)) z_max <- if (is_desi) 0.8 else 0.5
-  if (is.null(z_err_max)) {
-    z_err_max <- if (!is_desi) 1e-4 else if (length(is_bgs) && !is.null(z)) ifelse(is_bgs, 0.0005 * (1 + z), Inf) else Inf
-  } else {
-    check_number(z_err_max, "z_err_max")
-  }
+  if (!is.null(z_err_max)) check_number(z_err_max, "z_err_max")
+  else z_err_max <- if (is_desi) ifelse(is_bgs, 0.0005 * (1 + if (is.null(z)) NA else z), Inf) else 1e-4
   check_number(z_max, "z_max")
   on <- function(column, test) if (!is.null(meta[[column]])) test(meta[[column]])
   cuts <- list(

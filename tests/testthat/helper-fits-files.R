@@ -160,7 +160,8 @@ write_desi <- function(path, ids = c("39627866878511337", "-2713437", "7"), pixe
     file[[paste0(arm, "_WAVELENGTH")]] <- fits_image(paste0(arm, "_WAVELENGTH"), 3600 + 0.8 * m, -64)
     file[[paste0(arm, "_FLUX")]] <- fits_image(paste0(arm, "_FLUX"), plane("FLUX", 2))
     file[[paste0(arm, "_IVAR")]] <- fits_image(paste0(arm, "_IVAR"), plane("IVAR", 4))
-    file[[paste0(arm, "_MASK")]] <- do.call(fits_image, c(list(paste0(arm, "_MASK"), plane("MASK", 0), 32), mask))
+    file[[paste0(arm, "_MASK")]] <- do.call(fits_image, c(list(paste0(arm, "_MASK"), plane("MASK", 0)),
+                                                          utils::modifyList(list(bitpix = 32), mask)))
   }
   bytes <- unlist(hdus(file), use.names = FALSE)
   is_packed <- endsWith(path, ".gz")
@@ -168,7 +169,8 @@ write_desi <- function(path, ids = c("39627866878511337", "-2713437", "7"), pixe
   if (is.null(redshifts)) return(invisible(path))
   n <- length(targets)
   redshifts <- utils::modifyList(list(
-    TARGETID = list(type = "K", values = targets), Z = number(match(targets, unique(ids)) / 1000), ZERR = number(1e-5), ZWARN = number("0", "K"),
+    TARGETID = list(type = "K", values = targets), Z = number(match(targets, unique(ids)) / 1000), ZERR = number(1e-5),
+    ZWARN = number("0", "K"),
     SPECTYPE = number("GALAXY", "6A"), SUBTYPE = number("", "20A"), DELTACHI2 = number(1000)
   ), redshifts)
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(redshifts, EXTNAME = "REDSHIFTS")),

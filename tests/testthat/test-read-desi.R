@@ -71,6 +71,8 @@ test_that("many rows are read by several threads, in their order", {
   flux <- function(arm, plane) if (plane == "FLUX") matrix(seq_len(n), n, length(desi_arms()[[arm]]))
   path <- local_desi(ids = as.character(1000 + seq_len(n)), pixels = flux)
   x <- read_small(path, threads = 2)
+  packed <- read_small(local_desi(ids = as.character(1000 + seq_len(n)), pixels = flux, name = "coadd-a.fits.gz"), threads = 3)
+  expect_identical(packed$flux, x$flux)
   expect_equal(x$norm, seq_len(n))
   expect_identical(x, read_small(path, threads = 1))
   expect_identical(suppressMessages(read_desi(path, desi_grid(), progress = TRUE)), x)
@@ -85,6 +87,7 @@ test_that("masks are masks, however they are stored, and may be absent", {
       expect_identical(valid(pixels = set(bit), mask = list(packed = packed, zero = 2^31)), c(800, 0, 800))
     }
   }
+  for (bitpix in c(8, 16)) expect_identical(valid(pixels = set(1), mask = list(bitpix = bitpix)), c(800, 0, 800))
   expect_identical(valid(hdus = function(file) file[!grepl("MASK", names(file))]), c(800, 800, 800))
   float <- fits_image("B_MASK", matrix(0, 3, 300))
   expect_match(reason(hdus = function(file) replace(file, "B_MASK", list(float))), "B_MASK that is not of integers")

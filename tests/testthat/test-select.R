@@ -146,5 +146,7 @@ test_that("catalogues of SDSS-V and DESI have the usual names, are gzipped, and 
   expect_message(chosen <- select_galaxies(read), "Selected 3 of 5")
   expect_identical(chosen$targetid, c("1", "2", "3"))
   expect_identical(attr(chosen, "dropped"), data.frame(row = 4:5, cut = c("z_err", "specprimary")))
+  expect_message(select_galaxies(read[setdiff(names(read), "bgs_target")]), "Selected 4 of 5") # who can tell which have safer redshifts
+  expect_message(select_galaxies(read[c("targetid", "class")]), "Not in the catalogue")
   expect_error(read_catalogue(path, hdu = "REDSHIFTS"), "has no HDU REDSHIFTS", class = "spender_error_format")
 })
