@@ -72,7 +72,7 @@ static int is_integer_key(const char *card) {
 }
 
 int spd_fits_card_is_sound(const char *card) {
-  enum { LONGEST_NUMBER = 28 }; /* CFITSIO 4.2 overruns the buffer of its message on a longer integer that is none */
+  enum { LONGEST_INTEGER = 28, LONGEST_NUMBER = 40 }; /* where an integer is expected, CFITSIO 4.2 overruns a buffer on longer texts */
   static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     ", "CONTINUE"};
   for (int k = 0; k < 5; k++)
     if (memcmp(card, comments[k], 8) == 0) return 1;
@@ -85,7 +85,7 @@ int spd_fits_card_is_sound(const char *card) {
   while (i < CARD && card[i] == ' ') i++;
   const int from = i;
   for (int k = i; is_integer_key(card) && k < CARD && card[k] != ' ' && card[k] != '/'; k++)
-    if (!strchr("+-.0123456789DEde", card[k])) return 0;
+    if (!strchr("+-.0123456789DEde", card[k]) || k - from >= LONGEST_INTEGER) return 0;
   if (i < CARD && card[i] == '\'') {
     for (i++; i < CARD; i++) {
       if (card[i] != '\'') continue;

@@ -117,6 +117,9 @@ const char *spd_tiles_open(struct spd_tiles *t, fitsfile *file, size_t width) {
   fits_clear_errmsg();
   if (strcmp(t->method, "RICE_1") != 0 && strcmp(t->method, "GZIP_1") != 0 && strcmp(t->method, "GZIP_2") != 0)
     return "by another method than RICE_1, GZIP_1 and GZIP_2";
+#ifndef SPD_HAVE_ZLIB
+  if (t->method[0] == 'G') return "by gzip, and this build has no zlib";
+#endif
   if (t->block == 0 || read_long(file, "ZBITPIX", 0) != 32) return "not as integers of 4 bytes";
   if (read_long(file, "ZTILE1", (long)width) != (long)width || read_long(file, "ZTILE2", 1) != 1) return "in tiles that are not its rows";
   return NULL;
