@@ -53,9 +53,12 @@ print_facts <- function(s) {
   if (length(s$meta)) fact("catalogue", enumerate(s$meta, 8))
   if (length(s$truth)) fact("truth", enumerate(s$truth, 8))
   if (nrow(s$problems)) {
-    unread <- sum(is.na(s$problems$row))
-    rest <- nrow(s$problems) - unread
-    what <- c(if (rest) count(rest, "spectrum", "spectra"), if (unread) paste(count(unread, "file"), "not read"))
+    out <- is.na(s$problems$row)
+    unread <- sum(out & is.na(s$problems$id))
+    dropped <- sum(out) - unread
+    rest <- sum(!out)
+    what <- c(if (rest) count(rest, "spectrum", "spectra"), if (dropped) paste(count(dropped, "target"), "left out"),
+              if (unread) paste(count(unread, "file"), "not read"))
     fact("problems", paste(what, collapse = ", "), "; see problems()")
   }
 }

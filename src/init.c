@@ -25,6 +25,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_predict", (DL_FUNC)&ffi_predict, 11},
     {"ffi_prepare_spectra", (DL_FUNC)&ffi_prepare_spectra, 4},
     {"ffi_read_catalogue", (DL_FUNC)&ffi_read_catalogue, 3},
+    {"ffi_read_desi", (DL_FUNC)&ffi_read_desi, 8},
     {"ffi_read_image", (DL_FUNC)&ffi_read_image, 2},
     {"ffi_read_sdss", (DL_FUNC)&ffi_read_sdss, 4},
     {"ffi_safetensors_read", (DL_FUNC)&ffi_safetensors_read, 2},

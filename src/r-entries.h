@@ -25,6 +25,7 @@ SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_
                  SEXP refine, SEXP options);
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe);
 SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names);
+SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, SEXP z, SEXP recipe, SEXP tick);
 SEXP ffi_read_image(SEXP path, SEXP hdu);
 SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick);
 SEXP ffi_safetensors_read(SEXP path, SEXP names);

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "core/digest.h"
 #include "core/threads.h"
@@ -34,6 +36,16 @@ void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t wid
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t width, size_t first, size_t count) {
   for (size_t m = 0; m < width; m++)
     for (size_t i = 0; i < count; i++) columns[m * n + first + i] = rows[i * width + m];
+}
+
+void r_use_large_pages(SEXP x) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)REAL(x), size = (uintptr_t)Rf_xlength(x) * sizeof(double);
+  const uintptr_t from = (begin + page - 1) / page * page, end = (begin + size) / page * page;
+  if (end > from) (void)madvise((void *)from, end - from, MADV_HUGEPAGE);
+#else
+  (void)x;
+#endif
 }
 
 /* ---- entries ---- */

@@ -17,7 +17,12 @@ struct spd_preparation r_preparation(SEXP recipe) {
   if (preparation.n_observed < 2 || preparation.n_observed > 1000000) Rf_error("internal: a grid has two pixels to a million");
   if (n_lines > 0) {
     unsigned char *sky = (unsigned char *)R_alloc(preparation.n_observed, 1);
-    spd_prepare_sky(sky, preparation.wave, preparation.n_observed, lines, n_lines, r_list_real(recipe, "half_width"));
+    const SEXP given = r_list_get(recipe, "half_width");
+    const size_t n_given = Rf_xlength(given) == 1 ? 1 : n_lines;
+    r_check_numbers(given, "half_width", n_given);
+    double *half_widths = (double *)R_alloc(n_lines, sizeof *half_widths);
+    for (size_t i = 0; i < n_lines; i++) half_widths[i] = REAL_RO(given)[n_given == 1 ? 0 : i];
+    spd_prepare_sky(sky, preparation.wave, preparation.n_observed, lines, half_widths, n_lines);
     preparation.sky = sky;
   }
   return preparation;

@@ -277,6 +277,11 @@ test_that("sky lines are in vacuum, with their source", {
   nearest <- function(w) min(abs(lines$wave - w))
   # [O I] 5577.34, Na I 5889.95 and 5895.92, Hg I 4358.33 and 5460.74 in air
   expect_lt(max(vapply(c(5578.89, 5891.58, 5897.56, 4359.56, 5462.26), nearest, 0)), 0.02)
+  # DESI's reach further and are masked the wider, the brighter they are
+  all <- all_sky_lines()
+  expect_identical(merge(all, lines)[names(lines)], merge(lines, lines)[names(lines)])
+  expect_true(all(all$intensity > 2, na.rm = TRUE) && max(all$wave) > 9824)
+  expect_equal(desi_half_width(c(NA, 2, 20)), c(5, 5, 10))
 })
 
 test_that("plots draw, also what cannot be normalised", {

@@ -249,7 +249,8 @@ test_that("a writer killed in the middle of appending is continued, with names o
   bytes <- readBin(path, raw(), file.size(path))
   .Call(ffi_survey_append, path, list(character(), double(), double(), character(), integer(), integer(), integer(), character(),
                                       character(), double(),
-                                      integer(), double(), character(), character(), matrix(0, 0, 3921), matrix(0, 0, 3921)))
+                                      integer(), double(), character(), character(), double(), double(),
+                                      matrix(0, 0, 3921), matrix(0, 0, 3921)))
   cat(strrep("x", 5000), file = path, append = TRUE)
   writeLines(paste(to_ascii(setdiff(files, good)), "is not a FITS file", sep = "\t"), rejects_path(path))
   expect_equal(nrow(problems(open_survey(path))), 0)
