@@ -21,14 +21,13 @@
 #'   instrument's.
 #' @inheritSection measure_lines Errors
 #' @export
-#' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
+#' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' measure_model_lines(fit, x[1:2], "Halpha")[, c("id", "line", "flux", "flux_err", "ew", "ew_err")]
 measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"),
                                 calibration = NULL, refine = 2, window = 40, sigma_max = 600, velocity_max = 600) {
-  need_minpack()
   lines <- known_lines(lines)
   if (!is.null(calibration)) check_line_calibration(calibration, lines)
   m <- model_lines(fit, in_memory(x), lines, refine, window, sigma_max, velocity_max)
@@ -61,7 +60,7 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #' @inheritSection measure_lines Errors
 #' @seealso [held_out()]
 #' @export
-#' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
+#' @examples
 #' grid <- instrument(seq(4000, 8000, by = 8))
 #' x <- simulate_spectra(60, z = rep(c(0.05, 0.1), 30), instrument = grid, seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
@@ -71,7 +70,6 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #' measure_model_lines(fit, x[1:2], "Halpha", calibration)[, c("id", "ew", "ew_err")]
 calibrate_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"), refine = 2,
                             window = 40, sigma_max = 600, velocity_max = 600) {
-  need_minpack()
   lines <- known_lines(lines)
   x <- in_memory(x)
   x <- x[!is.na(x$norm)]

@@ -16,6 +16,8 @@ static const R_CallMethodDef entries[] = {
     {"ffi_float32", (DL_FUNC)&ffi_float32, 1},
     {"ffi_integer64_text", (DL_FUNC)&ffi_integer64_text, 1},
     {"ffi_interrupt_on_sigterm", (DL_FUNC)&ffi_interrupt_on_sigterm, 0},
+    {"ffi_lines", (DL_FUNC)&ffi_lines, 8},
+    {"ffi_lines_dip", (DL_FUNC)&ffi_lines_dip, 3},
     {"ffi_network_carry", (DL_FUNC)&ffi_network_carry, 3},
     {"ffi_network_export", (DL_FUNC)&ffi_network_export, 2},
     {"ffi_network_fill", (DL_FUNC)&ffi_network_fill, 2},

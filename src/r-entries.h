@@ -15,6 +15,8 @@ SEXP ffi_flat_model(SEXP flux, SEXP ivar, SEXP rows, SEXP covered, SEXP threads)
 SEXP ffi_float32(SEXP x);
 SEXP ffi_integer64_text(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);
+SEXP ffi_lines(SEXP flux, SEXP ivar, SEXP z, SEXP unit, SEXP shared, SEXP velocity, SEXP sigma, SEXP changes);
+SEXP ffi_lines_dip(SEXP centre, SEXP flux, SEXP sigma);
 SEXP ffi_network_carry(SEXP architecture, SEXP weights, SEXP to);
 SEXP ffi_network_export(SEXP architecture, SEXP weights);
 SEXP ffi_network_fill(SEXP architecture, SEXP seed);
