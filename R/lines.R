@@ -198,7 +198,7 @@ known_lines <- function(names) {
 line_data <- function(x, wave = NULL, z = 0, ivar = NULL, physical = FALSE) {
   if (inherits(x, "spectra")) {
     check_whole(x)
-    unit <- if (physical) ifelse(is.na(x$norm), 1, x$norm) else rep(1, length(x))
+    unit <- if (physical) as.double(ifelse(is.na(x$norm), 1, x$norm)) else rep(1, length(x))
     return(list(flux = x$flux, ivar = x$ivar, wave = x$instrument$wave, z = x$z, id = x$id, unit = unit))
   }
   if (!is.numeric(x) || !is.matrix(x)) abort("invalid", "`x` must be spectra() or a matrix of model spectra, not ", describe(x), ".")
