@@ -61,10 +61,9 @@ in_line_parts <- function(x, wave, z, ivar, physical, f, size = 2048) {
   do.call(rbind, tables)
 }
 
-# Each group of `lines` in each row of `x`, of line_data(): a data frame as measure_lines() returns. `kept` is a result for the same rows and
-# lines whose velocities and widths are kept. `changes` (rows x pixels x k) are independent changes of the flux by one standard deviation
-# each: errors then are the response of the fit to them; otherwise they follow from `ivar`. Lines more than `gap` Å apart are fitted by
-# themselves.
+# `lines` in each row of `x`, of line_data(), a data frame as measure_lines() returns: lines that are near each other share a fit. `kept` is
+# a result for the same rows and lines whose velocities and widths are kept. `changes` (rows x pixels x k) are independent changes of the
+# flux by one standard deviation each: errors then are the response of the fit to them; otherwise they follow from `ivar`.
 fit_groups <- function(x, lines, window, sigma_max, velocity_max, kept = NULL, changes = NULL, threads = fit_threads(NULL)) {
   fit <- fit_lines(x, lines, window, sigma_max, velocity_max, kept, changes, threads)
   n <- nrow(x$flux)
@@ -72,7 +71,8 @@ fit_groups <- function(x, lines, window, sigma_max, velocity_max, kept = NULL, c
              wave = rep(lines$wave, n), fit[setdiff(names(fit), "flux_with_next")])
 }
 
-# The same as a list of vectors, with the covariances of lines' fluxes and those of the next ones, `flux_with_next`
+# The same as a list of vectors, with the covariances of lines' fluxes and those of the next ones, `flux_with_next`. Neighbours more than
+# `gap` Å apart are fitted by themselves.
 fit_lines <- function(x, lines, window, sigma_max, velocity_max, kept = NULL, changes = NULL, threads = fit_threads(NULL), gap = 60) {
   n <- nrow(x$flux)
   shared <- list(wave = as.double(x$wave), centre = lines$wave, gap = gap, window = window, sigma_max = sigma_max,

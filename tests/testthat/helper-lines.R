@@ -1,6 +1,6 @@
-# The fits of measure_lines() as they were before the core made them, by minpack.lm: what the core's must find. Two things set the results of
-# the two apart: nls.lm() ends a thousandth of an error or so before the minimum, and derivatives by velocity and width were quotients of
-# differences of 1 km/s. With `exact = TRUE` steps go on to the minimum, and the differences are 0.01 km/s.
+# The fits of measure_lines() as minpack.lm makes them: what the core must find. Two things set them apart: nls.lm() ends a thousandth of an
+# error or so before the minimum, and derivatives by velocity and width are quotients of differences of 1 km/s. With `exact = TRUE` steps go
+# on to the minimum, and the differences are 0.01 km/s.
 
 # One group of lines in one spectrum: `lines`, a data frame in their order, and the covariance of their fluxes. `kept` is the velocity and
 # width to keep. `changes` (pixels x k) are independent changes of the flux by one standard deviation each: errors then are the response of

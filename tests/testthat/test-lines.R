@@ -149,7 +149,8 @@ test_that("fits without weights, and errors from changes of the flux, are those 
   wave <- seq(6480, 6650, by = 0.8)
   centres <- c(6549.86, 6564.61, 6585.27)
   set.seed(5)
-  flux <- 2 + line(wave, centres[1], 5, 150) + line(wave, centres[2], 40, 150) + line(wave, centres[3], 15, 150) + 0.02 * rnorm(length(wave))
+  flux <- 2 + line(wave, centres[1], 5, 150) + line(wave, centres[2], 40, 150) + line(wave, centres[3], 15, 150) +
+    0.02 * rnorm(length(wave))
   changes <- cbind(line(wave, centres[2], 0.8, 150), 0.1 * sin(wave / 9), 0.02, line(wave, centres[3] + 0.5, 0.3, 150))
   for (kept in list(NULL, c(10, 140))) {
     m <- fit_group(wave, flux, NULL, centres, kept, changes)
