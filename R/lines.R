@@ -24,8 +24,8 @@
 #' @return A data frame, one row per spectrum and line, in order: `row` and `id` of the spectrum, `line`, `wave` (Å), `flux` and `flux_err`;
 #'   `ew` and `ew_err`, the equivalent width in Å, positive in emission; `sigma` and `sigma_err`, `velocity` and `velocity_err` (km/s);
 #'   `continuum` at the line; `chi2`, of the group's fit per degree of freedom, and `pixels`, their number. Errors are from the
-#'   inverse variance. A line of which fewer than three valid pixels are within 10 Å, or whose group has too few, has `NA`, and so have
-#'   normalised fluxes of a spectrum without a norm (with a warning).
+#'   inverse variance. A line of which fewer than three valid pixels are within 10 Å, or none within three fitted widths, or whose
+#'   group has too few, has `NA`, and so have normalised fluxes of a spectrum without a norm (with a warning).
 #' @section Errors: `spender_error_invalid` naming the argument.
 #' @seealso [classify_galaxies()], [fit_doublet()]
 #' @export

@@ -296,9 +296,9 @@ static double minimise(double p[2], struct fit *f) {
     }
     double step[2];
     trust_step(step, &damping, a, shape.gradient, scale, radius, is_free);
-    for (int j = 0; j < 2; j++) step[j] = fmin(fmax(p[j] + step[j], f->lower[j]), f->upper[j]) - p[j];
     const double length = scaled_length(step, scale), size = quadratic(a, step);
-    const double to[2] = {p[0] + step[0], p[1] + step[1]};
+    double to[2];
+    for (int j = 0; j < 2; j++) to[j] = fmin(fmax(p[j] + step[j], f->lower[j]), f->upper[j]);
     const int is_last = damping == 0 && size <= (a == shape.newton ? 1e-10 : 1e-16) * now / freedom + 1e-26 * f->size;
     if (tries == 0) radius = fmin(radius, length);
     const double then = evaluate(f, to);
@@ -436,7 +436,15 @@ static double set_up(struct fit *f, const struct spd_lines *lines) {
   return pixel;
 }
 
-/* Line k of the fit, whose first m parameters have a covariance if is_known */
+/* Has line k of the fit a valid pixel within three widths? If not, its flux is that of tails: any number. */
+static int is_seen(const struct fit *f, size_t k) {
+  const double *t = f->t + k * f->n;
+  int near = 0;
+  for (size_t i = 0; i < f->n; i++) near += fabs(t[i]) <= 3;
+  return near > 0;
+}
+
+/* Line k of the fit; is_known: the covariance is */
 static void store_line(struct spd_line *out, const struct fit *f, size_t k, int is_known) {
   const size_t j = 2 + k;
   const double away = f->centre[k] - f->middle, flux = f->beta[j], continuum = f->beta[0] + f->beta[1] * away;
@@ -482,7 +490,7 @@ static void measure_group(struct spd_line *out, struct fit *f, const struct spd_
     out[k].chi2 = chi2;
     if (of == f->k || f->centre[of] != centre[k]) continue;
     const size_t j = 2 + of++;
-    if (!(f->factor[j * (f->width + 1)] > 0)) continue; /* no pixel where the line is */
+    if (!is_seen(f, of - 1)) continue;
     out[k].velocity = p[VELOCITY], out[k].sigma = p[SIGMA];
     store_line(&out[k], f, of - 1, is_known);
     if (is_known && of < f->k && f->centre[of] == centre[k + 1]) out[k].flux_with_next = f->covariance[j * f->width + j + 1];

@@ -112,6 +112,13 @@ static void test_gaps(void) {
   CHECK(isnan(found[2].flux) && isnan(found[2].sigma) && found[1].flux_err > 0 && isnan(found[1].flux_with_next),
         "a masked line: %g beside %g", found[2].flux, found[1].flux_err);
   CHECK(found[2].chi2 == found[1].chi2 && found[2].pixels == found[1].pixels, "pixels of the group");
+  const double at_rest[K] = {0, 0, 0}, narrow[K] = {20, 20, 20};
+  s = spectrum(0.1);
+  s.velocity = at_rest, s.sigma = narrow;
+  for (size_t i = 0; i < M; i++)
+    if (fabs(wave[i] / 1.1 - CENTRE[1]) < 5) ivar[i] = 0;
+  spd_lines_measure(found, &lines, &s, work);
+  CHECK(isnan(found[1].flux) && isnan(found[1].flux_err) && found[0].flux_err > 0, "a line between its pixels: %g", found[1].flux);
   for (size_t i = 0; i < M; i++) ivar[i] = 0;
   spd_lines_measure(found, &lines, &s, work);
   CHECK(isnan(found[0].flux) && isnan(found[0].chi2) && found[0].pixels == 0, "no pixel, but %zu", found[0].pixels);
