@@ -270,10 +270,29 @@ static int is_positive(const double a[3], const int is_free[2]) {
   return is_free[0] ? a[0] > 0 : a[2] > 0;
 }
 
-/* From p to a minimum, by the rules of MINPACK's lmder (Moré 1978) with limits: a parameter at its limit is free if the gradient points
- * inwards. When the sum of squares hardly changes any more, the matrix is that of second derivatives, and the last steps converge
- * quadratically whatever the noise. The step of which less than 1e-5 standard deviations are left is the last. Returns the sum of
- * squares. */
+/* The radius after a step of this length. slope: of the relative sum of squares along the step; actual: its reduction; ratio: that to the
+ * predicted one */
+static void adjust_radius(double *radius, double *damping, double length, double slope, double actual, double ratio) {
+  if (ratio <= 0.25) {
+    const double less = actual >= 0 ? 0.5 : fmax(0.1, 0.5 * slope / (slope + 0.5 * actual));
+    *radius = less * fmin(*radius, 10 * length);
+    *damping /= less;
+  } else if (*damping == 0 || ratio >= 0.75) {
+    *radius = 2 * length;
+    *damping *= 0.5;
+  }
+}
+
+/* A parameter at its limit is free if the gradient points inwards. */
+static int find_free(int is_free[2], const struct fit *f, const double p[2], const double gradient[2]) {
+  for (int j = 0; j < 2; j++)
+    is_free[j] = f->lower[j] < f->upper[j] && (p[j] > f->lower[j] || gradient[j] < 0) && (p[j] < f->upper[j] || gradient[j] > 0);
+  return is_free[0] || is_free[1];
+}
+
+/* From p to a minimum within the limits, by the rules of MINPACK's lmder (Moré 1978). When the sum of squares hardly changes any more, the
+ * matrix is that of all second derivatives, and the last steps converge quadratically whatever the noise; a step below 1e-5 standard
+ * deviations is the last. Returns the sum of squares. */
 static double minimise(double p[2], struct fit *f) {
   const double freedom = f->n > f->m + 2 ? (double)(f->n - f->m - 2) : 1;
   double scale[2] = {0, 0}, radius = 0, damping = 0, now = evaluate(f, p);
@@ -283,42 +302,28 @@ static double minimise(double p[2], struct fit *f) {
   for (int tries = 0; tries < 200; tries++) {
     if (is_new) {
       differentiate(&shape, f, p);
+      if (!find_free(is_free, f, p, shape.gradient)) break;
       for (int j = 0; j < 2; j++) {
         scale[j] = fmax(scale[j], sqrt(shape.gauss[2 * j]));
-        if (tries == 0 && !(scale[j] > 0)) scale[j] = 1;
-        is_free[j] =
-            (p[j] > f->lower[j] || shape.gradient[j] < 0) && (p[j] < f->upper[j] || shape.gradient[j] > 0) && f->lower[j] < f->upper[j];
+        if (!(scale[j] > 0)) scale[j] = 1;
       }
-      if (!is_free[0] && !is_free[1]) break;
       a = is_near && is_positive(shape.newton, is_free) ? shape.newton : shape.gauss;
-      if (tries == 0) radius = 100 * scaled_length(p, scale);
-      if (tries == 0 && !(radius > 0)) radius = 100;
     }
-    double step[2];
+    double step[2], to[2];
+    if (tries == 0) radius = 100 * scaled_length(p, scale);
     trust_step(step, &damping, a, shape.gradient, scale, radius, is_free);
-    const double length = scaled_length(step, scale), size = quadratic(a, step);
-    double to[2];
     for (int j = 0; j < 2; j++) to[j] = fmin(fmax(p[j] + step[j], f->lower[j]), f->upper[j]);
-    const int is_last = damping == 0 && size <= (a == shape.newton ? 1e-10 : 1e-16) * now / freedom + 1e-26 * f->size;
+    const double length = scaled_length(step, scale), size = quadratic(a, step);
+    const double fall = -2 * (shape.gradient[0] * step[0] + shape.gradient[1] * step[1]);
     if (tries == 0) radius = fmin(radius, length);
     const double then = evaluate(f, to);
-    const double actual = then < 100 * now ? 1 - then / now : -1;
-    const double predicted = -(2 * (shape.gradient[0] * step[0] + shape.gradient[1] * step[1]) + size) / now;
-    const double ratio = predicted > 0 ? actual / predicted : 0;
-    if (is_last) {
+    if (damping == 0 && size <= (a == shape.newton ? 1e-10 : 1e-16) * now / freedom + 1e-26 * f->size) { /* or rounding's */
       if (then <= now || a == shape.newton) p[0] = to[0], p[1] = to[1], now = then;
       break;
     }
-    if (ratio <= 0.25) {
-      const double slope = -(size / now + damping * length * length / now);
-      double less = actual >= 0 ? 0.5 : 0.5 * slope / (slope + 0.5 * actual);
-      if (!(then < 100 * now) || !(less > 0.1)) less = 0.1;
-      radius = less * fmin(radius, 10 * length);
-      damping /= less;
-    } else if (damping == 0 || ratio >= 0.75) {
-      radius = 2 * length;
-      damping *= 0.5;
-    }
+    const double actual = then < 100 * now ? 1 - then / now : -INFINITY, predicted = (fall - size) / now;
+    const double ratio = predicted > 0 ? actual / predicted : 0;
+    adjust_radius(&radius, &damping, length, -0.5 * fall / now, actual, ratio);
     is_new = ratio >= 1e-4;
     if (is_new) {
       p[0] = to[0], p[1] = to[1], now = then;
