@@ -55,8 +55,8 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #' @param x [spectra()] that the fit was not trained on, such as `x[held_out(fit, x)]`: at least 20 for each line, better some hundred.
 #' @return A data frame, one row per line: `line`; `n`, the number of spectra in which it was observed; `absolute` (\eqn{a}, Å) and
 #'   `relative` (\eqn{b}); `pull_before` and `pull`, the half width of the interval that holds 68.3 % of the deviations, in units of the
-#'   error without and with \eqn{\tau}: 1 where errors are right. `pull` is of spectra that did not enter \eqn{a} and \eqn{b} (two
-#'   halves, each calibrated by the other). `NA` for lines observed in fewer than 20 spectra.
+#'   error without and with \eqn{\tau}: 1 where errors are right. `pull` is of spectra that did not enter \eqn{a} and \eqn{b} (ten
+#'   parts, each calibrated by the others). `NA` for lines observed in fewer than 20 spectra.
 #' @inheritSection measure_lines Errors
 #' @seealso [held_out()]
 #' @export
@@ -82,12 +82,11 @@ calibrate_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "
     of <- which(m$table$line == name & is.finite(deviation) & is.finite(variance))
     row <- data.frame(line = name, n = length(of), absolute = NA_real_, relative = NA_real_, pull_before = NA_real_, pull = NA_real_)
     if (length(of) < 20) return(row)
-    half <- seq_along(of) %% 2 == 0
     pulls <- numeric(length(of))
-    for (these in list(half, !half)) {
-      other <- of[!these]
+    for (fold in split(seq_along(of), seq_along(of) %% 10)) {
+      other <- of[-fold]
       found <- likely_misfit(deviation[other], variance[other], m$table$ew[other])
-      pulls[these] <- deviation[of[these]] / sqrt(variance[of[these]] + line_misfit(found, m$table$ew[of[these]])^2)
+      pulls[fold] <- deviation[of[fold]] / sqrt(variance[of[fold]] + line_misfit(found, m$table$ew[of[fold]])^2)
     }
     row[c("absolute", "relative")] <- likely_misfit(deviation[of], variance[of], m$table$ew[of])
     row$pull_before <- central_width(deviation[of] / sqrt(variance[of]))

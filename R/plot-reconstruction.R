@@ -9,6 +9,7 @@
 #' @param i Which spectrum: a row number or an id.
 #' @param residuals Show the panel of residuals?
 #' @param se Show the model's 95 % band (two standard errors of [reconstruct()] to either side)? It is meaningful for refined latents.
+#' @param calibration With `se`: the misfit of the network from [calibrate_models()], or `NULL` for the latents' errors alone.
 #' @param extend Show the restframe model beyond the observed wavelengths, too?
 #' @param lines Lines to name: a data frame like that of [spectral_lines()], or `NULL` for none.
 #' @param title A title instead of id, redshift, signal-to-noise ratio and reduced \eqn{\chi^2} (that of the model over the valid pixels
@@ -29,7 +30,7 @@
 #' p
 #' p$panels$Halpha
 plot_reconstruction <- function(fit, x, i = 1, residuals = TRUE, extend = FALSE, lines = spectral_lines(), title = NULL, se = FALSE,
-                                ...) {
+                                calibration = NULL, ...) {
   need_ggplot()
   check_fit(fit)
   x <- in_memory(x)
@@ -38,7 +39,7 @@ plot_reconstruction <- function(fit, x, i = 1, residuals = TRUE, extend = FALSE,
   if (is.numeric(i) && !is.na(i) && (i < 1 || i > length(x) || i != round(i)))
     abort("invalid", "`i` must be a row of `x`, from 1 to ", length(x), ", not ", i, ".")
   x <- x[i]
-  model <- reconstruct(fit, x, normalized = TRUE, se = se, ...)
+  model <- reconstruct(fit, x, normalized = TRUE, se = se, calibration = calibration, ...)
   errors <- if (se) as.vector(model$se)
   model <- as.vector(if (se) model$model else model)
   rest <- if (extend) list(wave = fit$wave_rest, flux = as.vector(predict(fit, x, "rest", ...)))

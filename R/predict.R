@@ -341,19 +341,21 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
 #' @param normalized Give the network's normalised flux instead of the physical one (normalised flux times the spectrum's norm)?
 #' @param se Give standard errors, too? They are \eqn{(\mathrm{diag}\, J C J^T)^{1/2}} with the covariance \eqn{C} of the latents (see
 #'   [vcov.spender()]) and the Jacobian \eqn{J} of the model: the scatter of refined models under noise, if the model can describe the
-#'   spectrum.
+#'   spectrum. What it cannot describe is in the `calibration`.
+#' @param calibration `NULL`, or the misfit of the network from [calibrate_models()], which adds to the errors in quadrature.
 #' @param ... Passed on to [predict.spender()].
 #' @return A matrix \eqn{n \times M} in the units of the observed flux, `NA` where the restframe grid does not cover a pixel; with
 #'   `se = TRUE` a list of two such matrices, `model` and `se`.
 #' @export
 #' @inherit predict.spender examples
-reconstruct <- function(fit, x, normalized = FALSE, se = FALSE, ...) {
+reconstruct <- function(fit, x, normalized = FALSE, se = FALSE, calibration = NULL, ...) {
   ensemble <- inherits(fit, "spender_ensemble")
   if (!ensemble) check_fit(fit)
   check_flag(normalized, "normalized")
   check_flag(se, "se")
   refuse_path("reconstruct", "observed", ...)
   if (ensemble && se) abort("invalid", "`se` is about the latents of one fit; `predict()` gives the standard deviation of an ensemble.")
+  if (!is.null(calibration) && !se) abort("invalid", "`calibration` is about errors: give `se = TRUE`, too.")
   scale <- if (normalized) 1 else x$norm
   if (!se) {
     model <- predict(fit, x, "observed", ...)
@@ -362,7 +364,10 @@ reconstruct <- function(fit, x, normalized = FALSE, se = FALSE, ...) {
   }
   both <- predict_errors(fit, x, "observed_errors", ...)
   pixels <- seq_along(fit$instrument$wave)
-  list(model = both[, pixels, drop = FALSE] * scale, se = both[, -pixels, drop = FALSE] * scale)
+  model <- both[, pixels, drop = FALSE]
+  errors <- both[, -pixels, drop = FALSE]
+  if (!is.null(calibration)) errors <- with_misfit(errors, model, x, calibration)
+  list(model = model * scale, se = errors * scale)
 }
 
 #' Residuals of a fit

@@ -1,5 +1,5 @@
-# Weights of a fit of simulated galaxies (data-raw/simulated-start.R), as the start of a network with the same decoder: few spectra
-# then only have to say in what they differ. The restframe grid may be another one, and the number of latents. The encoder's weights are
+# Weights of fits of simulated galaxies (data-raw/simulated-start.R), as the start of a network with the same decoder: few spectra
+# then only have to say in what they differ. There is one for the paper's decoder and one for that of fast_network(). The restframe grid may be another one, and the number of latents. The encoder's weights are
 # taken where it has the same layers; elsewhere it begins at random, and learns from the decoder.
 
 # The fit with the weights to start training from, and which ones, as `training$init`. "auto" takes those of simulated galaxies for up to
@@ -7,7 +7,7 @@
 choose_start <- function(fit, x, init, device, precision, threads, most = 5000) {
   fit$training$init <- "random"
   if (init == "random" || init == "auto" && length(x$z) > most) return(fit)
-  start <- simulated_start()
+  start <- simulated_start(fit$architecture$decoder_hidden)
   unfit <- no_simulated_start(start, fit$architecture, fit$wave_rest)
   if (!is.null(unfit)) {
     if (init == "auto") return(fit)
@@ -29,8 +29,11 @@ describes_half <- function(fit, x, device, most = 64) {
   isTRUE(refined_loss(fit, x, seq_along(x$z), device, steps = 4) < (flat$loss + flat$valid / 2) / 2)
 }
 
-simulated_start <- function() {
-  start <- readRDS(system.file("extdata", "simulated-start.rds", package = "spender", mustWork = TRUE))
+# NULL if there is none for a decoder with these hidden layers
+simulated_start <- function(hidden) {
+  path <- system.file("extdata", paste0("simulated-start-", paste(hidden, collapse = "-"), ".rds"), package = "spender")
+  if (!nzchar(path)) return(NULL)
+  start <- readRDS(path)
   unpack <- function(packed) {
     n <- prod(packed$shape)
     values <- readBin(packed$values, "integer", n, size = packed$bytes, signed = TRUE, endian = "little")
@@ -42,9 +45,8 @@ simulated_start <- function() {
 
 # Why a network cannot start from the simulated galaxies', or NULL
 no_simulated_start <- function(start, architecture, wave_rest) {
-  same <- function(field) identical(as.double(architecture[[field]]), as.double(start$architecture[[field]]))
-  if (!same("decoder_hidden") || architecture$decoder_activation != start$architecture$decoder_activation) {
-    return(paste0("that has the decoder of a default one (hidden layers of ", enumerate(start$architecture$decoder_hidden), ")"))
+  if (is.null(start) || architecture$decoder_activation != start$architecture$decoder_activation) {
+    return("there is one for decoders with hidden layers of 64, 256 and 1024 units, or of 128, and the \"speculator\" activation")
   }
   within <- wave_rest >= start$wave_rest[1] & wave_rest <= start$wave_rest[length(start$wave_rest)]
   if (mean(within) < 0.5) return(paste0("more than half of its restframe grid is outside of ", describe_grid(start$wave_rest)))

@@ -1,24 +1,32 @@
-# Makes inst/extdata/simulated-start.rds, the weights that `init = "simulated"` starts from: a fit of simulated galaxies, made small.
-#   Rscript data-raw/simulated-start.R        (about seven minutes on two cores)
+# Makes inst/extdata/simulated-start-HIDDEN.rds, the weights that `init = "simulated"` starts from, for a decoder with these hidden layers: a
+# fit of simulated galaxies, made small.
+#   Rscript data-raw/simulated-start.R HIDDEN EPOCHS BATCH      (about seven minutes on two cores)
+# for the paper's decoder 64-256-1024 20 64, for that of fast_network() 128 40 32
 # - latents: 10, changed linearly so that those of the training spectra are uncorrelated with variance 1, in order of how much they change
 #   the restframe spectrum. Networks with fewer latents take the first ones, for which the others are 0, their mean.
 # - last layer of the decoder: rank 48, best for the hidden units' second moments.
 # - all but the latents' layers as integers of 16 bits, of large matrices of 8, with a scale for each column.
 library(spender)
 
+arguments <- commandArgs(TRUE)
+if (length(arguments) != 3) stop("usage: simulated-start.R HIDDEN EPOCHS BATCH")
+hidden_layers <- as.numeric(strsplit(arguments[1], "-")[[1]])
 rank <- 48
-path <- "build/simulated-start-fit.rds"
+path <- paste0("build/simulated-start-fit-", arguments[1], ".rds")
 dir.create("build", showWarnings = FALSE)
 if (!file.exists(path)) {
-  x <- simulate_spectra(20000, seed = 2026)
-  saveRDS(spender(x, latents = 10, network = spender_network(filters = c(16, 32, 64)), epochs = 20, learning_rate = 3e-3, batch_size = 64,
-                  validation = 0.05, refine = TRUE, progress = FALSE), path)
+  x <- simulate_spectra(20000, rest = FALSE, seed = 2026)
+  network <- spender_network(filters = c(16, 32, 64), decoder_hidden = hidden_layers)
+  saveRDS(spender(x, latents = 10, network = network, init = "random", epochs = as.numeric(arguments[2]), learning_rate = 3e-3,
+                  batch_size = as.numeric(arguments[3]), validation = 0.05, refine = TRUE, progress = FALSE), path)
 }
 fit <- readRDS(path)
+print(fit)
 sample <- simulate_spectra(1500, seed = 2027)
 s <- encode(fit, sample, refine = 3, prior = TRUE)
 s <- s[apply(abs(scale(s)), 1, max) < 6, ]
 w <- coef(fit)
+output <- 3 * length(hidden_layers) # number of the decoder's last layer
 
 # ---- latents ----
 centre <- colMeans(s)
@@ -45,17 +53,18 @@ activate <- function(x, layer) {
   (gamma + (1 - gamma) / (1 + exp(-beta * x))) * x
 }
 hidden <- t(s %*% t(to_new)) - drop(to_new %*% centre)
-for (layer in c(0, 3, 6)) {
+for (layer in seq(0, output - 3, by = 3)) {
   hidden <- activate(w[[paste0("decoder.mlp.", layer, ".weight")]] %*% hidden + w[[paste0("decoder.mlp.", layer, ".bias")]], layer + 1)
 }
 moments <- eigen(tcrossprod(hidden) / ncol(hidden) + diag(1e-6 * mean(hidden^2), nrow(hidden)), symmetric = TRUE)
 root <- moments$vectors %*% (sqrt(moments$values) * t(moments$vectors))
 inverse <- moments$vectors %*% (t(moments$vectors) / sqrt(moments$values))
-parts <- svd(w$decoder.mlp.9.weight %*% root, nu = rank, nv = rank)
+output_weight <- paste0("decoder.mlp.", output, ".weight")
+parts <- svd(w[[output_weight]] %*% root, nu = rank, nv = rank)
 cat("singular values 1, ", rank, ": ", parts$d[c(1, rank)], "\n")
 w$left <- parts$u %*% diag(sqrt(parts$d[1:rank]))
 w$right <- diag(sqrt(parts$d[1:rank])) %*% t(parts$v) %*% inverse
-w$decoder.mlp.9.weight <- NULL
+w[[output_weight]] <- NULL
 
 # ---- storage ----
 pack <- function(x) {
@@ -71,5 +80,6 @@ exact <- c("decoder.mlp.0.weight", "decoder.mlp.0.bias", paste0(last, ".weight")
 covered <- c(fit$instrument$wave[1] / (1 + fit$training$z_range[2]), max(fit$wave_rest)) # by spectra that it was trained on
 start <- list(architecture = fit$architecture, wave_rest = fit$wave_rest, covered = covered,
               tensors = lapply(w[setdiff(names(w), exact)], pack), exact = w[exact])
-saveRDS(start, "inst/extdata/simulated-start.rds", compress = "xz")
-cat(file.size("inst/extdata/simulated-start.rds") / 1e6, "MB\n")
+to <- paste0("inst/extdata/simulated-start-", arguments[1], ".rds")
+saveRDS(start, to, compress = "xz")
+cat(file.size(to) / 1e6, "MB\n")

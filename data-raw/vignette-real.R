@@ -54,7 +54,10 @@ save_png <- function(name, plot, height = 5.4) {
 order_z <- held$id[order(held$z)]
 others <- setdiff(order_z, c(absorption, oxygen))
 chosen <- intersect(order_z, c(absorption, oxygen, others[round(quantile(seq_along(others), c(0.05, 0.6, 0.85, 0.97)))]))
-for (i in seq_along(chosen)) save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, held, chosen[i], refine = 3, se = TRUE), 5.8)
+misfit <- calibrate_models(fit, held, refine = 3)
+for (i in seq_along(chosen)) {
+  save_png(sprintf("real-%d.png", i), plot_reconstruction(fit, held, chosen[i], refine = 3, se = TRUE, calibration = misfit), 5.8)
+}
 cat("chosen:", chosen, "\n")
 subclass <- ifelse(galaxies$meta$subclass == "", NA, galaxies$meta$subclass)
 save_png("real-latents.png", plot_latent(embed_latents(encode(fit, galaxies, refine = 3)), colour = subclass, label = "SDSS subclass"), 4)

@@ -4,7 +4,8 @@
 # resolution without a line spread function, and twice as fine with the known one, held as it is.
 #
 #   Rscript study-doublet.R [name=value ...]
-#     wave=3800,4700  spectra=10000  epochs=60  members=4  draws=8  held=300  seed=1  sn=20  ew=20,158  filters=16,32,64  latents=6
+#     wave=3800,4700  spectra=10000  epochs=60  members=4  draws=8  held=300  seed=1  sn=20  ew=20,158  filters=16,32,64
+#     hidden=64,256  latents=6
 #     refine=3 (steps of the latents; 0 for the encoder's, and a training as published)
 #     fits=FILE.rds (read where it is, else written)  output=FILE.rds (the ratios and their errors)
 # `wave`: SDSS's pixels from there to there; in an arm of 900 pixels the doublet is much of what there is to learn.
@@ -15,7 +16,7 @@ library(spender)
 source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(wave = "3800,4700", spectra = 10000, epochs = 60, members = 4, draws = 8, held = 300, seed = 1, sn = 20,
-                             filters = "16,32,64", latents = 6, ew = "20,158", refine = 3, fits = "", output = ""))
+                             filters = "16,32,64", hidden = "64,256", latents = 6, ew = "20,158", refine = 3, fits = "", output = ""))
 arm <- instrument(10^seq(log10(numbers(options$wave)[1]), log10(numbers(options$wave)[2]), by = 1e-4), name = "arm")
 
 lsf <- dnorm(-4:4, sd = 1.4) / sum(dnorm(-4:4, sd = 1.4)) # 97 km/s
@@ -47,7 +48,7 @@ emitters <- function(n, seed) {
   x
 }
 
-network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256))
+network <- spender_network(filters = numbers(options$filters), decoder_hidden = numbers(options$hidden))
 if (nzchar(options$fits) && file.exists(options$fits)) {
   fits <- readRDS(options$fits)
 } else {

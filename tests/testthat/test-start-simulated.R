@@ -3,15 +3,17 @@ on_its_decoder <- function(x, ..., filters = c(8, 8, 8), epochs = 1) {
           progress = FALSE)
 }
 
-test_that("the simulated start is the fit that it was made of: refined, near the noise on spectra that it has not seen", {
+test_that("the simulated starts are the fits that they were made of: refined, near the noise on spectra that they have not seen", {
   x <- simulate_spectra(32, seed = 5)
-  fit <- spender(x, latents = 10, network = spender_network(filters = c(16, 32, 64)), init = "simulated", epochs = 1, learning_rate = 1e-12,
-                 best = FALSE, threads = 1, progress = FALSE)
-  expect_identical(fit$training$init, "simulated")
   noise <- mean(x$ivar > 0) / 2
-  expect_lt(mean(predict(fit, x, "loss", refine = 3, threads = 1)), 1.15 * noise)
-  expect_lt(stats::median(predict(fit, x, "loss", refine = 0, threads = 1)), 1.5 * noise) # its encoder, too
-  expect_output(print(fit), "from simulated galaxies")
+  for (network in list(spender_network(filters = c(16, 32, 64)), fast_network())) {
+    fit <- spender(x, latents = 10, network = network, init = "simulated", epochs = 1, learning_rate = 1e-12, best = FALSE, threads = 1,
+                   progress = FALSE)
+    expect_identical(fit$training$init, "simulated")
+    expect_lt(mean(predict(fit, x, "loss", refine = 3, threads = 1)), 1.15 * noise)
+    expect_lt(stats::median(predict(fit, x, "loss", refine = 0, threads = 1)), 1.5 * noise) # its encoder, too
+    expect_output(print(fit), "from simulated galaxies")
+  }
 })
 
 test_that("it goes to other grids, numbers of latents and encoders", {
@@ -24,7 +26,7 @@ test_that("it goes to other grids, numbers of latents and encoders", {
     expect_lt(mean(losses), fit$training$flat_loss)
   }
   # with the grid's own pixels the decoder's last layer is the stored one, and of more latents the first are
-  start <- simulated_start()
+  start <- simulated_start(c(64, 256, 1024))
   architecture <- start$architecture
   architecture$n_latent <- 11
   weights <- with_simulated_start(start, architecture, .Call(ffi_network_fill, architecture, 3), start$wave_rest)
@@ -58,7 +60,7 @@ test_that("\"auto\" takes it for few spectra that it describes, and begins at ra
 
 test_that("where it does not go, `init = \"simulated\"` says why", {
   x <- small_spectra(8)
-  expect_error(small_fit(x, init = "simulated"), "hidden layers of 64, 256, 1024", class = "spender_error_invalid")
+  expect_error(small_fit(x, init = "simulated"), "hidden layers of 64, 256 and 1024", class = "spender_error_invalid")
   far <- simulate_spectra(8, instrument = instrument(seq(4000, 8000, by = 16), name = "far"), seed = 1)
   expect_error(on_its_decoder(far, latents = 2, init = "simulated", wave_rest = seq(3000, 60000, by = 30)), "outside of",
                class = "spender_error_invalid")
