@@ -112,7 +112,7 @@ without_unit <- function(out, x, physical, columns) {
 #' fit_doublet(rbind(two, one), wave = wave)
 fit_doublet <- function(x, lines = c("OII_3727", "OII_3730"), wave = NULL, z = 0, ivar = NULL, window = 25, sigma_max = 600,
                         velocity_max = 600, threads = NULL) {
-  if (length(lines) != 2) abort("invalid", "`lines` must be two lines.")
+  if (length(unique(lines)) != 2) abort("invalid", "`lines` must be two lines.")
   lines <- known_lines(lines)
   check_number(window, "window", 5, 1000)
   check_number(sigma_max, "sigma_max", 1, 1e4)

@@ -1,6 +1,4 @@
 /* .Call entries of lines. */
-#include <limits.h>
-
 #include "core/threads.h"
 #include "measure/lines.h"
 #include "r-entries.h"
