@@ -15,12 +15,17 @@ SEXP ffi_flat_model(SEXP flux, SEXP ivar, SEXP rows, SEXP covered, SEXP threads)
 SEXP ffi_float32(SEXP x);
 SEXP ffi_integer64_text(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);
+SEXP ffi_lines(SEXP flux, SEXP ivar, SEXP z, SEXP unit, SEXP shared, SEXP velocity, SEXP sigma, SEXP changes);
+SEXP ffi_lines_dip(SEXP centre, SEXP flux, SEXP sigma);
 SEXP ffi_network_carry(SEXP architecture, SEXP weights, SEXP to);
 SEXP ffi_network_export(SEXP architecture, SEXP weights);
 SEXP ffi_network_fill(SEXP architecture, SEXP seed);
 SEXP ffi_network_import(SEXP architecture, SEXP tensors);
 SEXP ffi_network_set_lsf(SEXP architecture, SEXP weights, SEXP kernel);
 SEXP ffi_network_table(SEXP architecture);
+SEXP ffi_pca_observed(SEXP scores, SEXP z, SEXP shared, SEXP mean, SEXP basis);
+SEXP ffi_pca_pass(SEXP flux, SEXP ivar, SEXP z, SEXP shared, SEXP mean, SEXP basis, SEXP sums);
+SEXP ffi_pca_solve(SEXP sums, SEXP n_components);
 SEXP ffi_predict(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP flux, SEXP ivar, SEXP z, SEXP latent, SEXP type,
                  SEXP refine, SEXP options);
 SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe);

@@ -29,8 +29,11 @@ void r_columns_to_floats(float *rows, const double *columns, size_t n, size_t wi
 }
 
 void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t width, size_t first, size_t count) {
-  for (size_t m = 0; m < width; m++)
+  const size_t ahead = 16; /* each column of R's matrix is in another page, which takes long to find */
+  for (size_t m = 0; m < width; m++) {
+    for (size_t i = 0; i < count && m + ahead < width; i += 8) __builtin_prefetch(columns + (m + ahead) * n + first + i);
     for (size_t i = 0; i < count; i++) rows[i * width + m] = columns[m * n + first + i];
+  }
 }
 
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t width, size_t first, size_t count) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cholesky.h"
 #include "network/model-struct.h"
 
 enum { MAX_OWN = 2 * MAX_LAYERS + 18 };
@@ -195,36 +196,6 @@ void spd_refiner_destroy(struct spd_refiner *r) {
   free(r);
 }
 
-/* ---- small positive definite systems, row-major ---- */
-
-/* Cholesky in place, the lower triangle; 0 if a is not positive definite */
-static int factorise(double *a, size_t k) {
-  for (size_t j = 0; j < k; j++) {
-    for (size_t i = j; i < k; i++) {
-      double sum = a[i * k + j];
-      for (size_t l = 0; l < j; l++) sum -= a[i * k + l] * a[j * k + l];
-      if (i == j) {
-        if (!(sum > 0) || !isfinite(sum)) return 0;
-        a[j * k + j] = sqrt(sum);
-      } else {
-        a[i * k + j] = sum / a[j * k + j];
-      }
-    }
-  }
-  return 1;
-}
-
-static void solve(double *x, const double *l, size_t k) {
-  for (size_t i = 0; i < k; i++) {
-    for (size_t j = 0; j < i; j++) x[i] -= l[i * k + j] * x[j];
-    x[i] /= l[i * k + i];
-  }
-  for (size_t i = k; i-- > 0;) {
-    for (size_t j = i + 1; j < k; j++) x[i] -= l[j * k + i] * x[j];
-    x[i] /= l[i * k + i];
-  }
-}
-
 /* ---- one group ---- */
 
 /* Objectives at these latents and redshifts of n spectra from `first` on; leaves the values that differentiate() and normal_equations()
@@ -303,8 +274,8 @@ static void propose(struct spd_refiner *r, size_t i) {
     else
       a[j * k + j] = 1, step[j] = 0;
   }
-  const int solved = factorise(a, k);
-  if (solved) solve(step, a, k);
+  const int solved = spd_cholesky(a, k);
+  if (solved) spd_cholesky_solve(step, a, k);
   for (size_t j = 0; j < s; j++) r->trial[i * s + j] = r->host_latent[i * s + j] + (solved ? (float)step[j] : 0);
   r->trial_z[i] = r->host_z[i];
   if (solved && k > s && isfinite(step[s]) && r->host_z[i] + step[s] > -0.99) r->trial_z[i] = (float)(r->host_z[i] + step[s]);
@@ -330,11 +301,11 @@ static void invert(struct spd_refiner *r, size_t n) {
   for (size_t i = 0; i < n; i++) {
     double *a = r->work, *column = r->work + k * k, *to = r->inverse + i * k * k;
     memcpy(a, r->matrix + i * k * k, k * k * sizeof *a);
-    const int sound = factorise(a, k);
+    const int sound = spd_cholesky(a, k);
     for (size_t j = 0; j < k; j++) {
       memset(column, 0, k * sizeof *column);
       column[j] = 1;
-      if (sound) solve(column, a, k);
+      if (sound) spd_cholesky_solve(column, a, k);
       for (size_t l = 0; l < k; l++) to[l * k + j] = sound ? column[l] : NAN;
     }
   }
@@ -359,7 +330,7 @@ static spd_status spread_group(float *to, struct spd_refiner *r, size_t n, struc
   for (size_t i = 0; i < n; i++) {
     double *factor = r->factor + i * k * k;
     memcpy(factor, r->inverse + i * k * k, k * k * sizeof *factor);
-    if (!factorise(factor, k))
+    if (!spd_cholesky(factor, k))
       for (size_t j = 0; j < k * k; j++) factor[j] = NAN;
   }
   SPD_TRY(ops->upload(r->backend, (void *)r->spread.factor, r->factor, n * k * k * sizeof(double), error));

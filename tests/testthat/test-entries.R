@@ -5,6 +5,7 @@ valid_calls <- function(folder, torch) {
   x <- small_spectra(6)
   fit <- small_fit(x, epochs = 1)
   wave <- fit$instrument$wave
+  pca <- spectra_pca(x, 2, iterations = 1)
   device <- list(device = "cpu", threads = 1, precision = "fp32")
   options <- c(device, batch_size = 4)
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
@@ -45,12 +46,19 @@ valid_calls <- function(folder, torch) {
       ffi_flat_model = list(x$flux, x$ivar, c(1, 6), matrix(c(1, 1, 251, 251), 2), 1),
       ffi_float32 = list(c(1, 2)),
       ffi_integer64_text = list(c(1, 2)),
+      ffi_lines = list(x$flux, x$ivar, x$z, x$norm, list(wave = wave, centre = c(4862.68, 5008.24), gap = 60, window = 40, sigma_max = 600,
+                                                         velocity_max = 600, threads = 1), rep(0, 12), rep(150, 12),
+                       array(0.1, c(dim(x$flux), 2))),
+      ffi_lines_dip = list(c(3727.09, 3729.88), matrix(c(10, 14, 10, 14), 2), c(50, 140)),
       ffi_network_export = list(fit$architecture, fit$weights),
       ffi_network_fill = list(fit$architecture, 1),
       ffi_network_carry = list(fit$architecture, fit$weights, fit$architecture),
       ffi_network_set_lsf = list(with_lsf, .Call(ffi_network_fill, with_lsf, 1), c(0.1, 0.8, 0.1)),
       ffi_network_import = list(fit$architecture, tensors),
       ffi_network_table = list(fit$architecture),
+      ffi_pca_observed = list(matrix(0.1, 6, 2), x$z, pca_grids(pca, 1), pca$mean, t(pca$components)),
+      ffi_pca_pass = list(x$flux, x$ivar, x$z, pca_grids(pca, 1), pca$mean, t(pca$components), numeric()),
+      ffi_pca_solve = list(pca_pass(pca, x, TRUE, 1)$sums, 2),
       ffi_predict = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, NULL, "loss", inference, options),
       ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
       ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),

@@ -113,7 +113,6 @@ test_that("no spectra give results of no rows", {
     expect_identical(dim(predict(fit, survey, "latent")), c(0L, 2L))
     expect_identical(dim(as_spectra(survey)), c(0L, 251L))
   })
-  skip_if_not_installed("minpack.lm")
   expect_identical(length(classify_galaxies(measure_lines(none))), 0L)
   expect_identical(nrow(measure_model_lines(fit, none)), 0L)
 })

@@ -30,7 +30,6 @@ test_that("study-truth.R asks a fit what it knows, and keeps the fit", {
 
 test_that("study-doublet.R compares two resolutions", {
   skip_on_cran()
-  skip_if_not_installed("minpack.lm")
   result <- study("study-doublet.R", "spectra=40", "epochs=1", "members=2", "held=10", "filters=8,8,8")
   expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
   expect_match(result$output, "^two peaks in the model: .*true restframe 100 %", all = FALSE)
