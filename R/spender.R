@@ -30,8 +30,8 @@
 #' @param network Widths and options: [spender_network()], the paper's, or [fast_network()].
 #' @param init Initial weights: `"random"`; `"simulated"`, those of a fit of simulated galaxies, which comes with the package, for networks
 #'   with the `decoder_hidden` of [spender_network()] or [fast_network()]; or `"auto"`, these for up to 5000 spectra if they describe half
-#'   of what a flat spectrum leaves of them. The decoder is interpolated to the restframe grid; the encoder's weights are used where it has `filters = c(16, 32, 64)` and
-#'   defaults otherwise.
+#'   of what a flat spectrum leaves of them. The decoder is interpolated to the restframe grid; the encoder's weights are used where it
+#'   has `filters = c(16, 32, 64)` and defaults otherwise.
 #' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step, and the highest learning rate of the 1Cycle
 #'   schedule (Adam, warm-up over 30 % of the steps, cosine decay). `NULL` chooses by the number of training spectra \eqn{n}, see Defaults.
 #' @param schedule `"step"` changes the learning rate every step, `"epoch"` every epoch (as the published code does),
