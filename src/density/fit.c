@@ -167,6 +167,7 @@ void spd_flow_fit_advance(struct spd_flow_fit *fit, double seconds, struct spd_f
 }
 
 const float *spd_flow_fit_parameters(const struct spd_flow_fit *fit) { return fit->average; }
+size_t spd_flow_fit_size(const struct spd_flow_fit *fit) { return fit->size; }
 
 /* ---- life ---- */
 

@@ -97,20 +97,20 @@ struct call {
   int threads;
   double *log_p, *terms, *out; /* of a density; of a sample */
   const double *x, *conditions;
-  size_t n;
-  uint64_t seed, first;
+  size_t n, first, count;
+  uint64_t seed;
   void (*block)(const struct call *, struct flow_work *, size_t from, size_t count);
 };
 
 static void piece_of_blocks(const void *context, size_t piece, int thread) {
   const struct call *c = context;
-  const size_t end = (piece + 1) * BLOCKS * FLOW_ROWS < c->n ? (piece + 1) * BLOCKS * FLOW_ROWS : c->n;
-  for (size_t from = piece * BLOCKS * FLOW_ROWS; from < end; from += FLOW_ROWS)
-    c->block(c, &c->works[thread], from, end - from < FLOW_ROWS ? end - from : FLOW_ROWS);
+  const size_t begin = piece * BLOCKS * FLOW_ROWS, left = c->count - begin, count = left < BLOCKS * FLOW_ROWS ? left : BLOCKS * FLOW_ROWS;
+  for (size_t done = 0; done < count; done += FLOW_ROWS)
+    c->block(c, &c->works[thread], c->first + begin + done, count - done < FLOW_ROWS ? count - done : FLOW_ROWS);
 }
 
 static spd_status run(struct call *call, int threads, struct spd_error *error) {
-  const size_t pieces = (call->n + BLOCKS * FLOW_ROWS - 1) / (BLOCKS * FLOW_ROWS);
+  const size_t pieces = (call->count + BLOCKS * FLOW_ROWS - 1) / (BLOCKS * FLOW_ROWS);
   spd_status status = flow_plan_create(&call->plan, call->flow, error);
   if (status != SPD_STATUS_OK) return status;
   call->threads = spd_threads(threads, pieces);
@@ -147,8 +147,16 @@ static void density_block(const struct call *c, struct flow_work *work, size_t f
 }
 
 spd_status spd_flow_density(double *log_p, double *terms, const struct spd_flow *flow, const double *x, const double *conditions, size_t n,
-                            int threads, struct spd_error *error) {
-  struct call call = {.flow = flow, .log_p = log_p, .terms = terms, .x = x, .conditions = conditions, .n = n, .block = density_block};
+                            size_t first, size_t count, int threads, struct spd_error *error) {
+  struct call call = {.flow = flow,
+                      .log_p = log_p,
+                      .terms = terms,
+                      .x = x,
+                      .conditions = conditions,
+                      .n = n,
+                      .first = first,
+                      .count = count,
+                      .block = density_block};
   return run(&call, threads, error);
 }
 
@@ -159,7 +167,7 @@ static void sample_block(const struct call *c, struct flow_work *work, size_t fr
   for (size_t j = 0; j < conditions; j++)
     flow_standardise(work->inputs + j * FLOW_ROWS, NULL, c->conditions + j * c->n + from, count, flow, j);
   for (size_t r = 0; r < count; r++) {
-    struct spd_random random = spd_random_start(c->seed, SAMPLE_STREAM, c->first + from + r);
+    struct spd_random random = spd_random_start(c->seed, SAMPLE_STREAM, from + r);
     spd_random_normals(normals, s, &random);
     for (size_t j = 0; j < s; j++) work->features[j * FLOW_ROWS + r] = (float)normals[j];
   }
@@ -167,8 +175,9 @@ static void sample_block(const struct call *c, struct flow_work *work, size_t fr
   for (size_t j = 0; j < s; j++) flow_restore(c->out + j * c->n + from, work->features + j * FLOW_ROWS, count, flow, conditions + j);
 }
 
-spd_status spd_flow_sample(double *x, const struct spd_flow *flow, const double *conditions, size_t n, uint64_t seed, uint64_t first,
-                           int threads, struct spd_error *error) {
-  struct call call = {.flow = flow, .out = x, .conditions = conditions, .n = n, .seed = seed, .first = first, .block = sample_block};
+spd_status spd_flow_sample(double *x, const struct spd_flow *flow, const double *conditions, size_t n, size_t first, size_t count,
+                           uint64_t seed, int threads, struct spd_error *error) {
+  struct call call = {
+      .flow = flow, .out = x, .conditions = conditions, .n = n, .first = first, .count = count, .seed = seed, .block = sample_block};
   return run(&call, threads, error);
 }

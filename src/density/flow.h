@@ -51,14 +51,15 @@ size_t spd_flow_size(const struct spd_flow *flow);
 /* Initial parameters (spd_flow_size() floats), close to the identity, and orders (L, S): reversed, then random, in turn. */
 spd_status spd_flow_start(float *parameters, uint32_t *order, const struct spd_flow *flow, uint64_t seed, struct spd_error *error);
 
-/* log p of n rows; x (S columns of n), conditions (C columns of n) as R has matrices. terms is NULL or (L + 2 columns of n): the log
- * density of N(0, I), the log slopes of the standardisation and of each layer, which add up to log p. */
+/* log p of rows first ... first + count - 1 of x (S columns of n) and conditions (C columns of n), as R has matrices; NULL without
+ * conditions. terms is NULL or (L + 2 columns of n): the log density of N(0, I), the log slopes of the standardisation and of each layer,
+ * which add up to log p (n). */
 spd_status spd_flow_density(double *log_p, double *terms, const struct spd_flow *flow, const double *x, const double *conditions, size_t n,
-                            int threads, struct spd_error *error);
+                            size_t first, size_t count, int threads, struct spd_error *error);
 
-/* x (S columns of n): rows first ... first + n - 1 of the sample that belongs to the seed. */
-spd_status spd_flow_sample(double *x, const struct spd_flow *flow, const double *conditions, size_t n, uint64_t seed, uint64_t first,
-                           int threads, struct spd_error *error);
+/* Rows first ... first + count - 1 of x (S columns of n): a sample that depends on the seed and the number of the row. */
+spd_status spd_flow_sample(double *x, const struct spd_flow *flow, const double *conditions, size_t n, size_t first, size_t count,
+                           uint64_t seed, int threads, struct spd_error *error);
 
 /* ---- fitting: maximum likelihood by Adam ---- */
 
@@ -86,6 +87,7 @@ struct spd_flow_progress {
 void spd_flow_fit_advance(struct spd_flow_fit *fit, double seconds, struct spd_flow_progress *progress);
 /* The averaged parameters (see fit.c), those to use */
 const float *spd_flow_fit_parameters(const struct spd_flow_fit *fit);
+size_t spd_flow_fit_size(const struct spd_flow_fit *fit); /* their number */
 
 /* Mean of -log p and its gradient (spd_flow_size()) at the flow's parameters: what a step of fitting uses; for tests. */
 spd_status spd_flow_gradient(double *loss, float *gradient, const struct spd_flow *flow, const double *x, const double *conditions,

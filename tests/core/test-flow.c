@@ -135,7 +135,7 @@ static void test_flow(spd_flow_type type, size_t features, size_t conditions, si
   start(&small, type, features, conditions, layers, 11, depth);
   normals(x, ROWS * features, 7);
   normals(given, ROWS * conditions, 8);
-  MUST(spd_flow_density(log_p, terms, &small.flow, x, given, ROWS, 1, error));
+  MUST(spd_flow_density(log_p, terms, &small.flow, x, given, ROWS, 0, ROWS, 1, error));
   double *p = malloc(small.size * sizeof *p);
   for (size_t i = 0; i < small.size; i++) p[i] = (double)small.parameters[i];
 
@@ -147,7 +147,7 @@ static void test_flow(spd_flow_type type, size_t features, size_t conditions, si
           features, r, log_p[r], want);
     CHECK(fabs(sum - log_p[r]) < 1e-9 * (1 + fabs(sum)), "terms add up to %g, not %g", sum, log_p[r]);
   }
-  MUST(spd_flow_density(again, NULL, &small.flow, x, given, ROWS, 3, error));
+  MUST(spd_flow_density(again, NULL, &small.flow, x, given, ROWS, 0, ROWS, 3, error));
   CHECK(memcmp(log_p, again, sizeof log_p) == 0, "three threads have other densities than one");
 
   /* gradients, three rows to a parameter's worth of time */
@@ -171,8 +171,8 @@ static void test_flow(spd_flow_type type, size_t features, size_t conditions, si
 
   /* samples: the flow takes them back to the normal numbers that they were made from, whose density is the first term */
   static double sample[ROWS * MOST], part[ROWS * MOST];
-  MUST(spd_flow_sample(sample, &small.flow, given, ROWS, 4, 0, 1, error));
-  MUST(spd_flow_density(log_p, terms, &small.flow, sample, given, ROWS, 1, error));
+  MUST(spd_flow_sample(sample, &small.flow, given, ROWS, 0, ROWS, 4, 1, error));
+  MUST(spd_flow_density(log_p, terms, &small.flow, sample, given, ROWS, 0, ROWS, 1, error));
   for (size_t r = 0; r < ROWS; r++) {
     double drawn[MOST], want = -0.91893853320467274178 * (double)features;
     struct spd_random random = spd_random_start(4, 0xf12, r);
@@ -181,7 +181,7 @@ static void test_flow(spd_flow_type type, size_t features, size_t conditions, si
     CHECK(fabs(terms[r] - want) < 2e-3 * (1 - want), "type %d: sample %zu goes back to log density %g, not %g", (int)type, r, terms[r],
           want);
   }
-  MUST(spd_flow_sample(part, &small.flow, given, ROWS, 4, 0, 2, error));
+  MUST(spd_flow_sample(part, &small.flow, given, ROWS, 0, ROWS, 4, 2, error));
   CHECK(memcmp(sample, part, ROWS * features * sizeof *sample) == 0, "two threads have other samples than one");
   free(threaded), free(gradient), free(p), free(small.parameters);
 }
@@ -193,7 +193,7 @@ static void test_far_values(void) {
   double log_p[4];
   for (int type = 0; type < 2; type++) {
     start(&small, (spd_flow_type)type, 2, 0, 2, 8, 2);
-    MUST(spd_flow_density(log_p, NULL, &small.flow, x, NULL, 4, 1, error));
+    MUST(spd_flow_density(log_p, NULL, &small.flow, x, NULL, 4, 0, 4, 1, error));
     for (int r = 0; r < 4; r++) CHECK(!isnan(log_p[r]), "log p of far row %d is NaN", r);
     CHECK(log_p[1] < log_p[0] && log_p[2] < log_p[0] && log_p[3] < log_p[0], "far rows are not less probable");
     free(small.parameters);
@@ -227,7 +227,7 @@ static void test_fit(void) {
     else
       memcpy(first = malloc(small.size * sizeof *first), parameters, small.size * sizeof *first);
     small.flow.parameters = first;
-    MUST(spd_flow_density(log_p, NULL, &small.flow, x, NULL, ROWS, 1, error));
+    MUST(spd_flow_density(log_p, NULL, &small.flow, x, NULL, ROWS, 0, ROWS, 1, error));
     double mean = 0, truth = 0;
     for (size_t r = 0; r < ROWS; r++) {
       const double u = x[r], v = (x[ROWS + r] - 0.9 * u) / sqrt(1 - 0.81);
