@@ -2,6 +2,8 @@
 
 density_format <- "spender-density"
 density_version <- "1"
+# Tensors of ours, in the order of their digest: the standardisation and the calibration
+own_tensors <- c("centre", "scale", "tail", "log_p", "chi2", "latents", "conditions")
 
 #' Write a density to a file, and read it back
 #'
@@ -40,20 +42,20 @@ write_density <- function(density, path, overwrite = FALSE) {
                               data = as.double(if (is.null(dim(x))) x else aperm(x)))
   own <- c(flow[c("centre", "scale", "tail")], density$calibration)
   own <- own[lengths(own) > 0]
-  names(own) <- paste0("spender.", names(own))
   kept <- density[c("columns", "conditions", "kept", "training", "parts", "identity", "encoding")]
   kept$history <- as.list(density$history)
   metadata <- c(format = density_format, version = density_version,
                 flow = to_json(flow[c("type", "features", "conditions", "layers", "hidden", "depth", "bins", "bound")]),
                 density = to_json(kept))
-  all <- c(tensors, lapply(own, doubles))
-  metadata[["digest"]] <- density_digest(metadata, lapply(all, `[[`, "data"))
-  .Call(ffi_safetensors_write, path, all, metadata, overwrite)
+  own <- lapply(own, doubles)
+  metadata[["digest"]] <- density_digest(metadata, lapply(own, `[[`, "data"), flow$weights, flow$order)
+  .Call(ffi_safetensors_write, path, c(tensors, setNames(own, paste0("spender.", names(own)))), metadata, overwrite)
   invisible(path)
 }
 
-density_digest <- function(metadata, data) {
-  digest_of(c(list(unname(unlist(as.list(metadata)[c("format", "version", "flow", "density")]))), lapply(unname(data), as.double)))
+# Of all that a file holds; matrices by row, as files have them
+density_digest <- function(metadata, own, weights, order) {
+  digest_of(list(unname(unlist(as.list(metadata)[c("format", "version", "flow", "density")])), unname(own), weights, as.double(order)))
 }
 
 #' @rdname write_density
@@ -67,22 +69,24 @@ read_density <- function(path) {
     abort("unsupported", path, ": written by another version of spender (format ", metadata[["version"]], ", this one reads ",
           density_version, ")")
   }
-  if (!identical(metadata[["digest"]], density_digest(metadata, lapply(file$tensors, `[[`, "data")))) {
-    abort("format", path, ": is damaged: what it holds is not what was written (its digest does not fit)")
-  }
   flow <- metadata_json(metadata, "flow", path)
   kept <- metadata_json(metadata, "density", path)
-  own <- function(name) {
-    tensor <- file$tensors[[paste0("spender.", name)]]
-    if (is.null(tensor)) NULL else if (length(tensor$shape) < 2) tensor$data else matrix(tensor$data, tensor$shape[1], byrow = TRUE)
+  stored <- intersect(own_tensors, sub("spender.", "", names(file$tensors), fixed = TRUE))
+  own <- setNames(file$tensors[paste0("spender.", stored)], stored)
+  value <- function(name) {
+    tensor <- own[[name]]
+    if (length(tensor$shape) < 2) tensor$data else matrix(tensor$data, tensor$shape[1], byrow = TRUE)
   }
-  flow[c("centre", "scale", "tail")] <- lapply(c("centre", "scale", "tail"), own)
+  for (name in c("centre", "scale", "tail")) flow[name] <- list(value(name))
   flow <- import_flow(flow, file$tensors, "", path)
+  if (!identical(metadata[["digest"]], density_digest(metadata, lapply(own, `[[`, "data"), flow$weights, flow$order))) {
+    abort("format", path, ": is damaged: what it holds is not what was written (its digest does not fit)")
+  }
   history <- empty_flow_history()
   if (length(kept$history[[1]])) history <- as.data.frame(kept$history)
-  latents <- own("latents")
-  conditions <- own("conditions")
-  calibration <- list(log_p = own("log_p"), chi2 = own("chi2"), latents = latents,
+  latents <- value("latents")
+  conditions <- value("conditions")
+  calibration <- list(log_p = value("log_p"), chi2 = value("chi2"), latents = latents,
                       conditions = if (is.null(conditions)) matrix(0, NROW(latents), 0) else conditions)
   structure(c(list(flow = flow, history = history, calibration = calibration), kept[setdiff(names(kept), "history")]),
             class = "latent_density")
@@ -113,7 +117,7 @@ network_layout <- function(flow) {
 flow_tensors <- function(flow) {
   values <- readBin(flow$weights, "numeric", length(flow$weights) / 4, size = 4)
   f32 <- function(x) float32_tensor(x)
-  whole <- function(x) list(dtype = "I64", shape = if (is.null(dim(x))) length(x) else dim(x), data = as.double(x))
+  whole <- function(x) list(dtype = "I64", shape = if (is.null(dim(x))) length(x) else dim(x), data = writeBin(as.integer(x), raw(), size = 8))
   out <- list()
   if (flow$type == "maf" && flow$conditions == 0) {
     out[["_transform._transforms.0._shift"]] <- f32(-flow$centre / flow$scale)
