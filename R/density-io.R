@@ -78,7 +78,8 @@ read_density <- function(path) {
     if (length(tensor$shape) < 2) tensor$data else matrix(tensor$data, tensor$shape[1], byrow = TRUE)
   }
   for (name in c("centre", "scale", "tail")) flow[name] <- list(value(name))
-  flow <- import_flow(flow, file$tensors, "", path)
+  check_stored_flow(flow, path)
+  flow <- import_flow(flow, file$tensors, "", path, masks_needed = TRUE)
   if (!identical(metadata[["digest"]], density_digest(metadata, lapply(own, `[[`, "data"), flow$weights, flow$order))) {
     abort("format", path, ": is damaged: what it holds is not what was written (its digest does not fit)")
   }
@@ -92,9 +93,24 @@ read_density <- function(path) {
             class = "latent_density")
 }
 
+# The metadata may be of any content; sizes that no flow has are refused before tensors are looked for.
+check_stored_flow <- function(flow, path) {
+  whole <- function(name, least, most) {
+    value <- flow[[name]]
+    is.numeric(value) && length(value) == 1 && is.finite(value) && value == round(value) && value >= least && value <= most
+  }
+  valid <- is.list(flow) && flow$type %in% c("spline", "maf") && whole("features", 1, 512) && whole("conditions", 0, 512) &&
+    whole("layers", 1, 64) && whole("hidden", 1, 1024) && whole("depth", 1, 4) && whole("bins", 0, 32) && is.numeric(flow$bound) &&
+    length(flow$bound) == 1 && length(flow$centre) == flow$conditions + flow$features
+  if (!isTRUE(valid)) abort("format", path, ": its metadata 'flow' is not that of a flow")
+}
+
 # ---- the layout of nflows ----
 
 layer_prefix <- function(layer) paste0("_transform._transforms.1._transforms.", layer - 1, "._transforms.")
+
+# Weights of the conditions, which the first linear layer has beside those of the features
+context_name <- function(name) sub("initial_layer", "context_layer.weight", name, fixed = TRUE)
 
 # Linear layers of a masked network: names, sizes, and degrees of their units in the files' order
 network_layout <- function(flow) {
@@ -116,12 +132,11 @@ network_layout <- function(flow) {
 
 flow_tensors <- function(flow) {
   values <- readBin(flow$weights, "numeric", length(flow$weights) / 4, size = 4)
-  f32 <- function(x) float32_tensor(x)
-  whole <- function(x) list(dtype = "I64", shape = if (is.null(dim(x))) length(x) else dim(x), data = writeBin(as.integer(x), raw(), size = 8))
+  whole <- function(x) list(dtype = "I64", shape = length(x), data = writeBin(as.integer(x), raw(), size = 8))
   out <- list()
   if (flow$type == "maf" && flow$conditions == 0) {
-    out[["_transform._transforms.0._shift"]] <- f32(-flow$centre / flow$scale)
-    out[["_transform._transforms.0._scale"]] <- f32(1 / flow$scale)
+    out[["_transform._transforms.0._shift"]] <- float32_tensor(-flow$centre / flow$scale)
+    out[["_transform._transforms.0._scale"]] <- float32_tensor(1 / flow$scale)
   }
   at <- 0
   for (layer in seq_len(flow$layers)) {
@@ -135,10 +150,10 @@ flow_tensors <- function(flow) {
       at <- at + n_to * (n_from + 1)
       name <- paste0(layer_prefix(layer), "0.autoregressive_net.", dense$name)
       given <- dense$name == "initial_layer" & seq_len(n_from) <= flow$conditions
-      if (any(given)) out[[sub("initial_layer", "context_layer.weight", name, fixed = TRUE)]] <- f32(weight[, given, drop = FALSE])
-      out[[paste0(name, ".weight")]] <- f32(weight[, !given, drop = FALSE])
-      out[[paste0(name, ".bias")]] <- f32(bias)
-      out[[paste0(name, ".mask")]] <- f32(dense$mask[, !given, drop = FALSE] + 0)
+      if (any(given)) out[[context_name(name)]] <- float32_tensor(weight[, given, drop = FALSE])
+      out[[paste0(name, ".weight")]] <- float32_tensor(weight[, !given, drop = FALSE])
+      out[[paste0(name, ".bias")]] <- float32_tensor(bias)
+      out[[paste0(name, ".mask")]] <- float32_tensor(dense$mask[, !given, drop = FALSE] + 0)
       out[[paste0(name, ".degrees")]] <- whole(dense$to)
     }
     out[[paste0(layer_prefix(layer), "1._permutation")]] <- whole(flow$order[, layer] - 1)
@@ -147,7 +162,7 @@ flow_tensors <- function(flow) {
 }
 
 # flow with `weights` and `order` from the file's tensors, whose names begin with `prefix`
-import_flow <- function(flow, tensors, prefix, path) {
+import_flow <- function(flow, tensors, prefix, path, masks_needed = FALSE) {
   tensor <- function(name, shape) {
     found <- tensors[[paste0(prefix, name)]]
     if (is.null(found)) abort("format", path, ": tensor '", prefix, name, "' is missing")
@@ -165,11 +180,12 @@ import_flow <- function(flow, tensors, prefix, path) {
       given <- if (dense$name == "initial_layer") flow$conditions else 0
       size <- c(length(dense$to), length(dense$from) - given)
       weight <- tensor(paste0(name, ".weight"), size)
-      if (!is.null(tensors[[paste0(prefix, name, ".mask")]]) &&
-          any(tensor(paste0(name, ".mask"), size) != dense$mask[, given + seq_len(size[2]), drop = FALSE])) {
-        abort("unsupported", path, ": the mask of '", prefix, name, "' is not that of a network with degrees in turn")
+      there <- function(what) masks_needed || !is.null(tensors[[paste0(prefix, name, what)]])
+      if (there(".mask") && any(tensor(paste0(name, ".mask"), size) != dense$mask[, given + seq_len(size[2]), drop = FALSE]) ||
+          there(".degrees") && any(tensor(paste0(name, ".degrees"), size[1]) != dense$to)) {
+        abort("unsupported", path, ": '", prefix, name, "' is not masked as a network with degrees in turn")
       }
-      if (given) weight <- cbind(tensor(paste0(sub("initial_layer", "context_layer", name, fixed = TRUE), ".weight"), c(size[1], given)), weight)
+      if (given) weight <- cbind(tensor(context_name(name), c(size[1], given)), weight)
       weight <- (weight * dense$mask)[dense$order_to, dense$order_from, drop = FALSE]
       weights <- c(weights, list(t(weight), tensor(paste0(name, ".bias"), size[1])[dense$order_to]))
     }
@@ -188,7 +204,8 @@ published_density <- function(tensors, path) {
   first <- "_transform._transforms.1._transforms.0._transforms.0.autoregressive_net.initial_layer.weight"
   found <- names[endsWith(names, first)]
   if (length(found) != 1) {
-    abort("format", path, ": not a density: ", if (length(found)) "it holds more than one flow" else paste0("tensor '", first, "' is missing"))
+    abort("format", path, ": not a density: ",
+          if (length(found)) "it holds more than one flow" else paste0("tensor '", first, "' is missing"))
   }
   prefix <- substr(found, 1, nchar(found) - nchar(first))
   mine <- substring(names[startsWith(names, prefix)], nchar(prefix) + 1)
@@ -207,7 +224,8 @@ published_density <- function(tensors, path) {
   }
   flow <- list(type = "maf", features = shape[2], conditions = 0,
                layers = largest("^_transform\\._transforms\\.1\\._transforms\\.([0-9]{1,3})\\."), hidden = shape[1],
-               depth = 1 + largest("\\.blocks\\.([0-9]{1,3})\\."), bins = 0, bound = 4)
+               depth = 1 + largest("\\.blocks\\.([0-9]{1,3})\\."), bins = 0, bound = 4, centre = numeric(shape[2]))
+  check_stored_flow(flow, path)
   affine <- lapply(c(shift = "_transform._transforms.0._shift", scale = "_transform._transforms.0._scale"), function(name) {
     tensor <- tensors[[paste0(prefix, name)]]
     if (is.null(tensor)) abort("format", path, ": tensor '", prefix, name, "' is missing")

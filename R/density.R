@@ -28,7 +28,8 @@
 #'
 #' @details
 #' **Model.** With the standardised row \eqn{u_0}, layers \eqn{f_l} that are increasing in each feature, and \eqn{u_L} after the last,
-#' \deqn{\log p(x) = \log N(u_L; 0, I) + \sum_{l,i} \log \partial f_{l,i} / \partial u_{l-1,i} + \sum_i \log \partial u_{0,i} / \partial x_i.}
+#' \deqn{\log p(x) = \log N(u_L; 0, I) + \sum_{l,i} \log \frac{\partial f_{l,i}}{\partial u_{l-1,i}} +
+#'   \sum_i \log \frac{\partial u_{0,i}}{\partial x_i}.}
 #' The parameters of feature \eqn{i}'s function are computed from features \eqn{1 ... i - 1} and the conditions by a masked network (MADE;
 #' Germain et al. 2015, arXiv:1502.03509) with tanh units; features change their order between layers. Splines act within 4 standard
 #' deviations and leave the rest as it is.
@@ -160,7 +161,8 @@ check_reference <- function(chi2, n) {
 check_rows <- function(x, name) {
   if (is.data.frame(x) && all(vapply(x, is.numeric, NA))) x <- as.matrix(x)
   if (!is.numeric(x) || !is.matrix(x) || ncol(x) < 1 || ncol(x) > 512) {
-    abort("invalid", "`", name, "` must be a numeric matrix with a row for each object and 1 to 512 columns; it is ", describe_shape(x), ".")
+    abort("invalid", "`", name, "` must be a numeric matrix with a row for each object and 1 to 512 columns; it is ",
+          describe_shape(x), ".")
   }
   storage.mode(x) <- "double"
   if (is.null(colnames(x))) colnames(x) <- paste0("s", seq_len(ncol(x)))
@@ -178,7 +180,8 @@ check_conditions <- function(conditions, n, wanted = NULL) {
   names <- colnames(conditions)
   conditions <- check_rows(conditions, "conditions")
   if (nrow(conditions) != n) abort("dimension", "`x` has ", count(n, "row"), ", but `conditions` has ", nrow(conditions), ".")
-  if (is.null(names)) colnames(conditions) <- if (is.null(wanted)) paste0("c", seq_len(ncol(conditions))) else wanted[seq_len(ncol(conditions))]
+  columns <- seq_len(ncol(conditions))
+  if (is.null(names)) colnames(conditions) <- if (is.null(wanted)) paste0("c", columns) else wanted[columns]
   if (!is.null(wanted) && !identical(colnames(conditions), wanted)) {
     if (!all(wanted %in% colnames(conditions))) {
       abort("invalid", "`conditions` must have the columns ", code_list(wanted), "; it has ", code_list(colnames(conditions)), ".")

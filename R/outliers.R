@@ -50,7 +50,8 @@ outliers <- function(fit, x, density, conditions = NULL, fdr = 0.1, threads = NU
   check_calibrated(density)
   refuse_path("outliers", "latent", ...)
   threads <- fit_threads(threads)
-  arguments <- c(list(fit, x, threads = threads), utils::modifyList(density$encoding, list(...)))
+  encoding <- utils::modifyList(density$encoding, list(...))
+  arguments <- c(list(fit, x, threads = threads), encoding)
   latents <- do.call(encode, arguments)
   chi2 <- suppress_row_warnings(do.call(predict, c(arguments, type = "chi2")))
   if (is.null(conditions)) conditions <- conditions_by_name(x, density$conditions)
@@ -72,7 +73,7 @@ outliers <- function(fit, x, density, conditions = NULL, fdr = 0.1, threads = NU
   reason[found] <- ifelse(far & badly, "both", ifelse(far, "latent", "reconstruction"))
   out <- data.frame(id = rownames(latents), z = unname(x$z), log_p, p_latent, chi2 = unname(chi2), p_chi2, p, q,
                     masked = masked_fraction(x, threads), reason)
-  structure(out, class = c("outliers", "data.frame"), fdr = fdr)
+  structure(out, class = c("outliers", "data.frame"), fdr = fdr, encoding = encoding)
 }
 
 check_identity <- function(density, fit, warn = TRUE) {
@@ -132,6 +133,6 @@ print.outliers <- function(x, n = 10, ...) {
 #' @export
 as.data.frame.outliers <- function(x, ...) {
   class(x) <- "data.frame"
-  attr(x, "fdr") <- NULL
+  attr(x, "fdr") <- attr(x, "encoding") <- NULL
   x
 }

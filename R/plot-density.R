@@ -49,26 +49,30 @@ draw_pairs <- function(points, drawn, names) {
                    if (nrow(points)) stats::quantile(points[, j], c(0.001, 0.999), na.rm = TRUE, names = FALSE))
     shown + c(-0.05, 0.05) * diff(shown)
   })
+  within <- function(table, j) table[, j] >= limits[[j]][1] & table[, j] <= limits[[j]][2]
   labels <- factor(names, names)
   of_pair <- function(table, i, j) if (nrow(table)) cbind(table, row = labels[i], column = labels[j])
   dots <- outlines <- bars <- curves <- blank <- list()
   for (i in seq_len(k)) {
     for (j in seq_len(i)) {
-      inside <- points[, j] >= limits[[j]][1] & points[, j] <= limits[[j]][2] & points[, i] >= limits[[i]][1] & points[, i] <= limits[[i]][2]
+      inside <- (within(points, j) & within(points, i)) %in% TRUE
       blank <- c(blank, list(of_pair(data.frame(x = limits[[j]], y = limits[[i]]), i, j)))
       if (i == j) {
-        one <- diagonal_layers(points[inside %in% TRUE, j], drawn[, j], limits[[j]])
+        one <- diagonal_layers(points[inside, j], drawn[, j], limits[[j]])
         bars <- c(bars, list(of_pair(one$bars, i, j)))
         curves <- c(curves, list(of_pair(one$curve, i, j)))
       } else {
-        dots <- c(dots, list(of_pair(data.frame(x = points[inside %in% TRUE, j], y = points[inside %in% TRUE, i]), i, j)))
+        dots <- c(dots, list(of_pair(data.frame(x = points[inside, j], y = points[inside, i]), i, j)))
         outlines <- c(outlines, list(of_pair(density_outlines(drawn[, j], drawn[, i], limits[[j]], limits[[i]]), i, j)))
       }
     }
   }
   n <- max(1, nrow(points))
   table <- function(parts) do.call(rbind, parts)
-  p <- ggplot2::ggplot(mapping = ggplot2::aes(.data$x, .data$y)) + ggplot2::geom_blank(data = table(blank))
+  frames <- unique(table(blank)[c("row", "column")]) # the theme's would frame the empty facets, too
+  p <- ggplot2::ggplot(mapping = ggplot2::aes(.data$x, .data$y)) + ggplot2::geom_blank(data = table(blank)) +
+    ggplot2::geom_rect(data = frames, ggplot2::aes(xmin = -Inf, xmax = Inf, ymin = -Inf, ymax = Inf), inherit.aes = FALSE, fill = NA,
+                       colour = "grey70", linewidth = 0.4)
   if (NROW(table(bars))) {
     p <- p + ggplot2::geom_rect(data = table(bars), ggplot2::aes(xmin = .data$x, xmax = .data$to, ymin = .data$y, ymax = .data$top),
                                 fill = palette_spender[["data"]], alpha = 0.45)
@@ -81,12 +85,13 @@ draw_pairs <- function(points, drawn, names) {
   if (NROW(table(outlines))) {
     p <- p + ggplot2::geom_path(data = table(outlines), ggplot2::aes(group = .data$piece, linewidth = .data$level),
                                 colour = palette_spender[["model"]]) +
-      ggplot2::scale_linewidth_manual(values = c("0.39" = 0.7, "0.86" = 0.5, "0.99" = 0.3), guide = "none")
+      ggplot2::scale_linewidth_manual(values = c("0.39" = 0.55, "0.86" = 0.4, "0.99" = 0.25), guide = "none")
   }
   p + ggplot2::facet_grid(.data$row ~ .data$column, scales = "free", switch = "both") +
     ggplot2::scale_x_continuous(expand = c(0, 0), n.breaks = 4) + ggplot2::scale_y_continuous(expand = c(0, 0), n.breaks = 4) +
     ggplot2::labs(x = NULL, y = NULL) + theme_spender() +
     ggplot2::theme(strip.placement = "outside", panel.grid.major = ggplot2::element_blank(),
+                   panel.border = ggplot2::element_blank(),
                    panel.spacing = ggplot2::unit(0.35, "lines"), strip.text = ggplot2::element_text(size = ggplot2::rel(0.95)))
 }
 
@@ -102,22 +107,22 @@ diagonal_layers <- function(points, drawn, limits, bins = 36) {
        curve = data.frame(x = smooth$x, y = limits[1] + scale * smooth$y))
 }
 
-# Outlines of regions that enclose fractions of the samples, from a smoothed two-dimensional histogram
-density_outlines <- function(x, y, xlim, ylim, levels = c(0.39, 0.86, 0.99), cells = 80) {
-  grid <- function(lim) seq(lim[1], lim[2], length.out = cells)
-  kernel <- function(v, at) {
-    width <- max(0.6 * 1.06 * min(stats::sd(v), stats::IQR(v) / 1.34) * length(v)^(-1 / 6), diff(at[1:2]))
+# Outlines of regions that enclose fractions of the samples, from a smoothed two-dimensional histogram; the outermost, which few samples
+# decide, from a smoother one
+density_outlines <- function(x, y, xlim, ylim, levels = c(0.39, 0.86, 0.99), smoothing = c(0.6, 0.6, 1.3), cells = 80) {
+  at <- list(seq(xlim[1], xlim[2], length.out = cells), seq(ylim[1], ylim[2], length.out = cells))
+  kernel <- function(v, at, smoothing) {
+    width <- max(smoothing * 1.06 * min(stats::sd(v), stats::IQR(v) / 1.34) * length(v)^(-1 / 6), diff(at[1:2]))
     stats::dnorm(outer(at, v, "-") / width)
   }
-  at <- list(grid(xlim), grid(ylim))
-  height <- kernel(x, at[[1]]) %*% t(kernel(y, at[[2]]))
-  ordered <- sort(height, decreasing = TRUE)
-  share <- cumsum(ordered) / sum(ordered)
-  cut <- vapply(levels, function(level) ordered[which(share >= level)[1]], 0)
-  pieces <- lapply(seq_along(levels), function(i) {
-    lines <- grDevices::contourLines(at[[1]], at[[2]], height, levels = cut[i])
-    lapply(seq_along(lines), function(j) data.frame(x = lines[[j]]$x, y = lines[[j]]$y, level = as.character(levels[i]),
-                                                    piece = paste(i, j)))
-  })
-  do.call(rbind, unlist(pieces, recursive = FALSE))
+  outline <- function(i) {
+    height <- kernel(x, at[[1]], smoothing[i]) %*% t(kernel(y, at[[2]], smoothing[i]))
+    ordered <- sort(height, decreasing = TRUE)
+    cut <- ordered[which(cumsum(ordered) >= levels[i] * sum(ordered))[1]]
+    lines <- grDevices::contourLines(at[[1]], at[[2]], height, levels = cut)
+    lapply(seq_along(lines), function(j) {
+      data.frame(x = lines[[j]]$x, y = lines[[j]]$y, level = as.character(levels[i]), piece = paste(i, j))
+    })
+  }
+  do.call(rbind, unlist(lapply(seq_along(levels), outline), recursive = FALSE))
 }

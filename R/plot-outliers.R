@@ -10,7 +10,7 @@
 #' @param n How many, by p-value, then by log p.
 #' @param reason `NULL`, or only outliers of these reasons: `"latent"`, `"reconstruction"`, `"both"`.
 #' @param across Spectra side by side.
-#' @param ... Passed on to [reconstruct()]: `refine`, `robust`, `prior`, `threads`.
+#' @param ... Passed on to [reconstruct()]: `refine`, `robust`, `prior`, `threads`. By default as in [outliers()].
 #' @return An object of class `spender_plot`, see [plot_reconstruction()]; its `panels` are named `flux1`, `residuals1`, `flux2`, ...
 #' @section Errors: `spender_error_missing_package` without ggplot2, `spender_error_invalid` if no spectrum is an outlier of these reasons,
 #'   `spender_error_dimension` for a table of other spectra.
@@ -43,7 +43,7 @@ plot_outliers <- function(fit, x, table, n = 6, reason = NULL, across = 2, ...) 
   if (!length(rows)) abort("invalid", "There is no spectrum to show", if (!is.null(reason)) " for this `reason`", ".")
   rows <- utils::head(rows, n)
   x <- as_spectra(x[rows])
-  model <- reconstruct(fit, x, normalized = TRUE, ...)
+  model <- do.call(reconstruct, c(list(fit, x, normalized = TRUE), utils::modifyList(as.list(attr(table, "encoding")), list(...))))
   panels <- list()
   for (i in seq_along(rows)) {
     both <- gallery_panels(x, i, model[i, ], as.list(table[rows[i], ]), first = i %% across == 1 || across == 1)
@@ -64,7 +64,8 @@ gallery_panels <- function(x, i, model, facts, first) {
   masked <- masked_runs(wave, valid)
   ylim <- flux_limits(pixels$flux, pixels$model)
   lines <- spectral_lines()
-  known <- paste(c(paste0("z = ", formatC(x$z[i], digits = 4, format = "f")), if (!is.null(x$meta$class)) x$meta$class[i],
+  class <- if (!is.null(x$meta$class)) as.character(x$meta$class[i])
+  known <- paste(c(paste0("z = ", formatC(x$z[i], digits = 4, format = "f")), class[!is.na(class)],
                    paste0("p = ", format(facts$p, digits = 2)),
                    if (facts$masked > 0.01) paste0(round(100 * facts$masked), " % masked")), collapse = "   ")
   why <- if (is.na(facts$reason)) "" else paste0("   ", facts$reason)
