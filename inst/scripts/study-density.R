@@ -7,7 +7,7 @@
 #     rows=100000  held=20000  mclust=5000     rows that are fitted (mclust: at most), and others that log p is compared on
 #     epochs=0 (the default of latent_density())  seeds=20 (of the p-values)  threads=0 (all)
 #     spectra=12000  latents=8  passes=40  step=6   galaxies of the fit, its size and epochs, pixels in Angstrom
-#     ordinary=1000  odd=25  sn=20             ordinary galaxies, odd ones of each kind, and the signal-to-noise ratio of these
+#     ordinary=1000  odd=25  sn=30             ordinary galaxies, odd ones of each kind, and the signal-to-noise ratio of these
 #     defects=0  refine=4                      1: ordinary galaxies have unmasked defects, too; steps of refined latents
 #     fit=FILE.rds (the fit of galaxies, kept there, and not trained again)
 library(spender)
@@ -15,7 +15,7 @@ library(spender)
 source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(parts = "densities,uniform,speed,outliers", rows = 1e5, held = 20000, mclust = 5000, epochs = 0, seeds = 20,
-                             threads = 0, spectra = 12000, latents = 8, passes = 40, step = 6, ordinary = 1000, odd = 25, sn = 20,
+                             threads = 0, spectra = 12000, latents = 8, passes = 40, step = 6, ordinary = 1000, odd = 25, sn = 30,
                              defects = 0, refine = 4, fit = ""))
 parts <- strsplit(options$parts, ",", fixed = TRUE)[[1]]
 threads <- if (options$threads > 0) options$threads
@@ -170,8 +170,8 @@ changed <- function(x, flux, variance = 1 / x$ivar, z = x$z, kind) {
 }
 
 plant <- list(
-  blend = function(x, other) { # another galaxy's light, 0.6 of it, at its own redshift
-    changed(x, (x$flux + 0.6 * other$flux) / 1.6, ifelse(other$ivar > 0, (1 / x$ivar + 0.36 / other$ivar) / 1.6^2, Inf), kind = "blend")
+  blend = function(x, other) { # as much light of another galaxy at its own redshift
+    changed(x, (x$flux + other$flux) / 2, ifelse(other$ivar > 0, (1 / x$ivar + 1 / other$ivar) / 4, Inf), kind = "blend")
   },
   redshift = function(x, other) {
     z <- x$z + ifelse(x$z > 0.15, -1, 1) * (0.05 + 0.001 * seq_along(x$z))

@@ -71,5 +71,7 @@ test_that("study-density.R compares densities with the truth, and finds planted 
                   "step=16", "ordinary=20", "odd=3", "threads=1")
   expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
   for (word in c("gaussian", "ring", "moons", "tails", "banana")) expect_match(result$output, paste0("^", word, ".*spline"), all = FALSE)
-  for (line in c("^p-values of ordinary rows", "^fit of 600 rows", "^log p: ", "^fraction found")) expect_match(result$output, line, all = FALSE)
+  for (line in c("p-values of ordinary rows", "fit of 600 rows", "log p: ", "fraction found")) {
+    expect_match(result$output, paste0("^", line), all = FALSE)
+  }
 })
