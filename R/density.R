@@ -232,12 +232,6 @@ split_parts <- function(objects, known, parts, seed, fit) {
   part
 }
 
-# Fingerprint of the fit whose latents a density describes
-fit_identity <- function(fit) {
-  shape <- as.double(unlist(Filter(is.numeric, fit$architecture)))
-  substr(digest_of(list(fit$weights, shape, fit$wave_rest, fit$instrument$wave)), 1, 8)
-}
-
 # ---- the flow ----
 
 new_flow <- function(type, x, conditions, rows, layers, hidden, bins, seed) {

@@ -33,17 +33,21 @@ predict.latent_density <- function(object, x, conditions = NULL, type = c("log_p
   if (type == "p") check_calibrated(object)
   known <- stats::complete.cases(x, conditions) # infinite values are far, not missing
   warn_missing(x, known, "gives NA", "give NA")
-  out <- flow_log_p(object$flow, x[known, , drop = FALSE], conditions[known, , drop = FALSE], fit_threads(threads), type == "terms")
-  if (type == "p") out <- rank_p(out, object$calibration$log_p)
-  if (type != "terms") {
-    all_rows <- setNames(rep(NA_real_, nrow(x)), rownames(x))
-    all_rows[known] <- out
-    return(all_rows)
+  some <- function(table) if (all(known)) table else table[known, , drop = FALSE]
+  out <- flow_log_p(object$flow, some(x), some(conditions), fit_threads(threads), type == "terms")
+  if (type == "terms") {
+    out <- out[, -1, drop = FALSE]
+    colnames(out) <- c("normal", "standardisation", paste0("layer", seq_len(object$flow$layers)))
+  } else {
+    out <- cbind(if (type == "p") rank_p(out, object$calibration$log_p) else out)
   }
-  names <- c("normal", "standardisation", paste0("layer", seq_len(object$flow$layers)))
-  all_rows <- matrix(NA_real_, nrow(x), length(names), dimnames = list(rownames(x), names))
-  all_rows[known, ] <- out[, -1]
-  all_rows
+  if (!all(known)) {
+    all_rows <- matrix(NA_real_, nrow(x), ncol(out), dimnames = list(NULL, colnames(out)))
+    all_rows[known, ] <- out
+    out <- all_rows
+  }
+  rownames(out) <- rownames(x)
+  if (type == "terms") out else out[, 1]
 }
 
 check_density <- function(density, name = "density") {

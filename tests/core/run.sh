@@ -207,7 +207,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   compile release "$release" || return
-  for name in stages gradients reference threads train refine fourier product rows; do
+  for name in stages gradients reference threads train refine fourier product rows flow; do
     among $name && run release $name "$release" "$blas_libs $libs"
   done
   # whatever OpenBLAS takes the processor for
