@@ -120,6 +120,10 @@ oddest <- function(table) order(table$p, table$log_p)
 
 #' @export
 print.outliers <- function(x, n = 10, ...) {
+  if (!all(c("p", "log_p", "reason") %in% names(x))) { # some columns of it
+    print(as.data.frame(x), ...)
+    return(invisible(x))
+  }
   found <- table(x$reason)
   cat("<outliers> ", sum(found), " of ", count(nrow(x), "spectrum", "spectra"),
       if (!is.null(attr(x, "fdr"))) paste0(" at a false discovery rate of ", format(attr(x, "fdr"))), "\n", sep = "")

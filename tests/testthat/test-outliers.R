@@ -41,6 +41,7 @@ test_that("p-values are ranks, q-values Benjamini and Hochberg's, and rows stay 
   expect_equal(found$p, pmin(1, 2 * pmin(found$p_latent, found$p_chi2)))
   expect_equal(found$q, p.adjust(found$p, "BH"))
   expect_equal(found$masked, rowMeans(x$ivar == 0))
+  expect_output(print(found[1:2, c("id", "z")]), "sim-000002")
   expect_output(print(found), "<outliers> [0-9]+ of 40 spectra at a false discovery rate of 0.1")
 })
 
