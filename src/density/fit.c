@@ -41,7 +41,7 @@ struct spd_flow_fit {
 
 /* ---- the gradient of a batch ---- */
 
-/* Rows at `places` of the order -> the inputs of layer 0; those beyond the count are zeros. */
+/* Rows from ... from + count - 1 of the order -> the inputs of layer 0; further ones are zeros. */
 static void load_block(float *inputs, const struct spd_flow_fit *fit, size_t from, size_t count) {
   const size_t width = fit->plan.inputs;
   for (size_t r = 0; r < FLOW_ROWS; r++) {

@@ -224,7 +224,7 @@ int main(void) { return 0; }
 C
   then skip "races: a program built with -fsanitize=thread does not run here"
   elif compile races "$races"; then
-    for name in reader pool threads train; do among $name && run races $name "$races" "$libs"; done
+    for name in reader pool threads train flow; do among $name && run races $name "$races" "$libs"; done
   fi
 }
 

@@ -150,7 +150,7 @@ static void test_flow(spd_flow_type type, size_t features, size_t conditions, si
   MUST(spd_flow_density(again, NULL, &small.flow, x, given, ROWS, 0, ROWS, 3, error));
   CHECK(memcmp(log_p, again, sizeof log_p) == 0, "three threads have other densities than one");
 
-  /* gradients, three rows to a parameter's worth of time */
+  /* the gradient of some of the parameters */
   double loss, other;
   float *gradient = malloc(small.size * sizeof *gradient), *threaded = malloc(small.size * sizeof *threaded);
   MUST(spd_flow_gradient(&loss, gradient, &small.flow, x, given, ROWS, 1, error));
