@@ -95,8 +95,8 @@ compile() {
   variant=$1 flags=$2 compiler=${3:-}
   mkdir -p "$build/$variant"
   rm -f "$build/$variant"/*
-  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/cpu/*.c src/cuda/none.c'
-  [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/cpu/*.c src/cuda/*.cu'
+  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c'
+  [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/*.cu'
   [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="$sources tests/core/cuda-on-cpu/device.cpp"
   for source in $sources; do
     object=$(echo "${source#src/}" | tr / -)
@@ -207,7 +207,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   compile release "$release" || return
-  for name in stages gradients reference threads train refine fourier product rows; do
+  for name in stages gradients reference threads train refine fourier product rows flow; do
     among $name && run release $name "$release" "$blas_libs $libs"
   done
   # whatever OpenBLAS takes the processor for
@@ -224,7 +224,7 @@ int main(void) { return 0; }
 C
   then skip "races: a program built with -fsanitize=thread does not run here"
   elif compile races "$races"; then
-    for name in reader pool threads train; do among $name && run races $name "$races" "$libs"; done
+    for name in reader pool threads train flow; do among $name && run races $name "$races" "$libs"; done
   fi
 }
 

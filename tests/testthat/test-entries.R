@@ -22,6 +22,12 @@ valid_calls <- function(folder, torch) {
           x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
+  flow_x <- matrix(c(1, 3, 2, 5, 4, 0, 0, 1, 3, 1, 2, 5), 6)
+  flow_given <- matrix(c(0, 1, 0, 2, 1, 0), 6)
+  flow <- new_flow("spline", flow_x, flow_given, rep(TRUE, 6), layers = 2, hidden = c(4, 4), bins = 3, seed = 1)
+  flow_options <- list(batch_size = 4, rate = 1e-3, total_steps = 4, seed = 1, threads = 1)
+  open_flow <- function() .Call(ffi_flow_open, flow, flow_x, flow_given, as.double(1:6), flow_options)
+  flow_fit <- open_flow()
   with_lsf <- fit$architecture
   inference <- list(steps = 2, with_redshift = TRUE, freedom = 3, mean = c(0, 0), precision = c(1, 0, 0, 1))
   with_lsf$lsf <- 3
@@ -36,7 +42,7 @@ valid_calls <- function(folder, torch) {
   tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors,
                                                  model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
   list(
-    fit = fit, folder = folder, open_training = open_training,
+    fit = fit, folder = folder, open_training = open_training, open_flow = open_flow,
     calls = list(
       ffi_all_finite = list(fit$weights),
       ffi_attention = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, matrix(0, 6, length(fit$wave_rest)),
@@ -45,6 +51,13 @@ valid_calls <- function(folder, torch) {
       ffi_digest = list(list(1, "a", TRUE, raw(3)), 1),
       ffi_flat_model = list(x$flux, x$ivar, c(1, 6), matrix(c(1, 1, 251, 251), 2), 1),
       ffi_float32 = list(c(1, 2)),
+      ffi_flow_start = list(flow[names(flow) != "weights" & names(flow) != "order"], 1),
+      ffi_flow_density = list(flow, flow_x, flow_given, TRUE, 1),
+      ffi_flow_sample = list(flow, flow_given, 6, 1, 1),
+      ffi_flow_open = list(flow, flow_x, flow_given, as.double(1:6), flow_options),
+      ffi_flow_advance = list(flow_fit, 0),
+      ffi_flow_weights = list(flow_fit),
+      ffi_flow_close = list(open_flow()),
       ffi_integer64_text = list(c(1, 2)),
       ffi_lines = list(x$flux, x$ivar, x$z, x$norm, list(wave = wave, centre = c(4862.68, 5008.24), gap = 60, window = 40, sigma_max = 600,
                                                          velocity_max = 600, threads = 1), rep(0, 12), rep(150, 12),
@@ -175,6 +188,7 @@ test_that("every entry survives every wrong argument", {
     }
     expect_identical(call(calls[[entry]]), "no error", info = entry)
     if (entry == "ffi_train_close") calls[[entry]] <- list(made$open_training())
+    if (entry == "ffi_flow_close") calls[[entry]] <- list(made$open_flow())
     each_replacement(calls[[entry]], c(wrong_values(), list(closed, nothing)), call)
     accepted <- 0
     each_replacement(calls[[entry]], never_right(), function(arguments) {

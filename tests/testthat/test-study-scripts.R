@@ -63,3 +63,14 @@ test_that("study-inference.R measures refined latents, and keeps the fit", {
   expect_match(result$output, "Student t of 3", all = FALSE)
   expect_equal(readRDS(path)$architecture$n_latent, 2)
 })
+
+test_that("study-density.R compares densities with the truth, and finds planted oddities", {
+  skip_on_cran()
+  result <- study("study-density.R", "rows=600", "held=200", "mclust=0", "samples=60", "epochs=2", "seeds=2", "spectra=120",
+                  "latents=2", "passes=1", "step=16", "ordinary=20", "odd=3", "threads=1")
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  for (word in c("gaussian", "ring", "moons", "tails", "banana")) expect_match(result$output, paste0("^", word, ".*spline"), all = FALSE)
+  for (line in c("p-values of ordinary rows", "fit of 600 rows", "log p: ", "fraction found")) {
+    expect_match(result$output, paste0("^", line), all = FALSE)
+  }
+})
