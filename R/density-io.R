@@ -12,8 +12,8 @@ own_tensors <- c("centre", "scale", "tail", "log_p", "chi2", "latents", "conditi
 #' `..._transforms.1._transforms.L._transforms.0.autoregressive_net.initial_layer.weight`, ...), all else in further tensors and in the
 #' metadata. `read_density()` reads it back, with the same bits in the weights.
 #'
-#' `read_density()` also reads the published flows, masked autoregressive flows of `nflows` with feed-forward blocks and tanh, saved as
-#' safetensors: an affine transform (the published one multiplies latents by 20), layers of a masked network (`initial_layer`, `blocks`,
+#' `read_density()` also reads the published flows (`download_model("desi_edr_galaxy_flow")`), masked autoregressive flows of `nflows` with
+#' feed-forward blocks and tanh, as `torch.save()` wrote them or as safetensors: an affine transform (the published one multiplies latents by 20), layers of a masked network (`initial_layer`, `blocks`,
 #' `final_layer`) each followed by a permutation. Sizes follow from the tensors' shapes. Such a density has no calibrating rows; see
 #' [calibrate_density()]. With conditions, or for splines, the layout is ours.
 #'
@@ -62,6 +62,9 @@ density_digest <- function(metadata, own, weights, order) {
 #' @export
 read_density <- function(path) {
   check_path(path)
+  if (.Call(ffi_torch_is, path)) {
+    return(published_density(read_tensor_file(path, names(read_tensor_file(path)$tensors))$tensors, path))
+  }
   file <- .Call(ffi_safetensors_read, path, NULL)
   metadata <- as.list(file$metadata)
   if (!identical(metadata[["format"]], density_format)) return(published_density(file$tensors, path))

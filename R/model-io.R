@@ -43,7 +43,7 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #'
 #' @return `write_model()`: `path`, invisibly. `read_model()`: a fit of class `spender`; read from a file without our metadata,
 #'   its history has no rows and its training settings are empty. From a file with a published density of latents
-#'   (`"desi_edr_galaxy_flow"` of [download_model()]): a `published_flow`, see [predict.published_flow()].
+#'   (`"desi_edr_galaxy_flow"` of [download_model()]): what [read_density()] returns.
 #'
 #' @section Errors:
 #' `spender_error_format` where the file is cut short, foreign, lacks a tensor, or has one of another shape than the
@@ -104,7 +104,7 @@ read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decode
   if (is_flow(file$tensors)) {
     if (!all(vapply(list(wave, wave_rest, pools, decoder_offset, instrument), is.null, NA)))
       abort("invalid", path, ": holds a density of latents, for which only `path` has a meaning.")
-    return(read_flow(file$tensors, path))
+    return(read_density(path))
   }
   metadata <- as.list(file$metadata)
   tensors <- network_tensors(file$tensors, path, instrument, alone = is.null(file$metadata))
