@@ -22,9 +22,15 @@ const ScatterMap = ({ onPick, onBrush, describe }) => {
     return { left: margin.left, top: margin.top, width: Math.max(width - margin.left - margin.right, 10),
       height: Math.max(height - margin.top - margin.bottom, 10) };
   };
-  const toPixel = (vx, vy) => {
+  // Pixels are px + kx * x, py - ky * y
+  const projection = () => {
     const a = area();
-    return [a.left + (vx - view[0]) / (view[1] - view[0]) * a.width, a.top + (view[3] - vy) / (view[3] - view[2]) * a.height];
+    const [kx, ky] = [a.width / (view[1] - view[0]), a.height / (view[3] - view[2])];
+    return { kx, ky, px: a.left - kx * view[0], py: a.top + ky * view[3] };
+  };
+  const toPixel = (vx, vy) => {
+    const { kx, ky, px, py } = projection();
+    return [px + kx * vx, py - ky * vy];
   };
   const toValue = (px, py) => {
     const a = area();
@@ -244,10 +250,10 @@ const ScatterMap = ({ onPick, onBrush, describe }) => {
 
   const nearest = (px, py, reach) => {
     let best = -1, least = reach * reach;
+    const p = projection();
     for (let i = placed.rows.length - 1; i >= placed.faint; i--) { // the topmost first; what is not chosen is not met
       const row = placed.rows[i];
-      const [qx, qy] = toPixel(x.values[row], y.values[row]);
-      const d = (qx - px) ** 2 + (qy - py) ** 2;
+      const d = (p.px + p.kx * x.values[row] - px) ** 2 + (p.py - p.ky * y.values[row] - py) ** 2;
       if (d < least) {
         least = d;
         best = row;
@@ -259,14 +265,15 @@ const ScatterMap = ({ onPick, onBrush, describe }) => {
   // The nearest point in a direction from the current one, or from the middle: a little to the side counts like far away
   const toward = (dx, dy) => {
     const a = area();
+    const p = projection();
     const known = current >= 0 && Number.isFinite(x.values[current] + y.values[current]);
     const [px, py] = known ? toPixel(x.values[current], y.values[current]) : [a.left + a.width / 2, a.top + a.height / 2];
     let best = -1, least = Infinity;
     for (let i = placed.faint; i < placed.rows.length; i++) {
       const row = placed.rows[i];
-      const [qx, qy] = toPixel(x.values[row], y.values[row]);
-      const along = (qx - px) * dx + (qy - py) * dy;
-      const across = Math.abs((qx - px) * dy - (qy - py) * dx);
+      const [qx, qy] = [p.px + p.kx * x.values[row] - px, p.py - p.ky * y.values[row] - py];
+      const along = qx * dx + qy * dy;
+      const across = Math.abs(qx * dy - qy * dx);
       if (row === current || along <= 0.01 || across > along) continue;
       if (along + 2 * across < least) {
         least = along + 2 * across;
@@ -293,10 +300,11 @@ const ScatterMap = ({ onPick, onBrush, describe }) => {
 
   const brushed = () => {
     const path = outline();
+    const p = projection();
     const out = new Uint8Array(n);
     let count = 0;
     for (const row of placed.rows) {
-      if (!inside(path, ...toPixel(x.values[row], y.values[row]))) continue;
+      if (!inside(path, p.px + p.kx * x.values[row], p.py - p.ky * y.values[row])) continue;
       out[row] = 1;
       count++;
     }
@@ -444,9 +452,7 @@ const ScatterMap = ({ onPick, onBrush, describe }) => {
       box.style.cursor = kind === "move" ? "grab" : "crosshair";
       box.style.touchAction = kind === "move" ? "pan-y" : "none";
     },
-    place: (row) => toPixel(x.values[row], y.values[row]),
     all,
     draw,
-    webgl: !!gl,
   };
 };

@@ -11,6 +11,12 @@
     $("spectrum-title").textContent = "This page cannot be read: " + error.message;
     return;
   }
+  const element = (name, text, className) => {
+    const e = document.createElement(name);
+    e.textContent = text;
+    if (className) e.className = className;
+    return e;
+  };
   const column = (name) => columns.get(name);
   const ids = column("id").values;
   const numbers = [...columns.values()].filter((c) => c.kind === "number");
@@ -22,6 +28,7 @@
   let classes = new Set(); // codes of the colour column's classes; none: all
   let chosen = null; // brush, classes and range together; null for all
   let descending = about.rank.descending;
+  let byRank = false; // colours of numbers
 
   // ---- flags, kept in this browser ----
 
@@ -96,20 +103,31 @@
     return { counts, order };
   };
 
+  // Places from 0 to 1 on the colour scale. All but the last per cent at either end, so that one odd value does not take the colour from the
+  // rest; or by rank.
+  const linearScale = (values) => {
+    let [low, high] = Data.quantiles(values, [0.01, 0.99]);
+    if (!(high > low)) high = low + 1;
+    return { low, high, place: (i) => Axes.clamp((values[i] - low) / (high - low), 0, 1) };
+  };
+  const rankScale = (values) => {
+    const order = Uint32Array.from(values.keys()).filter((i) => Number.isFinite(values[i])).sort((a, b) => values[a] - values[b]);
+    const places = new Float32Array(values.length);
+    order.forEach((i, rank) => { places[i] = rank / Math.max(order.length - 1, 1); });
+    return { low: values[order[0]] ?? NaN, high: values[order[order.length - 1]] ?? NaN, place: (i) => places[i] };
+  };
+
   const paint = () => {
     const c = column($("colour").value);
     const colours = new Uint8Array(4 * about.n);
     const legend = $("legend");
     legend.replaceChildren();
     if (c.kind === "number") {
-      // all but the last per cent at either end, so that one odd value does not take the colour from the rest
-      let [low, high] = Data.quantiles(c.values, [0.01, 0.99]);
-      if (!(high > low)) high = low + 1;
       const stops = viridis().map(rgb);
+      const { low, high, place } = byRank ? rankScale(c.values) : linearScale(c.values);
       for (let i = 0; i < about.n; i++) {
-        const v = c.values[i];
-        if (!Number.isFinite(v)) continue;
-        const at = Axes.clamp((v - low) / (high - low), 0, 1) * (stops.length - 1);
+        if (!Number.isFinite(c.values[i])) continue;
+        const at = place(i) * (stops.length - 1);
         const [a, b] = [stops[Math.floor(at)], stops[Math.ceil(at)]];
         for (let k = 0; k < 3; k++) colours[4 * i + k] = a[k] + (b[k] - a[k]) * (at % 1);
         colours[4 * i + 3] = 1;
@@ -117,12 +135,17 @@
       const bar = document.createElement("div");
       bar.className = "bar";
       bar.style.background = `linear-gradient(to right, ${viridis().join(", ")})`;
-      const ends = [Data.number(Number(low.toPrecision(3))), c.label, Data.number(Number(high.toPrecision(3)))].map((text) => {
-        const span = document.createElement("span");
-        span.textContent = text;
-        return span;
+      const ends = [Data.number(Number(low.toPrecision(3))), c.label, Data.number(Number(high.toPrecision(3)))].map((text) => element("span", text));
+      const even = element("button", "by rank");
+      even.type = "button";
+      even.title = "Give each colour to as many spectra";
+      even.setAttribute("aria-pressed", byRank);
+      even.addEventListener("click", () => {
+        byRank = !byRank;
+        paint();
+        legend.querySelector("button").focus();
       });
-      legend.append(ends[0], bar, ends[2], ends[1]);
+      legend.append(ends[0], bar, ends[2], ends[1], even);
     } else {
       const palette = classColours();
       const { counts, order } = classOrder(c);
@@ -245,13 +268,6 @@
     const chi2 = Data.text(column("chi2"), row);
     say(`${ids[row]}, redshift ${Data.text(column("z"), row)}${chi2 ? ", reduced chi squared " + chi2 : ""}`);
     document.documentElement.dataset.shown = ids[row];
-  };
-
-  const element = (name, text, className) => {
-    const e = document.createElement(name);
-    e.textContent = text;
-    if (className) e.className = className;
-    return e;
   };
 
   const showFacts = (row) => {
