@@ -18,7 +18,7 @@ pack_spectra <- function(flux, ivar, model) {
   valid <- ivar > 0 & is.finite(flux)
   sigma <- 1 / sqrt(ivar)
   sigma[!valid] <- NA
-  smallest <- as_float(by_spectrum(sigma, min, 1))
+  smallest <- as_float32(by_spectrum(sigma, min, 1))
   code <- pmin(1 + round(sigma_steps * log2(sigma / each_pixel(smallest, sigma))), 255)
   sigma <- each_pixel(smallest, sigma) * 2^((code - 1) / sigma_steps)
   code[!valid] <- 0
@@ -28,7 +28,7 @@ pack_spectra <- function(flux, ivar, model) {
   low <- by_spectrum(model, min, 0)
   high <- by_spectrum(model, max, 1)
   step <- pmin(by_spectrum(sigma, stats::median, 1) / 8, (high - low) / 500)
-  step <- as_float(pmax(step, pmax(abs(low), abs(high)) / 32000, 1e-30))
+  step <- as_float32(pmax(step, pmax(abs(low), abs(high)) / 32000, 1e-30))
   steps <- round(model / each_pixel(step, model))
   steps[!known] <- 0
   residual <- round(residual_steps * (flux - steps * each_pixel(step, model)) / sigma)
@@ -50,9 +50,6 @@ by_spectrum <- function(v, f, otherwise) {
 }
 
 each_pixel <- function(number, v) rep(number, each = nrow(v))
-
-# What single precision keeps of numbers
-as_float <- function(v) readBin(writeBin(as.double(v), raw(), size = 4), "double", length(v), size = 4)
 
 # -1, 1, -2, 2 ... as 1, 2, 3, 4 ...
 zigzag <- function(v) abs(2 * v + 0.5) - 0.5
@@ -82,7 +79,7 @@ pack_column <- function(v, most_categories) {
   if (is.numeric(v) && !inherits(v, "integer64") && !is.factor(v)) {
     v <- as.double(v)
     v[is.na(v)] <- NaN
-    short <- as_float(v)
+    short <- as_float32(v)
     single <- all(short == v, na.rm = TRUE)
     size <- if (single) 4 else 8
     return(list(kind = "number", type = if (single) "f4" else "f8", bytes = writeBin(v, raw(), size = size, endian = "little")))

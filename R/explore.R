@@ -27,8 +27,8 @@
 #' @param overwrite Replace a file `path` that is there?
 #' @param ... Passed on to [predict.spender()]: `refine` (2 by default here), `robust`, `prior`, `device`, `precision`, `threads`,
 #'   `batch_size`.
-#' @return An object of class `spender_page`: `path`, `spectra` (the folder beside, or `NULL`), `n` and `bytes` of all files. Printing it opens
-#'   the page in an interactive session; in a knitr document it shows it.
+#' @return An object of class `spender_page`: `path`, `spectra` (the folder beside, or `NULL`), `n` and `bytes` of all files. Printing it
+#'   opens the page in an interactive session; in a knitr document it shows it.
 #' @section Errors: `spender_error_exists` for a file that is there, `spender_error_invalid` naming the argument, `spender_error_grid` when
 #'   the spectra are not on the fit's grid.
 #' @seealso [embed_latents()], [plot_latent()], [plot_reconstruction()]
@@ -79,7 +79,8 @@ explore <- function(fit, x, path = NULL, unusual = NULL, colour = NULL, umap = T
 
   writing <- tempfile("explore-", dirname(path), ".part")
   stored <- tempfile("explore-")
-  on.exit(unlink(c(writing, stored)))
+  done <- FALSE
+  on.exit(unlink(c(writing, stored, if (!done && !is.null(beside)) part_files(beside))))
   if (!is.null(beside)) prepare_folder(beside, overwrite)
   out <- file(stored, "wb")
   tryCatch({
@@ -95,7 +96,8 @@ explore <- function(fit, x, path = NULL, unusual = NULL, colour = NULL, umap = T
   about <- explore_description(fit, table, colour, unusual, title, spectra, beside)
   write_page(writing, about, stored)
   if (!file.rename(writing, path)) abort("io", "Cannot write ", path, ".")
-  sizes <- file.size(c(path, if (!is.null(beside)) list.files(beside, full.names = TRUE)))
+  done <- TRUE
+  sizes <- file.size(c(path, if (!is.null(beside)) part_files(beside)))
   structure(list(path = path, spectra = beside, n = n, bytes = sum(sizes)), class = "spender_page")
 }
 
@@ -167,11 +169,13 @@ explore_umap <- function(umap, latents) {
 
 # All that the page knows about spectra, but for their pixels
 explore_table <- function(fit, x, ids, latents, quality, unusual, umap) {
-  named <- function(m, names) setNames(as.data.frame(matrix(as_float(m), nrow(m))), names)
+  named <- function(m, names) setNames(as.data.frame(matrix(as_float32(m), nrow(m))), names)
   s <- latent_names(fit)
   catalogue <- as.data.frame(x)
   own <- c(list(id = ids), if (!is.null(umap)) named(umap, c("u1", "u2")), named(latents$latent, s), named(latents$se, paste0(s, "_err")),
-           lapply(quality, as_float), unusual)
+           lapply(quality, as_float32))
+  further <- setdiff(names(unusual), c(names(own), setdiff(names(catalogue), attr(unusual, "rank"))))
+  own <- c(own, unusual[further])
   for (name in intersect(c("sn", "masked"), names(catalogue))) catalogue[[name]] <- signif(catalogue[[name]], 4)
   c(own, catalogue[setdiff(names(catalogue), names(own))])
 }
@@ -183,31 +187,34 @@ explore_description <- function(fit, table, colour, unusual, title, spectra, bes
   kinds <- vapply(packed$columns, `[[`, "", "kind")
   if (is.null(colour)) colour <- c(names[names %in% c("subclass", "class") & kinds == "category"], "chi2")[1]
   if (!is.character(colour) || length(colour) != 1 || !colour %in% names[kinds != "text"]) {
-    abort("invalid", "`colour` must be a column of numbers or classes: ", code_list(names[kinds != "text"]), "; not ", describe(colour), ".")
+    abort("invalid", "`colour` must be a column of numbers or classes (", code_list(names[kinds != "text"]), "), not ", describe(colour),
+          ".")
   }
   rank <- if (is.null(unusual)) "chi2" else attr(unusual, "rank")
   lines <- spectral_lines()
   lines <- lines[order(line_rank(lines$name)), ]
   s <- latent_names(fit)
   labels <- c(id = "id", u1 = "UMAP 1", u2 = "UMAP 2", setNames(sub("s", "latent ", s), s),
-              setNames(sub("s", "error of latent ", s), paste0(s, "_err")), chi2 = "reduced \u03c7\u00b2", loss = "loss", p = "outlier p",
-              score = "outlier score", z = "redshift", sn = "S/N per pixel", masked = "masked fraction", norm = "norm")
+              setNames(sub("s", "error of latent ", s), paste0(s, "_err")), chi2 = "reduced \u03c7\u00b2", z = "redshift",
+              sn = "S/N per pixel", masked = "masked fraction", if (!is.null(unusual)) setNames(paste("outlier", rank), rank))
   columns <- lapply(packed$columns, function(column) c(column, list(label = if (column$name %in% names(labels)) labels[[column$name]]
                                                                     else column$name)))
   list(title = title, n = length(table$id), latents = s, colour = colour, columns = columns,
-       rank = list(column = rank, descending = rank != "p"), pixels = length(fit$instrument$wave),
-       part_size = explore_part_size, spectra = spectra, beside = if (!is.null(beside)) utils::URLencode(basename(beside), reserved = TRUE),
+       rank = list(column = rank, descending = rank != "p"), pixels = length(fit$instrument$wave), part_size = explore_part_size,
+       spectra = spectra, beside = if (!is.null(beside)) utils::URLencode(basename(beside), reserved = TRUE),
        residual_steps = residual_steps, sigma_steps = sigma_steps, key = substr(digest_of(list(table$id, title)), 1, 12),
        lines = data.frame(wave = lines$wave, label = lines$label, strong = lines$strong, emission = lines$kind == "emission"),
        table = packed$bytes, wave = fit$instrument$wave)
 }
 
 prepare_folder <- function(folder, overwrite) {
-  old <- list.files(folder, "^part-[0-9]+\\.js$", full.names = TRUE)
+  old <- part_files(folder)
   if (length(old) && !overwrite) abort("exists", folder, " exists already; `overwrite = TRUE` replaces it.")
   unlink(old)
   if (!dir.exists(folder) && !dir.create(folder)) abort("io", "Cannot make the folder ", folder, ".")
 }
+
+part_files <- function(folder) list.files(folder, "^part-[0-9]+\\.js$", full.names = TRUE)
 
 # Part k (from 0) into the page, as text that no browser runs, or into a script beside it, which pages without a server may read
 write_part <- function(bytes, k, out, beside) {

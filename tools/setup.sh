@@ -33,7 +33,7 @@ browser='' # pages are tested in one; Ubuntu has no such package, and those test
 if [ "${1:-}" = tests ] && ! command -v chromium > /dev/null 2>&1 && ! command -v google-chrome > /dev/null 2>&1; then browser=chromium; fi
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
-r_packages='cli curl jsonlite ggplot2 knitr minpack.lm rmarkdown testthat uwot withr'
+r_packages='cli curl generics jsonlite ggplot2 knitr minpack.lm rmarkdown testthat tibble uwot withr'
 if command -v R > /dev/null 2>&1; then
   # shellcheck disable=SC2046
   for missing in $(Rscript --vanilla -e 'p <- commandArgs(TRUE); cat(p[!p %in% rownames(installed.packages())])' $r_packages); do

@@ -61,7 +61,7 @@
       g.append(...members.map(option));
       select.append(g);
     };
-    const ours = new Set(["chi2", "loss", "p", "score", "z", "sn", "masked", "norm"]);
+    const ours = new Set(["chi2", "loss", about.rank.column, "z", "sn", "masked", "norm"]);
     const isError = (c) => isLatent(c.name.replace(/_err$/, "")) && c.name.endsWith("_err");
     group("map", offered.filter((c) => c.name === "u1" || c.name === "u2"));
     group("latents", offered.filter((c) => isLatent(c.name)));
@@ -272,17 +272,19 @@
 
   const showFacts = (row) => {
     const facts = [];
-    for (const [name, label] of [["z", "z"], ["sn", "S/N"], ["chi2", "reduced \u03c7\u00b2"], ["loss", "loss"], ["p", "outlier p"], ["score", "outlier score"]]) {
+    const first = ["z", "sn", "chi2", "loss"];
+    if (!first.includes(about.rank.column)) first.push(about.rank.column);
+    for (const name of first) {
       const c = column(name);
       if (!c) continue;
       const fact = document.createElement("span");
-      fact.append(element("small", label), element("b", Data.text(c, row) || "\u2013"));
+      fact.append(element("small", { z: "z", sn: "S/N" }[name] || c.label), element("b", Data.text(c, row) || "\u2013"));
       facts.push(fact);
     }
     for (const c of columns.values()) if (c.kind === "category" && c.values[row]) facts.push(element("span", Data.text(c, row), "class"));
     $("facts").replaceChildren(...facts);
     showLatents(row);
-    const shown = new Set(["id", "z", "sn", "chi2", "loss", "p", "score", "u1", "u2", ...about.latents, ...about.latents.map((s) => s + "_err")]);
+    const shown = new Set(["id", ...first, "u1", "u2", ...about.latents, ...about.latents.map((s) => s + "_err")]);
     $("catalogue").replaceChildren(...[...columns.values()].filter((c) => !shown.has(c.name))
       .map((c) => {
         const pair = document.createElement("div");

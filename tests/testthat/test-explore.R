@@ -59,9 +59,9 @@ test_that("packed spectra are those that were packed, within their errors", {
 })
 
 test_that("tables keep every digit, and text of few values as categories", {
-  table <- list(id = c("a", "b\nc", "\u03b1"), half = c(0.5, NA, 1e300), exact = c(0.1, 1 / 3, -Inf), number = 1:3, seen = c(TRUE, FALSE, NA),
-                class = factor(c("x", "y", "x"), levels = c("y", "x", "z")), one = rep("same", 3), matrix = matrix(0, 3, 2), list = list(1, 2, 3),
-                day = as.Date("2020-02-03") + 0:2)
+  table <- list(id = c("a", "b\nc", "\u03b1"), half = c(0.5, NA, 1e300), exact = c(0.1, 1 / 3, -Inf), number = 1:3,
+                seen = c(TRUE, FALSE, NA), class = factor(c("x", "y", "x"), levels = c("y", "x", "z")), one = rep("same", 3),
+                matrix = matrix(0, 3, 2), list = list(1, 2, 3), day = as.Date("2020-02-03") + 0:2)
   packed <- pack_table(table)
   kinds <- setNames(vapply(packed$columns, `[[`, "", "kind"), vapply(packed$columns, `[[`, "", "name"))
   expect_identical(kinds, c(id = "text", half = "number", exact = "number", number = "number", seen = "category", class = "category",
@@ -141,7 +141,8 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
   laptop <- list(size = c(1400, 900))
   open <- list(open = file_url(made$path, made$x$id[9]))
   # a point that no other is near to, in the window's pixels
-  first <- browse(list(laptop, open, shown, picture, list(key = "j"), list(wait = "document.getElementById('place').textContent[0] !== '\u2013'"),
+  first <- browse(list(laptop, open, shown, picture, list(key = "j"),
+                       list(wait = "document.getElementById('place').textContent[0] !== '\u2013'"),
                        list(js = paste0("[", paste(vapply(seq_along(made$x$id), point_of, ""), collapse = ","), "]")),
                        list(js = "Data.spectrum(8).then((s) => [Array.from(s.flux), Array.from(s.model), Array.from(s.sigma)])")))
   expect_identical(first$console, list())
@@ -173,7 +174,8 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
     list(key = "l"), list(drag = c(around(points[lone[2], ], 9), around(points[lone[2], ], 9)[1])),
     list(js = "document.getElementById('chosen').textContent"), list(key = "j"), loaded(made$x$id[lone[2]]), list(key = "Escape"),
     list(js = "document.getElementById('chosen').textContent"),
-    list(key = "r"), list(text = "0.1"), list(js = "document.getElementById('chosen').textContent"), list(key = "Escape"), list(key = "Escape"),
+    list(key = "r"), list(text = "0.1"), list(js = "document.getElementById('chosen').textContent"), list(key = "Escape"),
+    list(key = "Escape"),
     list(js = "[...document.querySelectorAll('#legend button')].find((b) => b.textContent.startsWith('spiral')).click()"),
     list(js = "document.getElementById('chosen').textContent"),
     list(size = c(390, 844), touch = TRUE, dark = TRUE), list(js = "document.documentElement.scrollWidth <= innerWidth"),
@@ -225,15 +227,17 @@ test_that("20,000 points take less than 3 seconds", {
   browser_path()
   made <- explored()
   n <- 20000
-  values <- function() as_float(stats::qnorm(stats::runif(n)))
-  table <- withr::with_seed(1, c(list(id = sprintf("galaxy-%05d", 1:n), u1 = values(), u2 = values(), s1 = values(), s2 = values(), s3 = values(),
-                                      s1_err = values(), s2_err = values(), s3_err = values(), chi2 = values()^2, loss = values(), z = stats::runif(n)),
-                                 setNames(lapply(1:10, function(i) values()), paste0("column", 1:10)), list(class = sample(letters, n, TRUE))))
+  names <- c("u1", "u2", paste0("s", 1:3), paste0("s", 1:3, "_err"), "chi2", "loss", "z", paste0("column", 1:10))
+  table <- withr::with_seed(1, {
+    numbers <- lapply(setNames(names, names), function(name) as_float32(stats::runif(n)))
+    c(list(id = sprintf("galaxy-%05d", 1:n), class = sample(letters, n, TRUE)), numbers)
+  })
   path <- withr::local_tempfile(fileext = ".html")
   stored <- withr::local_tempfile()
   file.create(stored)
   write_page(path, explore_description(made$fit, table, NULL, NULL, "many", "none", NULL), stored)
-  done <- browse(list(list(size = c(1400, 900)), list(open = file_url(path, "galaxy-12345")), list(js = "document.documentElement.dataset.shown")))
+  done <- browse(list(list(size = c(1400, 900)), list(open = file_url(path, "galaxy-12345")),
+                      list(js = "document.documentElement.dataset.shown")))
   expect_identical(done$console, list())
   expect_identical(done$results[[3]], "galaxy-12345")
   expect_lt(done$seconds, 3) # of the processor, since other processes may be busy
