@@ -176,6 +176,7 @@ explore_table <- function(fit, x, ids, latents, quality, unusual, umap) {
            lapply(quality, as_float32))
   further <- setdiff(names(unusual), c(names(own), setdiff(names(catalogue), attr(unusual, "rank"))))
   own <- c(own, unusual[further])
+  if (is.character(catalogue$file)) catalogue$file <- basename(catalogue$file) # folders are nobody else's business
   for (name in intersect(c("sn", "masked"), names(catalogue))) catalogue[[name]] <- signif(catalogue[[name]], 4)
   c(own, catalogue[setdiff(names(catalogue), names(own))])
 }

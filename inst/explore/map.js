@@ -153,7 +153,9 @@ const ScatterMap = ({ onPick, onBrush, describe }) => {
         const [px, py] = toPixel(x.values[row], y.values[row]);
         const [r, g, b, alpha] = placed.rgba.subarray(4 * i, 4 * i + 4);
         ctx.fillStyle = `rgba(${r},${g},${b},${alpha / 255})`;
-        ctx.fillRect((px - a.left - radius / 2) * ratio, (py - a.top - radius / 2) * ratio, radius * ratio, radius * ratio);
+        ctx.beginPath();
+        ctx.arc((px - a.left) * ratio, (py - a.top) * ratio, radius * ratio / 2, 0, 2 * Math.PI);
+        ctx.fill();
       });
       return;
     }

@@ -131,7 +131,7 @@ def do(step):
 
 def wait(condition, seconds=60):
     end = time.time() + seconds
-    while not evaluate("!!(%s)" % condition):
+    while not evaluate("(async () => !!await (%s))()" % condition):
         if time.time() > end:
             raise SystemExit("waited in vain for " + condition)
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 # Path of Chromium or Chrome; skips without it
 browser_path <- function() {
+  testthat::skip_on_cran()
   path <- c(Sys.getenv("SPENDER_BROWSER"), Sys.which(c("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")))
   path <- path[nzchar(path)]
   testthat::skip_if_not(length(path) > 0, "no Chromium or Chrome")

@@ -179,7 +179,9 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
     list(js = "[...document.querySelectorAll('#legend button')].find((b) => b.textContent.startsWith('spiral')).click()"),
     list(js = "document.getElementById('chosen').textContent"),
     list(size = c(390, 844), touch = TRUE, dark = TRUE), list(js = "document.documentElement.scrollWidth <= innerWidth"),
-    list(js = "localStorage.length")
+    list(size = c(1400, 900)), list(js = "document.getElementById('map').focus()"), list(key = "ArrowLeft"), # by keyboard alone
+    list(wait = sprintf("document.documentElement.dataset.shown !== %s", jsonlite::toJSON(made$x$id[lone[2]], auto_unbox = TRUE))),
+    list(js = "document.getElementById('picture').click()"), list(wait = "new Promise((done) => setTimeout(() => done(true), 300))")
   )
   done <- browse(steps, downloads)
   expect_identical(done$console, list())
@@ -189,7 +191,8 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
   expect_false(texts[[2]] == texts[[3]])
   expect_identical(texts[[4]], "&lt;/script&gt;&lt;b&gt;5&lt;/b&gt;")
   expect_identical(texts[5:8], list("1 of 60 chosen", "60 spectra", paste(sum(made$x$z >= 0.1), "of 60 chosen"), "20 of 60 chosen"))
-  expect_true(done$results[[length(steps) - 1]])
+  expect_true(done$results[[length(steps) - 6]])
+  expect_gt(file.size(list.files(downloads, "png$", full.names = TRUE)), 1e4)
   flags <- utils::read.csv(file.path(downloads, "flags.csv"), check.names = FALSE)
   expect_identical(flags$id, made$x$id[c(lone[1], 9)])
   expect_identical(flags$note, c("odd, \"very\"", ""))
