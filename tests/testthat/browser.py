@@ -4,6 +4,7 @@ python3 browser.py BROWSER STEPS DOWNLOADS     STEPS: a JSON file, a list of ste
                                                {"console": errors and warnings, "requests": addresses, "seconds": that the page computed in its main thread}
 Steps: {"size": [width, height], "dark": bool, "touch": bool}   {"open": address}   {"js": expression, awaited}   {"key": name}
        {"click": [x, y]}   {"drag": [[x, y], ...]}   {"text": typed}   {"wait": expression, until it is true}   {"shot": file}
+       {"saved": ending, until a file with it was downloaded}
 """
 import base64
 import json
@@ -105,6 +106,8 @@ def do(step):
         return evaluate(step["js"])
     if "wait" in step:
         return wait(step["wait"])
+    if "saved" in step:
+        return until(lambda: any(name.endswith(step["saved"]) for name in os.listdir(downloads)), step["saved"])
     if "key" in step:
         key = step["key"]
         code = {"windowsVirtualKeyCode": shortcuts[key]} if key in shortcuts else {"text": key}
@@ -129,11 +132,15 @@ def do(step):
     return None
 
 
-def wait(condition, seconds=60):
+def wait(condition):
+    return until(lambda: evaluate("(async () => !!await (%s))()" % condition), condition)
+
+
+def until(true, what, seconds=60):
     end = time.time() + seconds
-    while not evaluate("(async () => !!await (%s))()" % condition):
+    while not true():
         if time.time() > end:
-            raise SystemExit("waited in vain for " + condition)
+            raise SystemExit("waited in vain for " + what)
         time.sleep(0.02)
     return True
 

@@ -137,7 +137,8 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
   made <- explored()
   downloads <- withr::local_tempdir()
   shown <- list(js = "document.documentElement.dataset.shown")
-  picture <- list(js = "new Promise((done) => setTimeout(() => done(document.getElementById('plot').toDataURL()), 150))")
+  picture <- list(js = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+    done(document.getElementById('plot').toDataURL()); })))") # after what was asked for is drawn
   laptop <- list(size = c(1400, 900))
   open <- list(open = file_url(made$path, made$x$id[9]))
   # a point that no other is near to, in the window's pixels
@@ -168,7 +169,7 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
     click, loaded(made$x$id[lone[1]]), list(js = "decodeURIComponent(location.hash.slice(1))"), picture,
     list(key = "f"), list(key = "n"), list(text = "odd, \"very\""), list(key = "Escape"),
     list(key = "/"), list(text = "with #"), list(key = "Enter"), loaded(made$x$id[9]), picture, # search
-    list(key = "f"), list(key = "e"),
+    list(key = "f"), list(key = "e"), list(saved = ".csv"),
     list(js = "location.hash = encodeURIComponent(Data.columns.get('id').values[4]); null"), loaded(made$x$id[5]), # a link within the page
     list(js = "document.getElementById('spectrum-title').innerHTML"),
     list(key = "l"), list(drag = c(around(points[lone[2], ], 9), around(points[lone[2], ], 9)[1])),
@@ -181,7 +182,7 @@ test_that("in a browser: links, clicks, search, keys, flags and brushes", {
     list(size = c(390, 844), touch = TRUE, dark = TRUE), list(js = "document.documentElement.scrollWidth <= innerWidth"),
     list(size = c(1400, 900)), list(js = "document.getElementById('map').focus()"), list(key = "ArrowLeft"), # by keyboard alone
     list(wait = sprintf("document.documentElement.dataset.shown !== %s", jsonlite::toJSON(made$x$id[lone[2]], auto_unbox = TRUE))),
-    list(js = "document.getElementById('picture').click()"), list(wait = "new Promise((done) => setTimeout(() => done(true), 300))")
+    list(js = "document.getElementById('picture').click()"), list(saved = ".png")
   )
   done <- browse(steps, downloads)
   expect_identical(done$console, list())
