@@ -59,11 +59,16 @@ const Data = (() => {
 
   const partText = (k) => {
     if (about.spectra === "page") {
-      const element = () => document.getElementById("part-" + k);
-      if (element()) return Promise.resolve(element().textContent);
-      if (document.readyState !== "loading") return Promise.reject(new Error("The page is not complete."));
-      return new Promise((done, fail) => document.addEventListener("DOMContentLoaded", () =>
-        element() ? done(element().textContent) : fail(new Error("The page is not complete.")), { once: true }));
+      return new Promise((done, fail) => {
+        const look = () => {
+          const element = document.getElementById("part-" + k);
+          const complete = document.readyState !== "loading";
+          if (element && (complete || element.nextSibling)) done(element.textContent); // of the page's last element more may come
+          else if (complete) fail(new Error("The page is not complete."));
+          else setTimeout(look, 20);
+        };
+        look();
+      });
     }
     return new Promise((done, fail) => {
       const script = document.createElement("script");

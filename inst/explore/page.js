@@ -545,6 +545,7 @@
   setMode("move");
   paint();
   choose();
+  requestAnimationFrame(() => { document.documentElement.dataset.map = Math.round(performance.now()); });
   await (linked() || show(list.step(0), false));
-  document.documentElement.dataset.ready = Math.round(performance.now()); // ms since the page was asked for
+  document.documentElement.dataset.ready = Math.round(performance.now()); // ms since the page was asked for, as above
 })();
