@@ -61,6 +61,10 @@ explore <- function(fit, x, path = NULL, unusual = NULL, colour = NULL, umap = T
   unusual <- check_unusual(unusual, ids)
   if (is.matrix(umap)) check_umap(umap, n) else check_flag(umap, "umap")
 
+  catalogue <- as.data.frame(x)
+  known <- c(names(catalogue), names(unusual), latent_names(fit), paste0(latent_names(fit), "_err"), "u1", "u2", "chi2", "loss")
+  if (!is.null(colour)) check_choice(colour, "colour", known)
+
   latents <- explore_latents(fit, x, ...)
   given <- list(...)
   compute <- given[intersect(names(given), c("device", "precision", "threads", "batch_size"))]
@@ -92,7 +96,7 @@ explore <- function(fit, x, path = NULL, unusual = NULL, colour = NULL, umap = T
       explore_quality(fit, part, model)
     })
   }, finally = close(out))
-  table <- explore_table(fit, x, ids, latents, do.call(rbind, quality), unusual, explore_umap(umap, latents$latent))
+  table <- explore_table(fit, catalogue, ids, latents, do.call(rbind, quality), unusual, explore_umap(umap, latents$latent))
   about <- explore_description(fit, table, colour, unusual, title, spectra, beside)
   write_page(writing, about, stored)
   if (!file.rename(writing, path)) abort("io", "Cannot write ", path, ".")
@@ -168,10 +172,9 @@ explore_umap <- function(umap, latents) {
 }
 
 # All that the page knows about spectra, but for their pixels
-explore_table <- function(fit, x, ids, latents, quality, unusual, umap) {
+explore_table <- function(fit, catalogue, ids, latents, quality, unusual, umap) {
   named <- function(m, names) setNames(as.data.frame(matrix(as_float32(m), nrow(m))), names)
   s <- latent_names(fit)
-  catalogue <- as.data.frame(x)
   own <- c(list(id = ids), if (!is.null(umap)) named(umap, c("u1", "u2")), named(latents$latent, s), named(latents$se, paste0(s, "_err")),
            lapply(quality, as_float32))
   further <- setdiff(names(unusual), c(names(own), setdiff(names(catalogue), attr(unusual, "rank"))))

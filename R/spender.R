@@ -253,14 +253,15 @@ summary.spender <- function(object, x = NULL, pca = NULL, refine = 3, ...) {
   if (is.null(x) && !is.null(pca)) abort("invalid", "`pca` is compared on spectra: give `x`, too.")
   table <- .Call(ffi_network_table, object$architecture)
   h <- object$history
+  compared <- if (!is.null(x)) compare_losses(object, x, pca, refine)
   structure(list(
     fit = object,
     parameters = data.frame(name = table$name, shape = vapply(table$pytorch_shape, paste, "", collapse = " x "), count = table$count),
     best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
     kept_epoch = if (nrow(h)) h$epoch[kept_epoch(object)] else NA,
     seconds = if (nrow(h)) h$seconds[nrow(h)] else NA,
-    losses = if (!is.null(x)) compare_losses(object, x, pca, refine),
-    chi2 = if (!is.null(x)) stats::quantile(predict(object, x, "chi2", refine = refine), c(0.16, 0.5, 0.84), na.rm = TRUE)
+    losses = compared$losses,
+    chi2 = compared$chi2
   ), class = "summary.spender")
 }
 
@@ -302,8 +303,10 @@ compare_losses <- function(fit, x, pca, refine) {
   encoder <- predict(fit, x, "loss", refine = 0)
   known <- is.finite(encoder)
   x <- x[known]
-  c(encoder = mean(encoder[known]), refined = mean(predict(fit, x, "loss", refine = refine)),
-    pca = if (!is.null(pca)) mean(predict(pca, x, "loss")), noise = mean(x$ivar > 0) / 2)
+  refined <- predict(fit, x, "loss", refine = refine)
+  list(losses = c(encoder = mean(encoder[known]), refined = mean(refined), pca = if (!is.null(pca)) mean(predict(pca, x, "loss")),
+                  noise = mean(x$ivar > 0) / 2),
+       chi2 = stats::quantile(refined * chi2_per_loss(fit, x), c(0.16, 0.5, 0.84), na.rm = TRUE))
 }
 
 #' @export

@@ -104,6 +104,7 @@ test_that("a page is one file that names nothing outside, and says its size befo
   expect_error(explore(made$fit, made$x, unusual = c(nobody = 1)), "nobody", class = "spender_error_id")
   expect_error(explore(made$fit, made$x, umap = matrix(0, 3, 2)), "60 rows", class = "spender_error_invalid")
   expect_error(explore(made$fit, made$x, umap = FALSE, colour = "id", spectra = "none"), "`colour`", class = "spender_error_invalid")
+  expect_error(explore(made$fit, made$x, colour = "mas"), "`colour`.*\"mass\"", class = "spender_error_invalid")
   expect_error(explore(made$fit, made$x, file.path(tempdir(), "nowhere", "a.html")), "no folder", class = "spender_error_invalid")
 })
 
