@@ -71,18 +71,22 @@ const SpectrumPlot = () => {
     ctx.fillStyle = Axes.colour("quiet");
     ctx.textAlign = "center";
     const wanted = w / 95;
+    const tickText = (text, at, y) => { // within the plot
+      const half = ctx.measureText(text).width / 2;
+      ctx.fillText(text, Math.min(at, box.clientWidth - half), y);
+    };
     if (below) {
       ctx.textBaseline = "top";
       for (const tick of Axes.ticks(panel.x, wanted)) {
         ctx.fillRect(px(tick) - 0.5, t + h, 1, 4);
-        ctx.fillText(Axes.label(tick), px(tick), t + h + 6);
+        tickText(Axes.label(tick), px(tick), t + h + 6);
       }
     }
     if (above) {
       ctx.textBaseline = "alphabetic";
       for (const tick of Axes.ticks([panel.x[0] / scale, panel.x[1] / scale], wanted)) {
         ctx.fillRect(px(tick * scale) - 0.5, t - 4, 1, 4);
-        ctx.fillText(Axes.label(tick), px(tick * scale), t - 7);
+        tickText(Axes.label(tick), px(tick * scale), t - 7);
       }
     }
     ctx.textAlign = "right";
