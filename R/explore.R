@@ -203,7 +203,7 @@ explore_description <- function(fit, table, colour, unusual, title, spectra, bes
               sn = "S/N per pixel", masked = "masked fraction", if (!is.null(unusual)) setNames(paste("outlier", rank), rank))
   columns <- lapply(packed$columns, function(column) c(column, list(label = if (column$name %in% names(labels)) labels[[column$name]]
                                                                     else column$name)))
-  list(title = title, n = length(table$id), latents = s, colour = colour, columns = columns,
+  list(title = title, n = length(table$id), latents = I(s), colour = colour, columns = columns, # I(): an array, of one too
        rank = list(column = rank, descending = rank != "p"), pixels = length(fit$instrument$wave), part_size = explore_part_size,
        spectra = spectra, beside = if (!is.null(beside)) utils::URLencode(basename(beside), reserved = TRUE),
        residual_steps = residual_steps, sigma_steps = sigma_steps, key = substr(digest_of(list(table$id, title)), 1, 12),

@@ -223,9 +223,14 @@ test_that("spectra beside the page are read when they are looked at", {
   expect_identical(done$results[[5]], "p")
   expect_setequal(basename(unlist(done$requests)), c("survey%20page.html", "part-2.js", "part-1.js"))
   unlink(page$spectra, recursive = TRUE)
-  lost <- browse(list(list(open = file_url(path)), list(wait = "!document.getElementById('wait').hidden"),
+  one <- withr::local_tempfile(fileext = ".html") # one spectrum, one latent
+  suppressMessages(explore(small_fit(latents = 1, epochs = 1), made$x[1], one, threads = 1))
+  lost <- browse(list(list(open = file_url(one)), list(js = "document.documentElement.dataset.shown"), list(open = file_url(path)),
+                      list(wait = "!document.getElementById('wait').hidden"),
                       list(js = "document.getElementById('wait').textContent")))
-  expect_match(lost$results[[3]], "is not beside the page")
+  expect_identical(lost$results[[2]], made$x$id[1])
+  expect_match(lost$results[[5]], "is not beside the page")
+  expect_match(unlist(lost$console), "ERR_FILE_NOT_FOUND")
 })
 
 test_that("20,000 points take less than 3 seconds", {
