@@ -32,7 +32,16 @@ print.summary.spectra <- function(x, ...) {
   invisible(x)
 }
 
-fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
+fact <- function(name, ...) cat_narrow(paste0(...), paste0("  ", formatC(name, width = -13)))
+
+# Prints a text after a label; what a narrow console has no room for goes on below the text.
+cat_narrow <- function(text, label = "", width = getOption("width")) {
+  lines <- paste0(label, text)
+  if (nchar(lines, "width") > width) {
+    lines <- strwrap(text, max(width, nchar(label) + 20), initial = label, prefix = strrep(" ", nchar(label)))
+  }
+  cat(lines, sep = "\n")
+}
 
 print_facts <- function(s) {
   between <- function(v, digits) {

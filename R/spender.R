@@ -196,28 +196,28 @@ training_defaults <- function() {
 #' @export
 print.spender <- function(x, ...) {
   a <- x$architecture
-  cat("spender fit: ", a$n_latent, ngettext(a$n_latent, " latent, ", " latents, "),
-      format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters\n", sep = "")
-  cat("  observed   ", x$instrument$name, ", ", describe_grid(x$instrument$wave), "\n", sep = "")
-  cat("  restframe  ", describe_grid(x$wave_rest), "\n", sep = "")
-  cat("  LSF        ", if (a$lsf > 0) paste(a$lsf, "pixels") else "none", "\n", sep = "")
+  say <- function(label, ...) cat_narrow(paste0(...), paste0("  ", formatC(label, width = -11)))
+  cat_narrow(paste0("spender fit: ", a$n_latent, ngettext(a$n_latent, " latent, ", " latents, "),
+                    format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters"))
+  say("observed", x$instrument$name, ", ", describe_grid(x$instrument$wave))
+  say("restframe", describe_grid(x$wave_rest))
+  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else "none")
   t <- x$training
   if (length(t$n_training)) {
-    cat("  trained    ", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",
+    say("trained", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",
         paste(format(t$z_range, digits = 3, trim = TRUE), collapse = " to "), "), ", t$device,
-        if (identical(t$init, "simulated")) ", from simulated galaxies", "\n", sep = "")
+        if (identical(t$init, "simulated")) ", from simulated galaxies")
   }
   if (nrow(x$history)) {
     kept <- x$history[kept_epoch(x), ]
-    cat("  loss       ", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
-        if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"),
-        "\n", sep = "")
-    if (length(t$refined_loss)) cat("  refined    ", format(t$refined_loss, digits = 4), " validation, at refined latents\n", sep = "")
+    say("loss", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
+        if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"))
+    if (length(t$refined_loss)) say("refined", format(t$refined_loss, digits = 4), " validation, at refined latents")
     if (is.finite(explained(x))) {
-      cat("  explains   ", format(100 * explained(x), digits = 3), " % of the loss between a flat spectrum (",
-          format(t$flat_loss, digits = 4), ") and a perfect model (", format(perfect_loss(x), digits = 4), ")\n", sep = "")
+      say("explains", format(100 * explained(x), digits = 3), " % of the loss between a flat spectrum (",
+          format(t$flat_loss, digits = 4), ") and a perfect model (", format(perfect_loss(x), digits = 4), ")")
     }
-    for (sentence in fit_advice(x)) cat(strwrap(sentence, 100, initial = "  note       ", prefix = "             "), sep = "\n")
+    for (sentence in fit_advice(x)) say("note", sentence)
   }
   invisible(x)
 }
@@ -239,7 +239,8 @@ kept_epoch <- function(fit) {
 #' @param ... Not used.
 #' @return A list of class `summary.spender`: `fit`, `parameters` (a data frame with the name, shape and number of elements of
 #'   every tensor), `best_epoch`, `kept_epoch` (that of the weights), `seconds`, and with `x` `losses`, named means over the spectra:
-#'   `encoder`, `refined`, `pca` if given, and `noise`.
+#'   `encoder`, `refined`, `pca` if given, and `noise`, and `chi2`, quantiles of the reduced \eqn{\chi^2} at refined latents. Printed, it
+#'   begins with sentences for the methods section of a paper.
 #' @export
 #' @examples
 #' x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
@@ -252,14 +253,48 @@ summary.spender <- function(object, x = NULL, pca = NULL, refine = 3, ...) {
   if (is.null(x) && !is.null(pca)) abort("invalid", "`pca` is compared on spectra: give `x`, too.")
   table <- .Call(ffi_network_table, object$architecture)
   h <- object$history
+  compared <- if (!is.null(x)) compare_losses(object, x, pca, refine)
   structure(list(
     fit = object,
     parameters = data.frame(name = table$name, shape = vapply(table$pytorch_shape, paste, "", collapse = " x "), count = table$count),
     best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
     kept_epoch = if (nrow(h)) h$epoch[kept_epoch(object)] else NA,
     seconds = if (nrow(h)) h$seconds[nrow(h)] else NA,
-    losses = if (!is.null(x)) compare_losses(object, x, pca, refine)
+    losses = compared$losses,
+    chi2 = compared$chi2
   ), class = "summary.spender")
+}
+
+# What a paper would say of the fit
+in_sentences <- function(summary) {
+  fit <- summary$fit
+  t <- fit$training
+  number <- function(x) format(x, digits = 3, big.mark = ",")
+  said <- paste0("An autoencoder after Melchior et al. (2023) with ", count(fit$architecture$n_latent, "latent"), " and ",
+                 number(count_parameters(fit$architecture)), " parameters (R package spender ", utils::packageVersion("spender"), ")")
+  if (!length(t$n_training)) return(paste0(said, "."))
+  loss <- judged_loss(fit)
+  held <- if (names(loss) == "training") "The mean training loss" else {
+    paste0("The mean loss of ", if (length(t$n_validation)) paste0(number(t$n_validation), " "), "spectra that were held out",
+           if (names(loss) == "refined validation") ", at refined latents,")
+  }
+  said <- c(
+    said, " was trained on ", number(t$n_training), " spectra at redshifts ",
+    paste(format(t$z_range, digits = 2, trim = TRUE), collapse = " to "), " for ", count(nrow(fit$history), "epoch"), " (batches of ",
+    t$batch_size, ", learning rate ", number(t$learning_rate), ", seed ", t$seed,
+    if (identical(t$init, "simulated")) ", starting from simulated galaxies", "). ", held, " is ", format(loss[[1]], digits = 4)
+  )
+  if (is.finite(explained(fit))) {
+    said <- c(said, ", where a flat spectrum has ", format(t$flat_loss, digits = 4), " and a model without error ",
+              format(perfect_loss(fit), digits = 4), ": the fit describes ", number(100 * explained(fit)),
+              " % of what is above the noise")
+  }
+  if (length(summary$chi2)) {
+    chi2 <- vapply(summary$chi2, number, "")
+    said <- c(said, ". The reduced chi-squared of the spectra compared has a median of ", chi2[2], " (16 to 84 %: ", chi2[1], " to ",
+              chi2[3], ") at refined latents")
+  }
+  paste0(c(said, "."), collapse = "")
 }
 
 compare_losses <- function(fit, x, pca, refine) {
@@ -268,12 +303,15 @@ compare_losses <- function(fit, x, pca, refine) {
   encoder <- predict(fit, x, "loss", refine = 0)
   known <- is.finite(encoder)
   x <- x[known]
-  c(encoder = mean(encoder[known]), refined = mean(predict(fit, x, "loss", refine = refine)),
-    pca = if (!is.null(pca)) mean(predict(pca, x, "loss")), noise = mean(x$ivar > 0) / 2)
+  refined <- predict(fit, x, "loss", refine = refine)
+  list(losses = c(encoder = mean(encoder[known]), refined = mean(refined), pca = if (!is.null(pca)) mean(predict(pca, x, "loss")),
+                  noise = mean(x$ivar > 0) / 2),
+       chi2 = stats::quantile(refined * chi2_per_loss(fit, x), c(0.16, 0.5, 0.84), na.rm = TRUE))
 }
 
 #' @export
 print.summary.spender <- function(x, ...) {
+  cat(strwrap(in_sentences(x)), "", sep = "\n")
   print(x$fit)
   if (length(x$losses)) {
     cat("  compared   ", paste(names(x$losses), vapply(x$losses, format, "", digits = 4), collapse = ", "), "\n", sep = "")
