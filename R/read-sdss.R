@@ -47,11 +47,7 @@ read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(53
   first <- check_log_grid(instrument)
   recipe <- preparation(instrument, mask_sky, window, TRUE, threads)
   check_flag(progress, "progress")
-  tick <- NULL
-  if (progress && length(files)) {
-    bar <- cli::cli_progress_bar("Reading spectra", total = length(files))
-    tick <- function(done) cli::cli_progress_update(set = done, id = bar)
-  }
+  tick <- if (progress) progress_bar("Files", length(files), TRUE)
   raw <- .Call(ffi_read_sdss, files, recipe, first, tick)
 
   good <- is.na(raw$problem)

@@ -28,10 +28,10 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   wrong <- names(each)[!each %in% c(0, 1, n)]
   if (length(wrong)) abort("invalid", "`", wrong[1], "` must be one number or one for each of the ", n, " spectra.")
   if (is.null(arguments$seed)) arguments$seed <- sample.int(.Machine$integer.max, 1)
-  if (overwrite) unlink(path)
+  if (overwrite) remove_survey(path)
   check_new_file(path)
   part <- 4096
-  bar <- if (progress) cli::cli_progress_bar("Simulating spectra", total = n)
+  tick <- progress_bar("Spectra", n, progress)
   for (first in seq(0, n - 1, by = part)) {
     rows <- min(part, n - first)
     given <- lapply(arguments[intersect(c("z", "sn"), names(arguments))], function(v) if (length(v) > 1) v[first + seq_len(rows)] else v)
@@ -41,7 +41,7 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
     parameters <- x$truth$parameters
     x$meta <- cbind(x$meta, setNames(parameters, paste0("true_", names(parameters))))
     append_spectra(x, path, list(ID = 20, subclass = 12, true_type = 12))
-    if (progress) cli::cli_progress_update(set = first + rows, id = bar)
+    tick(first + rows)
   }
   finish_survey(path)
   invisible(open_survey(path))

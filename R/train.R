@@ -29,7 +29,7 @@ train <- function(fit, x, options) {
   }
 
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
-  on.exit(.Call(ffi_train_close, session))
+  on.exit(close_session(session))
   run <- new_run(fit, options$epochs, options$best, refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
   keeper <- if (!is.null(options$checkpoint)) {
     of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
@@ -94,9 +94,7 @@ check_training <- function(options) {
 }
 
 open_training <- function(fit, x, rows, is_training, settings, device, steps_per_epoch) {
-  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows)
-          else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
-  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, x$z[rows], is_training,
+  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(x, rows), x$z[rows], is_training,
         c(device, list(batch_size = settings$batch_size, seed = settings$seed, rate = settings$learning_rate,
                        total_steps = steps_per_epoch * settings$epochs,
                        steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,

@@ -1,16 +1,19 @@
 /* Sessions: objects outside R that live within or between .Call entries. */
 #include "r-session.h"
-#include "cpu/create.h"
-#include "cuda/create.h"
 
 #include <string.h>
+
+#include "cpu/create.h"
+#include "cuda/create.h"
+#include "r-entries.h"
 
 static void finalize(SEXP pointer) {
   struct r_session *session = R_ExternalPtrAddr(pointer);
   if (!session) return;
   R_ClearExternalPtr(pointer);
   spd_training_destroy(session->training);
-  spd_refiner_destroy(session->refiner);
+  r_results_free(session->results);
+  spd_inference_destroy(session->inference);
   spd_model_destroy(session->model);
   if (session->backend) session->backend->ops->destroy(session->backend);
   free(session->flux);
@@ -41,6 +44,12 @@ struct r_session *r_session_get(SEXP pointer) {
   struct r_session *session = ours ? R_ExternalPtrAddr(pointer) : NULL;
   if (!session) Rf_error("internal: this session is closed");
   return session;
+}
+
+SEXP ffi_session_close(SEXP pointer) {
+  r_session_get(pointer);
+  r_session_free(pointer);
+  return R_NilValue;
 }
 
 static int choice(SEXP options, const char *name, const char *const *choices) {

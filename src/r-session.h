@@ -5,8 +5,8 @@
 #include <stdlib.h>
 
 #include "cuda/create.h"
+#include "network/infer.h"
 #include "network/model.h"
-#include "network/refine.h"
 #include "network/train.h"
 #include "r-survey.h"
 #include "r-util.h"
@@ -17,10 +17,12 @@ struct r_session {
   struct spd_backend *backend;
   struct spd_model *model;
   struct spd_training *training;
-  struct spd_refiner *refiner;
+  struct spd_inference *inference;
+  struct r_results *results; /* of the inference; r-infer.c */
   float *flux, *ivar, *z;
-  struct spd_surveys surveys; /* instead of flux and ivar */
-  uint64_t *places;
+  struct spd_surveys surveys; /* or */
+  struct spd_columns columns; /* instead of flux and ivar */
+  uint64_t *places;           /* of the spectra in the surveys or columns */
   unsigned char *is_training;
   struct spd_schedule schedule;
 };
@@ -29,6 +31,7 @@ struct r_session {
 SEXP r_session_new(struct r_session **session);
 struct r_session *r_session_get(SEXP pointer);
 void r_session_free(SEXP pointer);
+void r_results_free(struct r_results *results); /* after what is finished was written to their file */
 
 /* Where to compute, from an R list: device ("cpu" or "cuda"), threads, precision ("fp32", "tf32", "bf16", "fp16"). */
 struct r_device {

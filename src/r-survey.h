@@ -10,4 +10,8 @@
 spd_status r_surveys_open(struct spd_surveys *surveys, SEXP paths, SEXP counts, struct spd_error *error);
 void r_surveys_close(struct spd_surveys *surveys);
 
+/* Encodes vectors and matrices of n rows, which are the first columns of the survey, PADDING and ROWSUM left out. rows: (n, row_bytes),
+ * of which the other columns stay as they are. */
+spd_status r_survey_put(unsigned char *rows, const struct spd_survey *survey, SEXP columns, size_t n, struct spd_error *error);
+
 #endif

@@ -21,6 +21,14 @@ valid_calls <- function(folder) {
           x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
+  results <- file.path(folder, "results.fits")
+  .Call(ffi_survey_create, results, "RESULTS", wave, "small", "", c("ID", "Z", "NORM", "LOSS"), c("A", "D", "D", "E"), c(20, 1, 1, 1))
+  open_inference_to <- function(path) {
+    .Call(ffi_infer_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+          x$z, !is.na(x$norm), "loss", list(steps = 0, with_redshift = FALSE, freedom = 0), path, options)
+  }
+  ended <- open_inference_to(NULL)
+  .Call(ffi_infer_advance, ended, 10)
   with_lsf <- fit$architecture
   inference <- list(steps = 2, with_redshift = TRUE, freedom = 3, mean = c(0, 0), precision = c(1, 0, 0, 1))
   with_lsf$lsf <- 3
@@ -40,9 +48,15 @@ valid_calls <- function(folder) {
       ffi_attention = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, matrix(0, 6, length(fit$wave_rest)),
                            options),
       ffi_coverage = list(x$z, wave, fit$wave_rest, 0),
+      ffi_decode = list(fit$architecture, fit$weights, wave, fit$wave_rest, matrix(0, 6, 2), x$z, "observed", options),
       ffi_digest = list(list(1, "a", TRUE, raw(3)), 1),
       ffi_flat_model = list(x$flux, x$ivar, c(1, 6), matrix(c(1, 1, 251, 251), 2), 1),
       ffi_float32 = list(c(1, 2)),
+      ffi_infer_advance = list(open_inference_to(NULL), 10),
+      ffi_infer_catalogue = list(open_inference_to(results), list(x$id, x$z, x$norm)),
+      ffi_infer_end = list(ended),
+      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+                            x$z, !is.na(x$norm), c("latent", "loss"), inference, NULL, options),
       ffi_integer64_text = list(c(1, 2)),
       ffi_network_export = list(fit$architecture, fit$weights),
       ffi_network_fill = list(fit$architecture, 1),
@@ -50,7 +64,6 @@ valid_calls <- function(folder) {
       ffi_network_set_lsf = list(with_lsf, .Call(ffi_network_fill, with_lsf, 1), c(0.1, 0.8, 0.1)),
       ffi_network_import = list(fit$architecture, tensors),
       ffi_network_table = list(fit$architecture),
-      ffi_predict = list(fit$architecture, fit$weights, wave, fit$wave_rest, x$flux, x$ivar, x$z, NULL, "loss", inference, options),
       ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
       ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),
       ffi_read_image = list(image, 1),
@@ -58,6 +71,7 @@ valid_calls <- function(folder) {
       ffi_safetensors_read = list(model, NULL),
       ffi_safetensors_write = list(file.path(folder, "new.safetensors"), list(a = list(dtype = "F32", shape = 2, data = c(1, 2))),
                                    c(key = "value"), TRUE),
+      ffi_session_close = list(open_training()),
       ffi_spectra_quality = list(x$flux, x$ivar, 1),
       ffi_split = list(x$id, 0.2, 1),
       ffi_survey_append = list(path, list(x$id, x$z, x$norm, x$meta$class, x$meta$subclass, x$meta$sn_median, x$flux, x$ivar)),
@@ -66,6 +80,7 @@ valid_calls <- function(folder) {
                                c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
       ffi_survey_finish = list(path, "file", "reason"),
       ffi_survey_info = list(path),
+      ffi_survey_locked = list(path),
       ffi_survey_matrix = list(path, counts, "FLUX", c(2, 1)),
       ffi_survey_rejected = list(path),
       ffi_train_advance = list(session, 0),
@@ -76,7 +91,6 @@ valid_calls <- function(folder) {
       ffi_train_state = list(session),
       ffi_train_validate = list(session),
       ffi_train_weights = list(session),
-      ffi_train_close = list(open_training()),
       ffi_uniforms = list(1, 0, 3, 2)
     )
   )
@@ -145,7 +159,7 @@ test_that("every entry survives every wrong argument", {
   without_arguments <- c("ffi_build_info", "ffi_cuda_devices", "ffi_interrupt_on_sigterm")
   expect_setequal(c(names(calls), without_arguments), entries)
   closed <- made$open_training()
-  .Call(ffi_train_close, closed)
+  .Call(ffi_session_close, closed)
   nothing <- methods::new("externalptr")
   tried <- 0
   for (entry in names(calls)) {
@@ -159,7 +173,7 @@ test_that("every entry survives every wrong argument", {
       }, error = function(e) "error")
     }
     expect_identical(call(calls[[entry]]), "no error", info = entry)
-    if (entry == "ffi_train_close") calls[[entry]] <- list(made$open_training())
+    if (entry == "ffi_session_close") calls[[entry]] <- list(made$open_training())
     each_replacement(calls[[entry]], c(wrong_values(), list(closed, nothing)), call)
     accepted <- 0
     each_replacement(calls[[entry]], never_right(), function(arguments) {
