@@ -19,6 +19,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_infer_catalogue", (DL_FUNC)&ffi_infer_catalogue, 2},
     {"ffi_infer_end", (DL_FUNC)&ffi_infer_end, 1},
     {"ffi_infer_open", (DL_FUNC)&ffi_infer_open, 11},
+    {"ffi_infer_pace", (DL_FUNC)&ffi_infer_pace, 2},
     {"ffi_integer64_text", (DL_FUNC)&ffi_integer64_text, 1},
     {"ffi_interrupt_on_sigterm", (DL_FUNC)&ffi_interrupt_on_sigterm, 0},
     {"ffi_network_carry", (DL_FUNC)&ffi_network_carry, 3},

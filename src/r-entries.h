@@ -19,6 +19,7 @@ SEXP ffi_infer_catalogue(SEXP pointer, SEXP columns);
 SEXP ffi_infer_end(SEXP pointer);
 SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP with_norm, SEXP types,
                     SEXP refine, SEXP path, SEXP options);
+SEXP ffi_infer_pace(SEXP pointer, SEXP seconds);
 SEXP ffi_integer64_text(SEXP x);
 SEXP ffi_interrupt_on_sigterm(void);
 SEXP ffi_network_carry(SEXP architecture, SEXP weights, SEXP to);

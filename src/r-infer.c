@@ -316,9 +316,11 @@ static spd_status advance(struct r_session *session, double seconds, struct spd_
   const double until = seconds_now() + seconds;
   do {
     if (r->taken == r->batch) {
-      r->taken = r->batch = 0;
       if (r->done == r->n_usable || is_part_complete(r)) break;
-      SPD_TRY(spd_inference_next(&r->batch, session->inference, error));
+      size_t n;
+      r->taken = r->batch = 0;
+      SPD_TRY(spd_inference_next(&n, session->inference, error));
+      r->batch = n;
     }
     store(r, session->inference);
   } while (!is_part_complete(r) && seconds_now() < until);
@@ -335,6 +337,27 @@ SEXP ffi_infer_advance(SEXP pointer, SEXP seconds) {
   const spd_status status = advance(session, limit, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return Rf_ScalarReal((double)complete_rows(session->results));
+}
+
+/* For measurements (bench/pace.R): computes the present batch of a session again and again, for some time. Returns how many spectra were
+ * computed, and the seconds that they took. */
+SEXP ffi_infer_pace(SEXP pointer, SEXP seconds) {
+  struct r_session *session = r_session_get(pointer);
+  const double limit = r_whole(seconds, "seconds", 0, 60), start = seconds_now();
+  struct spd_error error = {""};
+  spd_status status = SPD_STATUS_OK;
+  size_t computed = 0;
+  if (!session->results || session->results->batch == 0) Rf_error("internal: this session has no batch");
+  do {
+    status = spd_inference_again(session->inference, &error);
+    computed += session->results->batch;
+  } while (status == SPD_STATUS_OK && seconds_now() < start + limit && !r_interrupted());
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  SEXP out = PROTECT(Rf_allocVector(REALSXP, 2));
+  REAL(out)[0] = (double)computed;
+  REAL(out)[1] = seconds_now() - start;
+  UNPROTECT(1);
+  return out;
 }
 
 /* The end of a session whose rows are complete. Returns `values`, a list of matrices (of NULL for a file, which gets its

@@ -171,6 +171,11 @@ spd_status spd_inference_next(size_t *n, struct spd_inference *f, struct spd_err
   return collect(f, error);
 }
 
+spd_status spd_inference_again(struct spd_inference *f, struct spd_error *error) {
+  SPD_TRY(launch(f, error));
+  return collect(f, error);
+}
+
 /* ---- its results ---- */
 
 size_t spd_result_width(spd_result result, const struct spd_architecture *a, int with_redshift) {

@@ -41,6 +41,9 @@ spd_status spd_inference_start(struct spd_inference *inference, const uint64_t *
 /* Computes the next batch; *n is its size, 0 after the last. Its results are there until the next call. */
 spd_status spd_inference_next(size_t *n, struct spd_inference *inference, struct spd_error *error);
 
+/* Computes the same batch again: what the device alone takes, for measurements. */
+spd_status spd_inference_again(struct spd_inference *inference, struct spd_error *error);
+
 /* Whether the restframe covers a pixel of spectrum i of the batch that has weight; if not, all its results are NaN. */
 int spd_inference_knows(const struct spd_inference *inference, size_t i);
 /* A wanted result of spectrum i of the batch, with NaN for what is not known: observed pixels that are not covered, or errors that neither

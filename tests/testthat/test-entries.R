@@ -57,6 +57,7 @@ valid_calls <- function(folder) {
       ffi_infer_end = list(ended),
       ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
                             x$z, !is.na(x$norm), c("latent", "loss"), inference, NULL, options),
+      ffi_infer_pace = list(ended, 0),
       ffi_integer64_text = list(c(1, 2)),
       ffi_network_export = list(fit$architecture, fit$weights),
       ffi_network_fill = list(fit$architecture, 1),
