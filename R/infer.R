@@ -8,19 +8,24 @@ source_of <- function(x, rows = seq_along(x$z)) {
 }
 
 # A session, to be closed by close_session(). path: a file of results to append to, instead of matrices
-open_inference <- function(fit, x, types, inference, device, batch_size, path = NULL) {
-  if (inherits(x, "survey")) check_unchanged(x)
-  .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(x), as.double(x$z), !is.na(x$norm),
-        types, inference, path, c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(x$z)))))
+open_inference <- function(fit, x, types, inference, device, batch_size, path = NULL, rows = seq_along(x$z)) {
+  if (inherits(x, "survey")) {
+    check_unchanged(x)
+    data <- source_of(x[rows])
+  } else {
+    data <- source_of(x, rows)
+  }
+  .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, as.double(x$z[rows]), !is.na(x$norm[rows]),
+        types, inference, path, c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(rows)))))
 }
 
 close_session <- function(session) .Call(ffi_session_close, session)
 
-# A list of `values`, matrices with a row for each spectrum, named by types; and `unknown`, as unknown_rows() has it
-infer <- function(fit, x, types, inference = encoder_only, device, batch_size = NULL, tick = function(done) NULL) {
-  session <- open_inference(fit, x, types, inference, device, batch_size)
+# Of some rows of x: a list of `values`, matrices with a row for each spectrum, named by types; and `unknown`, as unknown_rows() has it
+infer <- function(fit, x, types, inference = encoder_only, device, batch_size = NULL, tick = function(done) NULL, rows = seq_along(x$z)) {
+  session <- open_inference(fit, x, types, inference, device, batch_size, rows = rows)
   on.exit(close_session(session))
-  while ((done <- .Call(ffi_infer_advance, session, 0.2)) < length(x$z)) tick(done)
+  while ((done <- .Call(ffi_infer_advance, session, 0.2)) < length(rows)) tick(done)
   .Call(ffi_infer_end, session)
 }
 

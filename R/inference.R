@@ -48,8 +48,7 @@ check_prior <- function(prior, fit) {
 # widened a little, so that a latent which does not vary has a prior, too.
 latent_prior <- function(fit, x, rows, device, most = 2048) {
   rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
-  x <- x[rows]
-  latents <- infer(fit, x, "latent", device = device)$values$latent
+  latents <- infer(fit, x, "latent", device = device, rows = rows)$values$latent
   latents <- latents[stats::complete.cases(latents), , drop = FALSE] # a spectrum without a covered pixel has none
   n <- ncol(latents)
   if (nrow(latents) < 2 || !all(is.finite(latents))) return(NULL)
@@ -61,7 +60,6 @@ latent_prior <- function(fit, x, rows, device, most = 2048) {
 refined_loss <- function(fit, x, rows, device, most = 1024, steps = NULL) {
   if (!length(rows)) return(NA_real_)
   rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
-  x <- x[rows]
   inference <- new_inference(fit, "loss", steps, NULL, FALSE, FALSE)
-  mean(infer(fit, x, "loss", inference, device)$values$loss, na.rm = TRUE)
+  mean(infer(fit, x, "loss", inference, device, rows = rows)$values$loss, na.rm = TRUE)
 }

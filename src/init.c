@@ -50,7 +50,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_train_open", (DL_FUNC)&ffi_train_open, 8},
     {"ffi_train_restore", (DL_FUNC)&ffi_train_restore, 2},
     {"ffi_train_state", (DL_FUNC)&ffi_train_state, 1},
-    {"ffi_train_validate", (DL_FUNC)&ffi_train_validate, 1},
+    {"ffi_train_validate", (DL_FUNC)&ffi_train_validate, 2},
     {"ffi_train_weights", (DL_FUNC)&ffi_train_weights, 1},
     {"ffi_uniforms", (DL_FUNC)&ffi_uniforms, 4},
     {NULL, NULL, 0},

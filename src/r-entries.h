@@ -50,7 +50,7 @@ SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
 SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP is_training, SEXP options);
 SEXP ffi_train_restore(SEXP pointer, SEXP list);
 SEXP ffi_train_state(SEXP pointer);
-SEXP ffi_train_validate(SEXP pointer);
+SEXP ffi_train_validate(SEXP pointer, SEXP seconds);
 SEXP ffi_train_weights(SEXP pointer);
 SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k);
 

@@ -74,9 +74,16 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   return pointer;
 }
 
+/* A session that trains; there are others. */
+static struct r_session *training_session(SEXP pointer) {
+  struct r_session *session = r_session_get(pointer);
+  if (!session->training) Rf_error("internal: this session does not train");
+  return session;
+}
+
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
   static const char *const names[] = {"step", "epoch", "loss", "learning_rate", "epoch_finished"};
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   const double limit = r_number(seconds, "seconds");
   SEXP list = PROTECT(r_list_new(5, names));
   for (int i = 0; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_ScalarReal(NA_REAL));
@@ -96,18 +103,21 @@ SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
   return list;
 }
 
-SEXP ffi_train_validate(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
+/* Validates for some seconds. Returns the mean loss, NA without validation rows, or NULL before the end. */
+SEXP ffi_train_validate(SEXP pointer, SEXP seconds) {
+  struct r_session *session = training_session(pointer);
+  const double limit = r_number(seconds, "seconds");
   double mean;
   uint64_t count;
+  int finished;
   struct spd_error error;
-  spd_status status = spd_training_validate(session->training, &mean, &count, &error);
+  spd_status status = spd_training_validate(session->training, limit, &finished, &mean, &count, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return Rf_ScalarReal(count ? mean : NA_REAL);
+  return finished ? Rf_ScalarReal(count ? mean : NA_REAL) : R_NilValue;
 }
 
 SEXP ffi_train_weights(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(spd_model_network(session->model)->size * sizeof(float))));
   struct spd_error error;
   spd_status status = spd_model_get_parameters((float *)(void *)RAW(weights), session->model, &error);
@@ -123,7 +133,7 @@ enum { N_COUNTS = 4, WEIGHTS = 5, N_STATE = 8 };
 static float *raw_floats(SEXP list, int i) { return (float *)(void *)RAW(VECTOR_ELT(list, i)); }
 
 SEXP ffi_train_state(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   const size_t bytes = spd_model_network(session->model)->size * sizeof(float);
   const struct spd_training_state s = spd_training_get_state(session->training);
   const double numbers[WEIGHTS] = {(double)s.epoch, (double)s.step, (double)s.step_in_epoch, (double)s.loss_count, s.loss_sum};
@@ -147,7 +157,7 @@ static spd_status restore(struct r_session *session, const struct spd_training_s
 }
 
 SEXP ffi_train_restore(SEXP pointer, SEXP list) {
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   const struct spd_network *network = spd_model_network(session->model);
   uint64_t counts[N_COUNTS];
   for (int i = 0; i < N_COUNTS; i++) counts[i] = (uint64_t)r_list_whole(list, state_names[i], 0, 1e15);

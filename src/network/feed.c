@@ -146,7 +146,7 @@ static spd_status fetch(float *flux, float *ivar, float *z, struct spd_feed *fee
     for (size_t i = 0; i < n; i++) feed->places[i] = source->places ? source->places[rows[i]] : rows[i];
     const struct spd_columns *columns = source->columns;
     spd_columns_take(flux, columns->flux, columns->n_rows, feed->places, n, width, source->threads);
-    spd_columns_take(ivar, columns->ivar, columns->n_rows, feed->places, n, width, source->threads);
+    if (!source->without_ivar) spd_columns_take(ivar, columns->ivar, columns->n_rows, feed->places, n, width, source->threads);
     return SPD_STATUS_OK;
   }
   for (size_t i = 0; i < n; i++) {
@@ -221,4 +221,6 @@ spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *err
   return spd_feed_ahead(feed, error); /* while the backend still works on the batch before */
 }
 
-const float *spd_feed_ivar(const struct spd_feed *feed) { return feed->host_ivar; }
+const float *spd_feed_ivar(const struct spd_feed *feed) {
+  return feed->source.columns && feed->source.without_ivar ? NULL : feed->host_ivar;
+}

@@ -11,6 +11,7 @@
 struct spd_source {
   const float *flux, *ivar;          /* (n_rows, M); NULL: they are in the columns or the surveys */
   const struct spd_columns *columns; /* converted batch by batch, and only streamed */
+  int without_ivar;         /* the model needs none: that of columns is not converted */
   const float *z;                    /* (n_rows) */
   uint64_t n_rows;
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
@@ -41,7 +42,7 @@ spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *err
 /* Its parts: load a batch; get the following one ready, while the backend works on what it was given in between. */
 spd_status spd_feed_load(size_t *n, struct spd_feed *feed, struct spd_error *error);
 spd_status spd_feed_ahead(struct spd_feed *feed, struct spd_error *error);
-/* The loaded batch's ivar (n, M) on the host, until the batch after next is loaded; NULL where all spectra are on the backend */
+/* The loaded batch's ivar (n, M) on the host, until the batch after next is loaded; NULL where it is only on the backend, or left out */
 const float *spd_feed_ivar(const struct spd_feed *feed);
 
 #endif

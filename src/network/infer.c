@@ -76,6 +76,12 @@ static spd_status take_results(struct spd_inference *f, struct spd_error *error)
   return spd_refiner_create(&f->refiner, f->model, &f->options.refine, error);
 }
 
+/* An encoder without weight attention does not look at it, and a decoder does not look at the spectrum. */
+static int needs_no_ivar(const struct spd_inference *f, const struct spd_architecture *a) {
+  const unsigned plain = 1u << SPD_RESULT_LATENT | 1u << SPD_RESULT_REST | 1u << SPD_RESULT_OBSERVED;
+  return !(f->options.wanted & ~plain) && f->options.refine.steps == 0 && !a->weight_attention;
+}
+
 spd_status spd_inference_create(struct spd_inference **out, struct spd_model *model, const struct spd_source *source,
                                 const float *wave_observed, const float *wave_rest, const struct spd_inference_options *options,
                                 struct spd_error *error) {
@@ -88,10 +94,11 @@ spd_status spd_inference_create(struct spd_inference **out, struct spd_model *mo
   f->options = *options;
   f->n_observed = a->n_observed, f->n_rest = a->n_rest, f->n_latent = a->n_latent, f->lsf = a->lsf;
   f->k = f->n_latent + (options->refine.with_redshift ? 1 : 0);
+  f->source.without_ivar = needs_no_ivar(f, a);
   spd_status status = copy_grid(&f->observed_grid, wave_observed, f->n_observed, error);
   if (status == SPD_STATUS_OK) status = copy_grid(&f->rest_grid, wave_rest, f->n_rest, error);
   if (status == SPD_STATUS_OK) status = take_results(f, error);
-  if (status == SPD_STATUS_OK) status = spd_feed_create(&f->feed, model, source, options->batch_size, SPD_FEED_STREAMED, error);
+  if (status == SPD_STATUS_OK) status = spd_feed_create(&f->feed, model, &f->source, options->batch_size, SPD_FEED_STREAMED, error);
   if (status != SPD_STATUS_OK) {
     spd_inference_destroy(f);
     return status;
@@ -142,21 +149,35 @@ static spd_status collect(struct spd_inference *f, struct spd_error *error) {
 
 enum { EXAMINED = 8 /* rows of a piece */ };
 
+/* Whether a pixel from `first` to last - 1 has weight: looked for from the middle on, since masks are at the ends. w: `step` apart */
+#define HAS_WEIGHT(found, w, step, first, last)                                \
+  do {                                                                         \
+    const size_t middle = (first) + ((last) - (first)) / 2;                    \
+    size_t pixel = middle;                                                     \
+    while (pixel < (last) && !((w)[pixel * (step)] > 0)) pixel++;              \
+    (found) = pixel < (last);                                                  \
+    for (pixel = first; !(found) && pixel < middle; pixel++) (found) = (w)[pixel * (step)] > 0; \
+  } while (0)
+
 static void examine_piece(const void *context, size_t piece, int thread) {
   (void)thread;
   const struct spd_inference *f = context;
   const float *ivar = spd_feed_ivar(f->feed);
   for (size_t i = piece * EXAMINED; i < (piece + 1) * EXAMINED && i < f->n; i++) {
-    const float *w = ivar + i * f->n_observed;
+    const uint64_t row = f->rows[f->begun + i];
     struct standing *standing = &f->standings[i];
-    size_t m, last;
-    spd_coverage_lsf(&m, &last, (double)f->source.z[f->rows[f->begun + i]], f->rest_grid, f->n_rest, f->observed_grid, f->n_observed,
-                     f->lsf);
-    while (m < last && !(w[m] > 0)) m++;
-    standing->known = m < last;
+    size_t first, last;
+    spd_coverage_lsf(&first, &last, (double)f->source.z[row], f->rest_grid, f->n_rest, f->observed_grid, f->n_observed, f->lsf);
     standing->n_valid = 0;
+    if (!ivar) {
+      const double *w = f->source.columns->ivar + (f->source.places ? f->source.places[row] : row);
+      HAS_WEIGHT(standing->known, w, f->source.columns->n_rows, first, last);
+      continue;
+    }
+    const float *w = ivar + i * f->n_observed;
+    HAS_WEIGHT(standing->known, w, 1, first, last);
     if (wants(f, SPD_RESULT_CHI2))
-      for (m = 0; m < f->n_observed; m++) standing->n_valid += w[m] > 0;
+      for (size_t m = 0; m < f->n_observed; m++) standing->n_valid += w[m] > 0;
   }
 }
 

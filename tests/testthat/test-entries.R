@@ -90,7 +90,7 @@ valid_calls <- function(folder) {
                             c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training),
       ffi_train_restore = list(session, .Call(ffi_train_state, session)),
       ffi_train_state = list(session),
-      ffi_train_validate = list(session),
+      ffi_train_validate = list(session, 10),
       ffi_train_weights = list(session),
       ffi_uniforms = list(1, 0, 3, 2)
     )
