@@ -1,5 +1,7 @@
 #include "r-source.h"
 
+#include "core/memory.h"
+
 struct r_source r_check_source(SEXP list, size_t n, size_t width) {
   const struct r_source s = {r_list_get(list, "flux"), r_list_get(list, "ivar"), r_list_get(list, "paths"), r_list_get(list, "counts"),
                              r_list_get(list, "rows")};
@@ -48,8 +50,8 @@ spd_status r_source_open(struct r_session *session, const struct r_source *sourc
 spd_status r_source_copy(struct r_session *session, size_t n, size_t width, int threads, struct spd_error *error) {
   enum { AT_ONCE = 4096 };
   const struct spd_columns *columns = &session->columns;
-  session->flux = malloc((n * width + 1) * sizeof(float));
-  session->ivar = malloc((n * width + 1) * sizeof(float));
+  session->flux = spd_memory_new(n * width * sizeof(float));
+  session->ivar = spd_memory_new(n * width * sizeof(float));
   if (!session->flux || !session->ivar)
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
                     8e-6 * (double)(n * width));
