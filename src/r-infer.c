@@ -31,12 +31,11 @@ struct r_results {
   size_t done, batch, taken; /* of the usable rows: stored; in the present batch; stored of that */
   int threads;
   double *numbers; /* (rows of a batch, widest): a result before it goes to R's columns, or a row of each thread on its way to the file */
-  /* the file */
-  struct spd_survey file;
+  /* the session's file, or NULL */
+  const struct spd_survey *file;
   struct spd_writer *writer;
   unsigned char *part;           /* rows part_first ... of the file, until they are complete */
   size_t part_first, part_count; /* part_count 0: there is none */
-  pid_t process;
 };
 
 enum { FILE_PART = 2048 /* rows, at most */ };
@@ -56,11 +55,9 @@ static void put_part(struct r_results *r) {
   r->part_count = 0;
 }
 
-void r_results_free(struct r_results *r) {
+void r_results_free(struct r_results *r, struct r_session *session) {
   if (!r) return;
-  if (r->writer && r->process == getpid()) put_part(r);
-  spd_writer_destroy(r->writer);
-  spd_survey_close(&r->file);
+  if (r->writer && session->process == getpid()) put_part(r);
   free(r->usable);
   free(r->unknown);
   free(r->numbers);
@@ -90,27 +87,30 @@ static struct spd_refine_options refine_options(SEXP refine, size_t n_latent) {
 
 /* The last columns of the file, but for PADDING and ROWSUM, are the results. */
 static spd_status find_columns(struct r_results *r, struct spd_error *error) {
-  size_t c = r->file.n_columns;
+  size_t c = r->file->n_columns;
   for (size_t i = r->n_results; i-- > 0;) {
     struct result *result = &r->results[i];
     do {
-      if (c-- == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has not the columns of these results", r->file.file_name);
-    } while ((int)c == r->file.checksum_column || strcmp(r->file.columns[c].name, "PADDING") == 0);
-    const struct spd_survey_column *column = &r->file.columns[c];
+      if (c-- == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has not the columns of these results", r->file->file_name);
+    } while ((int)c == r->file->checksum_column || strcmp(r->file->columns[c].name, "PADDING") == 0);
+    const struct spd_survey_column *column = &r->file->columns[c];
     if (column->type != 'E' || column->repeat != result->stored)
-      return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has not the columns of these results", r->file.file_name);
+      return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has not the columns of these results", r->file->file_name);
     result->offset = column->offset;
   }
   return SPD_STATUS_OK;
 }
 
-static spd_status open_results_file(struct r_results *r, const char *path, struct spd_error *error) {
-  SPD_TRY(spd_survey_reopen(&r->file, path, error));
-  if (!r->file.is_results) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is not a file of results", r->file.file_name);
-  if (r->file.n_rows > r->n)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has results of more than %zu spectra", r->file.file_name, r->n);
+static spd_status open_results_file(struct r_session *session, const char *path, struct spd_error *error) {
+  struct r_results *r = session->results;
+  SPD_TRY(r_session_write(session, path, FILE_PART, error));
+  r->file = &session->file;
+  if (!r->file->is_results) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is not a file of results", r->file->file_name);
+  if (r->file->n_rows > r->n)
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has results of more than %zu spectra", r->file->file_name, r->n);
   SPD_TRY(find_columns(r, error));
-  return spd_writer_create(&r->writer, &r->file, FILE_PART, error);
+  r->writer = session->writer;
+  return SPD_STATUS_OK;
 }
 
 /* Rows to compute: those with a norm that are not in the file yet */
@@ -120,7 +120,7 @@ static spd_status choose_rows(struct r_results *r, const int *with_norm, size_t 
   r->unknown = calloc(r->n + 1, 1);
   r->numbers = malloc(buffers * r->widest * sizeof *r->numbers);
   if (!r->usable || !r->unknown || !r->numbers) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the results");
-  r->part_first = to_file(r) ? (size_t)r->file.n_rows : 0;
+  r->part_first = to_file(r) ? (size_t)r->file->n_rows : 0;
   for (size_t i = r->part_first; i < r->n; i++) {
     r->unknown[i] = !with_norm[i];
     if (with_norm[i]) r->usable[r->n_usable++] = i;
@@ -175,8 +175,6 @@ SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   SEXP pointer = PROTECT(r_session_new(&session));
   struct r_results *r = session->results = calloc(1, sizeof *r);
   if (!r) Rf_error("could not allocate the results");
-  r->file.file = -1;
-  r->process = getpid();
   r->n = n;
   r->threads = device.threads;
   struct spd_error error = {""};
@@ -199,7 +197,7 @@ SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
     result->values = REAL(VECTOR_ELT(values, (R_xlen_t)i));
   }
   r->n_results = n_results;
-  if (status == SPD_STATUS_OK && file) status = open_results_file(r, file, &error);
+  if (status == SPD_STATUS_OK && file) status = open_results_file(session, file, &error);
   if (status == SPD_STATUS_OK) status = choose_rows(r, LOGICAL_RO(with_norm), o.batch_size, &error);
   if (status == SPD_STATUS_OK) status = open_inference(session, &network, parameters, observed_grid, rest_grid, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
@@ -254,7 +252,7 @@ static void put_row(const void *context, size_t i, int thread) {
   const struct storing *s = context;
   const struct r_results *r = s->r;
   double *numbers = r->numbers + (size_t)thread * r->widest;
-  unsigned char *row = r->part + (r->usable[r->done + i] - r->part_first) * r->file.row_bytes;
+  unsigned char *row = r->part + (r->usable[r->done + i] - r->part_first) * r->file->row_bytes;
   for (size_t k = 0; k < r->n_results; k++) {
     const struct result *result = &r->results[k];
     spd_inference_get(numbers, s->inference, result->type, s->first + i);
@@ -294,11 +292,11 @@ SEXP ffi_infer_catalogue(SEXP pointer, SEXP columns) {
   if (n == 0 || n > FILE_PART || n > r->n - r->part_first) Rf_error("internal: a catalogue has %d rows at most", FILE_PART);
   struct spd_error error = {""};
   spd_status status = spd_writer_next(&r->part, r->writer, &error);
-  if (status == SPD_STATUS_OK) status = r_survey_put(r->part, &r->file, columns, n, &error);
+  if (status == SPD_STATUS_OK) status = r_survey_put(r->part, r->file, columns, n, 0, n, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   for (size_t i = 0; i < n; i++)
     for (size_t k = 0; r->unknown[r->part_first + i] && k < r->n_results; k++)
-      for (size_t m = 0; m < r->results[k].stored; m++) spd_put_float(r->part + i * r->file.row_bytes + r->results[k].offset + 4 * m, NAN);
+      for (size_t m = 0; m < r->results[k].stored; m++) spd_put_float(r->part + i * r->file->row_bytes + r->results[k].offset + 4 * m, NAN);
   r->part_count = n;
   return R_NilValue;
 }
@@ -378,8 +376,7 @@ SEXP ffi_infer_end(SEXP pointer) {
   spd_status status = SPD_STATUS_OK;
   if (to_file(r)) {
     put_part(r);
-    status = spd_writer_wait(r->writer, &error);
-    if (status == SPD_STATUS_OK) status = spd_survey_finish(&r->file, NULL, NULL, 0, r_interrupted, &error);
+    status = r_session_finish(session, &error);
   }
   UNPROTECT(1);
   if (status == SPD_STATUS_INTERRUPTED) R_CheckUserInterrupt();

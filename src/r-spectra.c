@@ -92,17 +92,17 @@ SEXP ffi_prepare_spectra(SEXP flux, SEXP ivar, SEXP z, SEXP recipe) {
   SET_VECTOR_ELT(result, 3, Rf_allocVector(INTSXP, (R_xlen_t)n));
   SET_VECTOR_ELT(result, 4, Rf_allocVector(INTSXP, (R_xlen_t)n));
   struct blocks blocks = {.buffers = r_blocks(threads, n_observed),
-                                .n = n,
-                                .n_observed = n_observed,
-                                .flux = REAL_RO(flux),
-                                .ivar = REAL_RO(ivar),
-                                .z = REAL_RO(z),
-                                .flux_to = REAL(flux_out),
-                                .ivar_to = REAL(ivar_out),
-                                .norm = REAL(VECTOR_ELT(result, 2)),
-                                .found = INTEGER(VECTOR_ELT(result, 3)),
-                                .negative = INTEGER(VECTOR_ELT(result, 4)),
-                                .preparation = &preparation};
+                          .n = n,
+                          .n_observed = n_observed,
+                          .flux = REAL_RO(flux),
+                          .ivar = REAL_RO(ivar),
+                          .z = REAL_RO(z),
+                          .flux_to = REAL(flux_out),
+                          .ivar_to = REAL(ivar_out),
+                          .norm = REAL(VECTOR_ELT(result, 2)),
+                          .found = INTEGER(VECTOR_ELT(result, 3)),
+                          .negative = INTEGER(VECTOR_ELT(result, 4)),
+                          .preparation = &preparation};
   in_parts(threads, prepare_block, &blocks);
   UNPROTECT(1);
   return result;
@@ -129,12 +129,12 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
   SET_VECTOR_ELT(result, 0, Rf_allocVector(REALSXP, (R_xlen_t)n));
   SET_VECTOR_ELT(result, 1, Rf_allocVector(INTSXP, (R_xlen_t)n));
   struct blocks blocks = {.buffers = r_blocks(threads, n_observed),
-                                .n = n,
-                                .n_observed = n_observed,
-                                .flux = REAL_RO(flux),
-                                .ivar = REAL_RO(ivar),
-                                .sn = REAL(VECTOR_ELT(result, 0)),
-                                .valid = INTEGER(VECTOR_ELT(result, 1))};
+                          .n = n,
+                          .n_observed = n_observed,
+                          .flux = REAL_RO(flux),
+                          .ivar = REAL_RO(ivar),
+                          .sn = REAL(VECTOR_ELT(result, 0)),
+                          .valid = INTEGER(VECTOR_ELT(result, 1))};
   in_parts(threads, measure_block, &blocks);
   UNPROTECT(1);
   return result;
@@ -142,7 +142,7 @@ SEXP ffi_spectra_quality(SEXP flux, SEXP ivar, SEXP threads_wanted) {
 
 struct flat {
   const double *flux, *ivar, *rows, *covered; /* covered: (n, 2), the first and last pixel, from 1 */
-  size_t n, n_rows, n_observed, start, stop; /* rows start to stop - 1 are computed */
+  size_t n, n_rows, n_observed, start, stop;  /* rows start to stop - 1 are computed */
   double *loss;
   int *valid;
 };
@@ -173,7 +173,8 @@ static void flat_block(const void *context, size_t block, int thread) {
   for (size_t m = 0; m < f->n_observed; m++)
     for (size_t i = first; i < end; i += count) {
       const size_t at = m * f->n_rows + (size_t)f->rows[i] - 1;
-      add_pixel(loss + (i - first), valid + (i - first), f->flux + at, f->ivar + at, f->covered + i, f->covered + f->n + i, (double)m + 1, count);
+      add_pixel(loss + (i - first), valid + (i - first), f->flux + at, f->ivar + at, f->covered + i, f->covered + f->n + i, (double)m + 1,
+                count);
     }
   for (size_t i = first; i < end; i++) f->loss[i] = loss[i - first] / (2 * (double)f->n_observed), f->valid[i] = (int)valid[i - first];
 }

@@ -4,7 +4,8 @@
 
 #include <stddef.h>
 
-/* Memory for free(), or NULL: not zeroed; of several MB on huge pages, where the system has them, which saves page faults and TLB misses. */
+/* Memory for free(), or NULL: not zeroed; of several MB on huge pages, where the system has them, which saves page faults and TLB misses.
+ */
 void *spd_memory_new(size_t bytes);
 
 #endif

@@ -16,8 +16,7 @@ static void cpu_destroy(struct spd_backend *backend) {
 static spd_status cpu_alloc(struct spd_backend *backend, void **pointer, size_t bytes, struct spd_error *error) {
   (void)backend;
   *pointer = spd_memory_new(bytes);
-  if (!*pointer)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB; try a smaller batch size", (double)bytes / 1e6);
+  if (!*pointer) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB; try a smaller batch size", (double)bytes / 1e6);
   memset(*pointer, 0, bytes);
   return SPD_STATUS_OK;
 }

@@ -11,7 +11,7 @@
 struct spd_source {
   const float *flux, *ivar;          /* (n_rows, M); NULL: they are in the columns or the surveys */
   const struct spd_columns *columns; /* converted batch by batch, and only streamed */
-  int without_ivar;         /* the model needs none: that of columns is not converted */
+  int without_ivar;                  /* the model needs none: that of columns is not converted */
   const float *z;                    /* (n_rows) */
   uint64_t n_rows;
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */

@@ -150,12 +150,12 @@ static spd_status collect(struct spd_inference *f, struct spd_error *error) {
 enum { EXAMINED = 8 /* rows of a piece */ };
 
 /* Whether a pixel from `first` to last - 1 has weight: looked for from the middle on, since masks are at the ends. w: `step` apart */
-#define HAS_WEIGHT(found, w, step, first, last)                                \
-  do {                                                                         \
-    const size_t middle = (first) + ((last) - (first)) / 2;                    \
-    size_t pixel = middle;                                                     \
-    while (pixel < (last) && !((w)[pixel * (step)] > 0)) pixel++;              \
-    (found) = pixel < (last);                                                  \
+#define HAS_WEIGHT(found, w, step, first, last)                                                 \
+  do {                                                                                          \
+    const size_t middle = (first) + ((last) - (first)) / 2;                                     \
+    size_t pixel = middle;                                                                      \
+    while (pixel < (last) && !((w)[pixel * (step)] > 0)) pixel++;                               \
+    (found) = pixel < (last);                                                                   \
     for (pixel = first; !(found) && pixel < middle; pixel++) (found) = (w)[pixel * (step)] > 0; \
   } while (0)
 

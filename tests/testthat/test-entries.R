@@ -84,6 +84,8 @@ valid_calls <- function(folder) {
       ffi_survey_locked = list(path),
       ffi_survey_matrix = list(path, counts, "FLUX", c(2, 1)),
       ffi_survey_rejected = list(path),
+      ffi_survey_write = list(write_survey(x, file.path(folder, "written.fits"))$files$path, 4),
+      ffi_survey_written = list(.Call(ffi_survey_write, write_survey(x, file.path(folder, "ended.fits"))$files$path, 4)),
       ffi_train_advance = list(session, 0),
       ffi_train_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(paths = path, counts = counts, rows = as.double(1:6)),
                             x$z,
@@ -97,10 +99,10 @@ valid_calls <- function(folder) {
   )
 }
 
-# ffi_simulate's arguments are made deep inside simulate_spectra(): they are caught on their way.
+# ffi_simulate's arguments are made inside simulate_spectra(): they are caught on their way.
 simulate_call <- function() {
   caught <- NULL
-  code <- body(simulate_rows)
+  code <- body(simulate_spectra)
   replace_call <- function(e) {
     if (is.call(e) && identical(e[[1]], as.name(".Call")) && identical(e[[2]], as.name("ffi_simulate"))) {
       return(bquote({
@@ -111,7 +113,7 @@ simulate_call <- function() {
     if (is.call(e)) for (i in seq_along(e)) if (!identical(e[[i]], quote(expr = ))) e[i] <- list(replace_call(e[[i]])) # nolint
     e
   }
-  copy <- simulate_rows
+  copy <- simulate_spectra
   body(copy) <- replace_call(code)
   environment(copy) <- list2env(list(catch = function(arguments) caught <<- arguments), parent = asNamespace("spender"))
   copy(4, small_instrument(), seed = 1, threads = 1)
