@@ -85,7 +85,7 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
   if (overwrite) abort("invalid", "`overwrite` is about the file `path`, and none is given.")
   values <- predict_all(object, x, types, inference, device, batch_size, tick)
   values <- Map(function(value, type) shape_result(value, type, latent_names(object)), values, types)
-  if (!is.null(keep)) return(result_table(values, catalogue_of(x, keep), object))
+  if (!is.null(keep)) return(result_table(values, catalogue_of(x, keep)))
   if (length(types) > 1) values else values[[1]]
 }
 
@@ -137,14 +137,17 @@ catalogue_of <- function(x, keep, rows = seq_along(x$z)) {
 }
 
 # One data frame of a catalogue and of results, as predict() and read_predictions() return them
-result_table <- function(values, catalogue, fit = NULL) {
+result_table <- function(values, catalogue) {
   row.names(catalogue) <- NULL
   for (type in names(values)) {
     value <- values[[type]]
     if (type == "latent") colnames(value) <- paste0("s", seq_len(ncol(value)))
     if (type == "z") colnames(value)[1] <- "z_refined"
-    catalogue <- if (type %in% c("latent", "z")) cbind(catalogue, `rownames<-`(value, NULL))
-    else `[[<-`(catalogue, type, if (is.null(dim(value))) unname(value) else matrix(value, nrow(value)))
+    if (type %in% c("latent", "z")) {
+      catalogue <- cbind(catalogue, `rownames<-`(value, NULL))
+    } else {
+      catalogue[[type]] <- if (is.null(dim(value))) unname(value) else matrix(value, nrow(value))
+    }
   }
   catalogue
 }

@@ -331,6 +331,7 @@ SEXP ffi_infer_advance(SEXP pointer, SEXP seconds) {
   struct r_session *session = r_session_get(pointer);
   const double limit = r_number(seconds, "seconds");
   if (!session->results) Rf_error("internal: this session has no results");
+  R_CheckUserInterrupt(); /* R's own loop seldom does */
   struct spd_error error = {""};
   const spd_status status = advance(session, limit, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
