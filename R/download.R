@@ -49,11 +49,12 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
   result <- data.frame(id = id, path = path, url = url, status = ifelse(file.exists(path), "there", "failed"), bytes = NA_real_,
                        reason = "")
   left <- which(result$status == "failed" & !duplicated(path))
-  bar <- if (progress && length(left)) cli::cli_progress_bar("Downloading spectra", total = length(left))
+  tick <- progress_bar("Files", length(left), progress)
+  finished <- 0
   for (attempt in 0:retries) {
     if (!length(left)) break
     if (attempt > 0) Sys.sleep(min(2^(attempt - 1), 30) * getOption("spender.download_pause", 1))
-    reasons <- download_files(url[left], path[left], parallel, stall, function() if (progress) cli::cli_progress_update(id = bar))
+    reasons <- download_files(url[left], path[left], parallel, stall, function() tick(finished <<- finished + 1))
     done <- !nzchar(reasons)
     result$status[left[done]] <- "downloaded"
     result$reason[left] <- reasons

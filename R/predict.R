@@ -122,18 +122,22 @@ check_keep <- function(keep, x) {
   }
   unknown <- setdiff(keep, c(known, "id", "z", "norm"))
   if (length(unknown)) {
-    abort("invalid", "`keep`: the catalogue has no column ", code_list(unknown), "; it has ", if (length(known)) enumerate(known, 12) else "none",
-          ".")
+    abort("invalid", "`keep`: the catalogue has no column ", code_list(unknown), "; it has ",
+          if (length(known)) enumerate(known, 12) else "none", ".")
   }
 }
 
-# Id, redshift and other columns of the catalogue, of some rows
-catalogue_of <- function(x, keep, rows = seq_along(x$z)) {
-  others <- setdiff(keep, c("id", "z", "norm"))
-  first <- data.frame(id = if (inherits(x, "survey")) survey_ids(x)[rows] else x$id[rows], z = x$z[rows])
-  if ("norm" %in% keep) first$norm <- x$norm[rows]
-  if (!length(others)) return(first)
-  cbind(first, if (inherits(x, "survey")) survey_catalogue(x, others, x$rows[rows]) else x$meta[rows, others, drop = FALSE])
+# Some columns of the catalogue, of some rows: a list
+kept_columns <- function(x, keep, rows = seq_along(x$z)) {
+  if (!length(keep)) return(list())
+  as.list(if (inherits(x, "survey")) survey_catalogue(x, keep, x$rows[rows]) else x$meta[rows, keep, drop = FALSE])
+}
+
+# A data frame of ids, redshifts and some columns of the catalogue
+catalogue_of <- function(x, keep) {
+  kept <- kept_columns(x, setdiff(keep, c("id", "z", "norm")))
+  as.data.frame(c(list(id = if (inherits(x, "survey")) survey_ids(x) else x$id, z = x$z), if ("norm" %in% keep) list(norm = x$norm), kept),
+                optional = TRUE)
 }
 
 # One data frame of a catalogue and of results, as predict() and read_predictions() return them
@@ -170,8 +174,7 @@ predict_to_file <- function(fit, x, types, inference, path, overwrite, keep, dev
   ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
   of <- result_identity(fit, x, types, ids, inference, keep)
   catalogue <- function(rows) {
-    kept <- if (length(keep)) as.list(catalogue_of(x, keep, rows)[keep])
-    columns <- c(list(ID = ids[rows], Z = x$z[rows], NORM = x$norm[rows]), lapply(kept, plain_column))
+    columns <- c(list(ID = ids[rows], Z = x$z[rows], NORM = x$norm[rows]), lapply(kept_columns(x, keep, rows), plain_column))
     lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   }
   if (overwrite) remove_survey(path)
@@ -191,7 +194,7 @@ create_results <- function(fit, x, types, inference, path, of, keep, ids) {
   k <- fit$architecture$n_latent + inference$with_redshift
   floats <- c(observed = length(fit$instrument$wave), rest = length(fit$wave_rest), latent = fit$architecture$n_latent, loss = 1, chi2 = 1,
               covariance = k * (k + 1) / 2, z = 4)[types]
-  kept <- if (length(keep)) as.list(catalogue_of(x, keep)[keep])
+  kept <- kept_columns(x, keep)
   check_columns(kept)
   taken <- toupper(keep) %in% result_columns
   if (any(taken)) abort("invalid", "A column of the catalogue cannot be called ", keep[taken][1], " in a file of results.")

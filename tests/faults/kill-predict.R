@@ -49,7 +49,8 @@ for (i in seq_len(kills)) {
   if (i %% 2 == 1) {
     after <- runif(1, 0.2, 0.95) * seconds
     how <- sprintf("after %.2f s", after)
-    pid <- system(paste("exec", rscript, "--vanilla", shQuote(script), shQuote(file), ">", shQuote(path("log")), "2>&1 & echo $!"), intern = TRUE)
+    command <- paste("exec", rscript, "--vanilla", shQuote(script), shQuote(file), ">", shQuote(path("log")), "2>&1 & echo $!")
+    pid <- system(command, intern = TRUE)
     Sys.sleep(after)
     tools::pskill(as.integer(pid), tools::SIGKILL)
     Sys.sleep(0.1)
