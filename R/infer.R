@@ -37,7 +37,7 @@ infer_to_file <- function(fit, x, types, inference, device, batch_size, path, ca
   while (done < length(x$z)) {
     rows <- (done + 1):min(length(x$z), done + 2048)
     .Call(ffi_infer_catalogue, session, unname(catalogue(rows)))
-    while (.Call(ffi_infer_advance, session, 0.2) < max(rows)) tick(max(rows) - length(rows))
+    while ((now <- .Call(ffi_infer_advance, session, 0.2)) < max(rows)) tick(now)
     done <- max(rows)
     tick(done)
   }

@@ -149,35 +149,39 @@ static spd_status collect(struct spd_inference *f, struct spd_error *error) {
 
 enum { EXAMINED = 8 /* rows of a piece */ };
 
-/* Whether a pixel from `first` to last - 1 has weight: looked for from the middle on, since masks are at the ends. w: `step` apart */
-#define HAS_WEIGHT(found, w, step, first, last)                                                 \
-  do {                                                                                          \
-    const size_t middle = (first) + ((last) - (first)) / 2;                                     \
-    size_t pixel = middle;                                                                      \
-    while (pixel < (last) && !((w)[pixel * (step)] > 0)) pixel++;                               \
-    (found) = pixel < (last);                                                                   \
-    for (pixel = first; !(found) && pixel < middle; pixel++) (found) = (w)[pixel * (step)] > 0; \
-  } while (0)
+/* The ivar of a spectrum: its row of the batch, or its place in the columns where it was not converted */
+struct weights {
+  const float *row;
+  const double *column;
+  size_t step; /* of the column */
+};
+
+static inline int has_weight(const struct weights *w, size_t m) { return w->row ? w->row[m] > 0 : w->column[m * w->step] > 0; }
+
+/* Whether a pixel from `first` to last - 1 has weight. Looked for from the middle on: masks are at the ends. */
+static int any_weight(const struct weights *w, size_t first, size_t last) {
+  const size_t middle = first + (last - first) / 2;
+  for (size_t m = middle; m < last; m++)
+    if (has_weight(w, m)) return 1;
+  for (size_t m = first; m < middle; m++)
+    if (has_weight(w, m)) return 1;
+  return 0;
+}
 
 static void examine_piece(const void *context, size_t piece, int thread) {
   (void)thread;
   const struct spd_inference *f = context;
+  const struct spd_source *source = &f->source;
   const float *ivar = spd_feed_ivar(f->feed);
   for (size_t i = piece * EXAMINED; i < (piece + 1) * EXAMINED && i < f->n; i++) {
     const uint64_t row = f->rows[f->begun + i];
-    struct standing *standing = &f->standings[i];
+    struct weights w = {.row = ivar ? ivar + i * f->n_observed : NULL};
+    if (!ivar) w.column = source->columns->ivar + (source->places ? source->places[row] : row), w.step = source->columns->n_rows;
     size_t first, last;
-    spd_coverage_lsf(&first, &last, (double)f->source.z[row], f->rest_grid, f->n_rest, f->observed_grid, f->n_observed, f->lsf);
-    standing->n_valid = 0;
-    if (!ivar) {
-      const double *w = f->source.columns->ivar + (f->source.places ? f->source.places[row] : row);
-      HAS_WEIGHT(standing->known, w, f->source.columns->n_rows, first, last);
-      continue;
-    }
-    const float *w = ivar + i * f->n_observed;
-    HAS_WEIGHT(standing->known, w, 1, first, last);
-    if (wants(f, SPD_RESULT_CHI2))
-      for (size_t m = 0; m < f->n_observed; m++) standing->n_valid += w[m] > 0;
+    spd_coverage_lsf(&first, &last, (double)source->z[row], f->rest_grid, f->n_rest, f->observed_grid, f->n_observed, f->lsf);
+    f->standings[i].known = any_weight(&w, first, last);
+    f->standings[i].n_valid = 0;
+    for (size_t m = 0; wants(f, SPD_RESULT_CHI2) && m < f->n_observed; m++) f->standings[i].n_valid += (uint32_t)has_weight(&w, m);
   }
 }
 

@@ -124,13 +124,14 @@ test_that("a full disk is an error, and an interrupt ends it within a second: bo
   expect_match(output, "io: full.fits: writing failed", all = FALSE)
   expect_lt(rows_there(full), 2000)
   output <- run_apart(folder, 'fit <- spender(survey[1:200], latents = 2, epochs = 1, progress = FALSE, threads = 1, init = "random")
-    system(paste("(sleep 1; kill -INT", Sys.getpid(), ") &")); begun <- proc.time()[["elapsed"]]
+    system(paste("(sleep 1; kill -INT", Sys.getpid(), ") &")); begun <- sum(proc.time()[1:2])
     tryCatch(for (i in 1:100) predict(fit, survey, "latent", refine = 20, path = "broken.fits", threads = 1, overwrite = TRUE),
-             interrupt = function(e) cat("interrupted after", proc.time()[["elapsed"]] - begun, "\\n"))
+             interrupt = function(e) cat("interrupted after", sum(proc.time()[1:2]) - begun, "\\n"))
     n <- .Call(spender:::ffi_survey_info, "broken.fits")$n
     cat("rows", n, nrow(read_predictions("broken.fits")), "\\n")')
   expect_match(output, "^interrupted after", all = FALSE)
-  expect_lt(as.double(sub(".* ", "", trimws(grep("^interrupted", output, value = TRUE)))), 3) # one second, and a busy machine
+  # processor time of one thread, in the second before the interrupt and in the one after
+  expect_lt(as.double(sub(".* ", "", trimws(grep("^interrupted", output, value = TRUE)))), 2)
   expect_match(output, "^rows", all = FALSE)
 })
 
