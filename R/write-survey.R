@@ -38,7 +38,11 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
       widths$OBJECT <- max(widths$OBJECT, widths$ID)
       widths$ID <- widths$ID + 8
     }
-    in_parts(x, function(part, rows) append_spectra(part, path, widths))
+    tick <- progress_bar("Spectra", length(x), progress)
+    in_parts(x, function(part, rows) {
+      append_spectra(part, path, widths)
+      tick(max(0, rows))
+    })
   }
   finish_survey(path)
   invisible(open_survey(path))

@@ -22,8 +22,10 @@ struct spd_inference {
   size_t n_observed, n_rest, n_latent, lsf, k;
   float *observed_grid, *rest_grid;
   const uint64_t *rows;
-  size_t begun, n; /* of the rows; spectra of the batch */
-  double *scores;  /* (batch_size) on the backend */
+  size_t begun, n;  /* of the rows; spectra of the batch */
+  spd_status ahead; /* how getting the next batch ready went: told when it is asked for, after the present one's results */
+  struct spd_error ahead_error;
+  double *scores; /* (batch_size) on the backend */
   /* of the batch, on the host; NULL where no result needs it */
   float *z, *latent, *rest, *observed;
   double *loss;
@@ -123,6 +125,7 @@ void spd_inference_destroy(struct spd_inference *f) {
 spd_status spd_inference_start(struct spd_inference *f, const uint64_t *rows, size_t count, struct spd_error *error) {
   f->rows = rows;
   f->begun = f->n = 0;
+  f->ahead = SPD_STATUS_OK;
   return spd_feed_start(f->feed, rows, count, error);
 }
 
@@ -187,12 +190,15 @@ static void examine_piece(const void *context, size_t piece, int thread) {
 
 spd_status spd_inference_next(size_t *n, struct spd_inference *f, struct spd_error *error) {
   f->begun += f->n;
+  f->n = 0;
+  if (f->ahead != SPD_STATUS_OK && error) *error = f->ahead_error;
+  SPD_TRY(f->ahead);
   SPD_TRY(spd_feed_load(n, f->feed, error));
   f->n = *n;
   if (*n == 0) return SPD_STATUS_OK;
   spd_parallel(f->source.threads, (f->n + EXAMINED - 1) / EXAMINED, examine_piece, f);
   SPD_TRY(launch(f, error));
-  SPD_TRY(spd_feed_ahead(f->feed, error));
+  f->ahead = spd_feed_ahead(f->feed, &f->ahead_error);
   return collect(f, error);
 }
 
