@@ -286,7 +286,7 @@ fit_flow <- function(flow, x, conditions, part, epochs, batch_size, learning_rat
   on.exit(.Call(ffi_flow_close, session))
   run <- list2env(list(weights = flow$weights, history = empty_flow_history(), kept = 0, epochs = epochs, batch_size = batch_size,
                        learning_rate = learning_rate, lowest = Inf, started = proc.time()[["elapsed"]]), parent = emptyenv())
-  bar <- if (if (is.null(progress)) interactive() else progress) cli::cli_progress_bar("Fitting a flow", total = epochs)
+  tick <- progress_bar("Fitting a flow ", epochs, shows_progress(progress))
   outcome <- tryCatch({
     while (nrow(run$history) < epochs && nrow(run$history) - run$kept < max(20, ceiling(epochs / 3))) {
       # Interrupts are handled between two iterations, never between an epoch's last step and its line in the history.
@@ -294,10 +294,9 @@ fit_flow <- function(flow, x, conditions, part, epochs, batch_size, learning_rat
         state <- .Call(ffi_flow_advance, session, 0.2)
         if (state$epoch_finished) end_flow_epoch(run, session, flow, state, x_stop, conditions_stop, threads)
       })
-      if (!is.null(bar)) cli::cli_progress_update(id = bar, set = nrow(run$history))
+      tick(nrow(run$history))
     }
   }, interrupt = function(e) e)
-  if (!is.null(bar)) cli::cli_progress_done(id = bar)
   if (inherits(outcome, "interrupt")) {
     warn("interrupted", "The fit was interrupted; the density is that of ",
          if (run$kept > 0) paste("epoch", run$kept) else "the initial weights", ".")

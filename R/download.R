@@ -49,9 +49,10 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
   result <- data.frame(id = id, path = path, url = url, status = ifelse(file.exists(path), "there", "failed"), bytes = NA_real_,
                        reason = "")
   left <- which(result$status == "failed" & !duplicated(path))
-  bar <- if (progress && length(left)) cli::cli_progress_bar("Downloading spectra", total = length(left))
+  tick <- progress_bar("Files", length(left), progress)
+  finished <- 0
   result$reason[left] <- download_files(url[left], path[left], parallel, stall, retries, whole_fits,
-                                        function() if (progress) cli::cli_progress_update(id = bar))
+                                        function() tick(finished <<- finished + 1))
   result$status[left[!nzchar(result$reason[left])]] <- "downloaded"
   twice <- duplicated(path)
   result$status[twice] <- result$status[match(path[twice], path)]

@@ -17,9 +17,7 @@ expand_folders <- function(files, pattern = "\\.fits(\\.gz)?$", kind = "FITS fil
 # The function that .Call entries call with the number of inputs that are done; NULL for none. The bar ends with the calling function.
 reading_bar <- function(progress, total, caller = parent.frame()) {
   check_flag(progress, "progress")
-  if (!progress || total == 0) return(NULL)
-  bar <- cli::cli_progress_bar("Reading spectra", total = total, .envir = caller)
-  function(done) cli::cli_progress_update(set = done, id = bar)
+  if (progress) progress_bar("Files", total, TRUE, caller)
 }
 
 # Rows of problems() for files, or spectra with an id, that were not read

@@ -25,7 +25,10 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
   path <- path.expand(path)
   if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
   check_not_source(path, x)
-  if (overwrite) unlink(c(path, rejects_path(path)))
+  if (overwrite) {
+    remove_survey(path)
+    unlink(rejects_path(path))
+  }
   if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
   check_new_file(path)
   if (inherits(x, "spectra")) {
@@ -36,7 +39,11 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
       widths$OBJECT <- max(widths$OBJECT, widths$ID)
       widths$ID <- widths$ID + 8
     }
-    in_parts(x, function(part, rows) append_spectra(part, path, widths))
+    tick <- progress_bar("Spectra", length(x), progress)
+    in_parts(x, function(part, rows) {
+      append_spectra(part, path, widths)
+      tick(max(0, rows))
+    })
   }
   finish_survey(path)
   invisible(open_survey(path))
@@ -51,8 +58,16 @@ check_not_source <- function(path, x) {
   }
 }
 
-append_spectra <- function(x, path, widths = list(), prepared = "") {
-  meta <- x$meta
+# A file that may be there, and not one that another program writes
+remove_survey <- function(path) {
+  if (file.exists(path) && .Call(ffi_survey_locked, path)) {
+    abort("io", basename(path), " is being written by another program, or elsewhere in this one.")
+  }
+  unlink(path)
+}
+
+# Catalogue columns that a survey file can hold: a list or data frame
+check_columns <- function(meta) {
   nested <- vapply(meta, function(column) is.list(column) && !inherits(column, "POSIXlt") || !is.null(dim(column)), NA)
   if (any(nested)) {
     abort("invalid", "A survey file holds numbers and texts, one a spectrum, and the catalogue column ",
@@ -66,6 +81,11 @@ append_spectra <- function(x, path, widths = list(), prepared = "") {
     abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"",
           names(meta)[odd][1], "\".")
   }
+}
+
+append_spectra <- function(x, path, widths = list(), prepared = "") {
+  meta <- x$meta
+  check_columns(meta)
   # all parts of a file have OBJECT, or none
   names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
            else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
@@ -90,13 +110,8 @@ text_widths <- function(x) {
 append_rows <- function(columns, path, table, wave, instrument, widths = list(), prepared = "") {
   columns <- lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   if (!file.exists(path)) {
-    types <- vapply(columns, function(column) {
-      if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
-    }, "")
-    repeats <- mapply(function(column, name, type) {
-      if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
-    }, columns, names(columns), types)
-    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(types), as.double(repeats))
+    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(column_types(columns)),
+          as.double(column_repeats(columns, widths)))
   }
   info <- .Call(ffi_survey_info, path)
   ours <- setdiff(info$columns, c("PADDING", "ROWSUM"))
@@ -112,6 +127,19 @@ append_rows <- function(columns, path, table, wave, instrument, widths = list(),
   long <- texts[vapply(columns[texts], function(column) max(0, nchar(column, "bytes"), na.rm = TRUE), 0) > info$repeats[place][texts]]
   if (length(long)) abort("invalid", "Column ", ours[long[1]], " of ", basename(path), " is too narrow for the texts to append.")
   .Call(ffi_survey_append, path, unname(columns))
+}
+
+# Types and numbers of elements (src/data/survey.h) of named columns in a file
+column_types <- function(columns) {
+  vapply(columns, function(column) {
+    if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
+  }, "")
+}
+
+column_repeats <- function(columns, widths = list()) {
+  mapply(function(column, name, type) {
+    if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
+  }, columns, names(columns), column_types(columns))
 }
 
 # Dates and 64-bit integers become texts.
@@ -167,7 +195,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   left <- files[!to_ascii(files) %in% to_ascii(c(done, rejected$file[is.na(rejected_target(rejected$reason))]))]
   widths <- c(list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes"))),
               reader$widths)
-  bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
+  tick <- progress_bar("Files", length(left), progress)
   for (rows in parts_of(length(left), part)) {
     some <- left[rows]
     if (!length(some)) break
@@ -181,7 +209,7 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
     }
     x$id <- object_of(x) # in a file ids may repeat, whichever part the spectra come in
     if (length(x)) append_spectra(x, path, widths, prepared)
-    if (progress) cli::cli_progress_update(set = max(rows), id = bar)
+    tick(max(rows))
   }
   if (!file.exists(path)) {
     abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ",

@@ -88,7 +88,8 @@ static uint64_t digest_of(SEXP x, int threads) {
       }
       return digest;
     case VECSXP:
-      for (size_t i = 0; i < n; i++) digest = spd_digest_join(digest, digest_of(VECTOR_ELT(x, (R_xlen_t)i), threads));
+      for (size_t i = 0; i < n; i++)
+        R_CheckUserInterrupt(), digest = spd_digest_join(digest, digest_of(VECTOR_ELT(x, (R_xlen_t)i), threads));
       return digest;
     default: Rf_error("internal: only plain vectors and lists of them have a digest");
   }

@@ -131,11 +131,13 @@ if [ $installed = yes ]; then
 fi
 
 if [ $installed = yes ]; then
-  step "killed trainings"
-  R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" Rscript --vanilla tests/faults/kill-training.R 4 > build/kills.log 2>&1
-  cat build/kills.log
-  line=$(tail -n 1 build/kills.log | grep -E "$summary")
-  if [ -n "$line" ]; then add "$line"; else fail "tests/faults/kill-training.R ended without a summary"; fi
+  for killed in training predict; do
+    step "kill-$killed"
+    R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" Rscript --vanilla tests/faults/kill-$killed.R 4 > build/kills.log 2>&1
+    cat build/kills.log
+    line=$(tail -n 1 build/kills.log | grep -E "$summary")
+    if [ -n "$line" ]; then add "$line"; else fail "tests/faults/kill-$killed.R ended without a summary"; fi
+  done
 fi
 
 if [ -z "$quick" ] && [ -n "$tarball" ]; then

@@ -11,6 +11,7 @@
 
 #include "core/bytes.h"
 #include "core/files.h"
+#include "core/hot.h"
 
 enum { CARD = SPD_FITS_CARD, BLOCK = SPD_FITS_BLOCK, VALUE_AT = 9 /* in a card, after "KEYWORD =" */ };
 
@@ -284,22 +285,26 @@ void spd_fits_end(struct spd_fits_header *h) {
 /* ---- checksums ---- */
 
 /* Adds two words at a time: the result is the same, since a carry out of 2^64 counts as 1, as one out of 2^32 does. */
+/* The sum of at most 2^30 words, which 64 bits hold */
+SPD_HOT static uint64_t sum_words(const unsigned char *bytes, size_t n) {
+  uint64_t total = 0;
+  SPD_SIMD_SUM(total)
+  for (size_t i = 0; i < n; i++) {
+    uint32_t word;
+    memcpy(&word, bytes + 4 * i, 4);
+    total += spd_big32(word);
+  }
+  return total;
+}
+
 uint32_t spd_fits_sum(uint32_t sum, const unsigned char *bytes, size_t n) {
+  enum { AT_ONCE = 1 << 30 };
   uint64_t total = sum;
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    uint64_t words;
-    memcpy(&words, bytes + i, 8);
-    words = spd_big64(words);
-    total += words;
-    total += total < words;
+  for (size_t left = n / 4, some; left > 0; left -= some, bytes += 4 * some) {
+    some = left < AT_ONCE ? left : AT_ONCE;
+    total += sum_words(bytes, some);
+    while (total >> 32) total = (total & 0xffffffffu) + (total >> 32); /* carries are added: modulo 2^32 - 1 */
   }
-  if (i + 4 <= n) {
-    const uint64_t word = (uint32_t)spd_get_int(bytes + i);
-    total += word;
-    total += total < word;
-  }
-  while (total >> 32) total = (total & 0xffffffffu) + (total >> 32);
   return (uint32_t)total;
 }
 

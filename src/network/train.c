@@ -51,6 +51,7 @@ struct spd_training {
   float *encoded;                   /* (batch_size, S) on the host */
   double *before, *after, *slope;   /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
   int feeding;                      /* the feed is on its way through `order` */
+  uint64_t validated;               /* of the validation rows, when it is on its way through these */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
   uint64_t loss_count;
@@ -207,6 +208,7 @@ static spd_status one_step(struct spd_training *t, struct spd_error *error) {
   struct spd_adam_options adam = t->options.adam;
   if (!t->feeding) SPD_TRY(spd_feed_start(t->feed, t->order + done, (size_t)(t->n_training - done), error));
   t->feeding = 1;
+  t->validated = 0;
   spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
   SPD_TRY(gradients(t, done, error));
   SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
@@ -263,15 +265,24 @@ spd_status spd_training_set_state(struct spd_training *t, const struct spd_train
   return SPD_STATUS_OK;
 }
 
-spd_status spd_training_validate(struct spd_training *t, double *mean, uint64_t *count, struct spd_error *error) {
+spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
+                                 struct spd_error *error) {
+  const double until = seconds_now() + seconds;
   double sum = 0;
-  uint64_t done = 0;
   *count = t->n_validation;
   *mean = NAN;
+  *finished = 1;
   if (t->n_validation == 0) return SPD_STATUS_OK;
+  if (t->validated == 0) SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
   t->feeding = 0; /* the feed must be restarted with the epoch's order afterwards */
-  SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
-  for (size_t n; done < t->n_validation; done += n) SPD_TRY(forward(&n, t, done, error));
+  do {
+    size_t n;
+    SPD_TRY(forward(&n, t, t->validated, error));
+    t->validated += n;
+  } while (t->validated < t->n_validation && seconds_now() < until);
+  *finished = t->validated == t->n_validation;
+  if (!*finished) return SPD_STATUS_OK;
+  t->validated = 0;
   SPD_TRY(add_losses(&sum, t, 0, t->n_validation, error));
   *mean = sum / (double)t->n_validation;
   return SPD_STATUS_OK;

@@ -47,7 +47,9 @@ struct spd_training_state {
 struct spd_training_state spd_training_get_state(const struct spd_training *training);
 spd_status spd_training_set_state(struct spd_training *training, const struct spd_training_state *state, struct spd_error *error);
 
-/* Mean loss of the validation rows with the present weights; *count is 0 when there are none. */
-spd_status spd_training_validate(struct spd_training *training, double *mean, uint64_t *count, struct spd_error *error);
+/* Validates for some seconds, or to the end, which *finished says; then *mean is the mean loss of the validation rows with the present
+ * weights, and *count their number, 0 if there are none. The next call goes on, or begins anew after the end or an advance. */
+spd_status spd_training_validate(struct spd_training *training, double seconds, int *finished, double *mean, uint64_t *count,
+                                 struct spd_error *error);
 
 #endif

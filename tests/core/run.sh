@@ -161,7 +161,7 @@ if [ $gpu = yes ]; then
   elif { [ -n "${WRAPPER:-}" ] && [ -x build/core/gpu/test-stages ]; } ||
        compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
     link=$nvcc
-    for name in ${TESTS:-stages gradients reference cuda refine}; do
+    for name in ${TESTS:-stages gradients reference cuda refine infer}; do
       run gpu "$name" '' "-lcublas $blas_libs $(echo "$libs" | sed 's/-pthread/-lpthread/')" "${WRAPPER:-}"
     done
   fi
@@ -190,7 +190,7 @@ played_cuda() {
   cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
   link=g++
   if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
-    for name in stages cuda refine; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+    for name in stages cuda refine infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
     for name in gradients reference cuda refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
@@ -224,7 +224,7 @@ int main(void) { return 0; }
 C
   then skip "races: a program built with -fsanitize=thread does not run here"
   elif compile races "$races"; then
-    for name in reader pool threads train flow; do among $name && run races $name "$races" "$libs"; done
+    for name in reader pool threads train infer flow; do among $name && run races $name "$races" "$libs"; done
   fi
 }
 

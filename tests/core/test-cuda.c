@@ -242,13 +242,14 @@ static spd_status everything(const struct spd_network *net, const struct small_d
   struct spd_progress progress;
   double mean;
   uint64_t count;
+  int finished;
   spd_status status = spd_cuda_create(&backend, SPD_PRECISION_BF16, error);
   if (status == SPD_STATUS_OK)
     status = spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, batch, SPD_MODEL_TRAIN, error);
   if (status == SPD_STATUS_OK) status = spd_model_set_parameters(model, d->weights, error);
   if (status == SPD_STATUS_OK) status = spd_training_create(&training, model, &source, &options, error);
   if (status == SPD_STATUS_OK) status = spd_training_advance(training, 0, &progress, error);
-  if (status == SPD_STATUS_OK) status = spd_training_validate(training, &mean, &count, error);
+  if (status == SPD_STATUS_OK) status = spd_training_validate(training, 1e9, &finished, &mean, &count, error);
   completed = status == SPD_STATUS_OK;
   spd_training_destroy(training);
   spd_model_destroy(model);

@@ -33,7 +33,7 @@ test_that("a checkpoint can be of any step", {
     session <- open()
     for (i in seq_len(steps)) .Call(ffi_train_advance, session, 0)
     state <- .Call(ffi_train_state, session)
-    .Call(ffi_train_close, session)
+    .Call(ffi_session_close, session)
     session <- open()
     .Call(ffi_train_restore, session, state)
     epochs <- state$epoch
@@ -47,7 +47,7 @@ test_that("a checkpoint can be of any step", {
     }
     expect_identical(.Call(ffi_train_weights, session), whole$weights)
     expect_identical(losses, utils::tail(whole$history$train_loss, length(losses)))
-    .Call(ffi_train_close, session)
+    .Call(ffi_session_close, session)
   }
 })
 
