@@ -10,7 +10,7 @@ valid_calls <- function(folder) {
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
   training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
                              constant = FALSE,
-                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_))
+                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8))
   survey <- write_survey(x, file.path(folder, "survey.fits"))
   path <- survey$files$path
   counts <- survey$files$n
@@ -43,7 +43,9 @@ valid_calls <- function(folder) {
       ffi_digest = list(list(1, "a", TRUE, raw(3)), 1),
       ffi_flat_model = list(x$flux, x$ivar, c(1, 6), matrix(c(1, 1, 251, 251), 2), 1),
       ffi_float32 = list(c(1, 2)),
+      ffi_id_numbers = list(x$id),
       ffi_integer64_text = list(c(1, 2)),
+      ffi_move_spectra = list(x$flux, x$ivar, x$z, wave, 0.2, 1),
       ffi_network_export = list(fit$architecture, fit$weights),
       ffi_network_fill = list(fit$architecture, 1),
       ffi_network_carry = list(fit$architecture, fit$weights, fit$architecture),
