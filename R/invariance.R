@@ -17,8 +17,10 @@
 #' `seed`, epoch and id alone.
 #'
 #' **Forms.** The losses were published for latents of order 1, and smaller latents make the consistency smaller without any more
-#' consistency. The `"scale-free"` form divides both distances of the similarity by their means over the batch's pairs, and uses
-#' \eqn{\sigma_s} in units of the root of the latents' mean variance over the batch, so the size of the latents changes nothing.
+#' consistency. In the `"scale-free"` form the size of the latents changes nothing: both distances of the similarity are divided by their
+#' means over the batch's pairs, and \eqn{\sigma_s^2} is multiplied by the latents' typical variance, the geometric mean of
+#' \eqn{|s_i - s_j|^2 / (2S)} over neighbours \eqn{j} of \eqn{i} in the (shuffled) batch. Its gradient is taken, too. The geometric mean,
+#' because trainings enlarge a plain one by moving few galaxies far away.
 #'
 #' @param preset `"sdss"` or `"desi"`: the published values of all arguments below that are `NULL`. The published trainings have 800 to 1000
 #'   epochs of batches of 512 with `epsilon = 1e-4`, `clip = 1` for a loss that is a sum over the batch: divide both by 512 here.

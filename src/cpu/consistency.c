@@ -4,21 +4,19 @@
 #include "cpu/cpu.h"
 #include "network/scalar.h"
 
-/* The latents' variance over the batch, a mean over latents; 0 for one spectrum */
-static double variance(const float *latent, size_t n, size_t n_latent) {
+/* |s_i - s_{i + 1}|^2 / (2 S), of which u is the geometric mean; the last row is beside the first. */
+static double step(const struct spd_consistency *s, size_t n, size_t i) {
+  const float *x = s->latent + i * s->n_latent, *y = s->latent + (i + 1) % n * s->n_latent;
   double sum = 0;
-  for (size_t a = 0; a < n_latent; a++) {
-    double mean = 0;
-    for (size_t i = 0; i < n; i++) mean += (double)latent[i * n_latent + a];
-    mean /= (double)n;
-    for (size_t i = 0; i < n; i++) sum += ((double)latent[i * n_latent + a] - mean) * ((double)latent[i * n_latent + a] - mean);
-  }
-  return n > 1 ? sum / ((double)n_latent * (double)(n - 1)) : 0;
+  for (size_t a = 0; a < s->n_latent; a++) sum += ((double)x[a] - (double)y[a]) * ((double)x[a] - (double)y[a]);
+  return sum / (2 * (double)s->n_latent) + SPD_LEAST_DISTANCE;
 }
 
 /* S sigma^2 u */
-static double unit_of(const struct spd_consistency *s, double u) {
-  return (double)s->n_latent * s->sigma * s->sigma * (s->scale_free ? u + SPD_LEAST_DISTANCE : 1);
+static double unit_of(const struct spd_consistency *s, size_t n) {
+  double logs = 0;
+  for (size_t i = 0; s->scale_free && i < n; i++) logs += log(step(s, n, i));
+  return (double)s->n_latent * s->sigma * s->sigma * exp(logs / (double)n);
 }
 
 static double distance(const struct spd_consistency *s, size_t i, double unit) {
@@ -31,7 +29,7 @@ static double distance(const struct spd_consistency *s, size_t i, double unit) {
 spd_status cpu_consistency_forward(struct spd_backend *backend, const struct spd_consistency *s, size_t n, struct spd_error *error) {
   (void)backend;
   (void)error;
-  const double unit = unit_of(s, s->scale_free ? variance(s->latent, n, s->n_latent) : 1);
+  const double unit = unit_of(s, n);
   for (size_t i = 0; i < s->copies; i++) s->loss[i] = spd_consistency_loss(distance(s, i, unit));
   return SPD_STATUS_OK;
 }
@@ -40,8 +38,8 @@ spd_status cpu_consistency_backward(struct spd_backend *backend, const struct sp
   (void)backend;
   (void)error;
   const size_t n_latent = s->n_latent;
-  const double u = s->scale_free ? variance(s->latent, n, n_latent) : 1, unit = unit_of(s, u);
-  double through_unit = 0; /* - u d/du of the sum of losses */
+  const double unit = unit_of(s, n);
+  double through_unit = 0; /* - d/d log u of the loss */
   for (size_t i = 0; i < n; i++) {
     const double q = i < s->copies ? distance(s, i, unit) : 0;
     const double slope = i < s->copies ? s->factor / (double)s->copies * spd_consistency_slope(q) : 0;
@@ -53,13 +51,15 @@ spd_status cpu_consistency_backward(struct spd_backend *backend, const struct sp
       s->dlatent[a] = -s->dcopy[a];
     }
   }
-  if (!s->scale_free || n < 2) return SPD_STATUS_OK;
-  const double factor = through_unit / (u + SPD_LEAST_DISTANCE) * 2 / ((double)n_latent * (double)(n - 1));
-  for (size_t a = 0; a < n_latent; a++) {
-    double mean = 0;
-    for (size_t i = 0; i < n; i++) mean += (double)s->latent[i * n_latent + a];
-    mean /= (double)n;
-    for (size_t i = 0; i < n; i++) s->dlatent[i * n_latent + a] -= (float)(factor * ((double)s->latent[i * n_latent + a] - mean));
+  if (!s->scale_free) return SPD_STATUS_OK;
+  for (size_t i = 0; i < n; i++) {
+    const double factor = through_unit / ((double)n * (double)n_latent * step(s, n, i));
+    for (size_t a = 0; a < n_latent; a++) {
+      const size_t here = i * n_latent + a, next = (i + 1) % n * n_latent + a;
+      const float d = (float)(factor * ((double)s->latent[here] - (double)s->latent[next]));
+      s->dlatent[here] -= d;
+      s->dlatent[next] += d;
+    }
   }
   return SPD_STATUS_OK;
 }

@@ -174,8 +174,9 @@ struct spd_similarity {
 
 /* The latents s' of the copies of the first C spectra should be those of the spectra:
  *   l_i = sigma(|s'_i - s_i|^2 / (S sigma^2 u)) - 1/2,
- * with u = 1 or, with `scale_free`, the variance of the latents over the batch, a mean over latents. The gradients are those of `factor`
- * times the mean of l. */
+ * with u = 1 or, with `scale_free`, the geometric mean of |s_i - s_j|^2 / (2 S) over neighbours of the batch: their typical variance. (A
+ * plain mean is what a few galaxies make it, and a training moves some far away to enlarge it.) The gradients are those of `factor` times
+ * the mean of l. */
 struct spd_consistency {
   size_t n_latent, copies; /* S, C */
   int scale_free;

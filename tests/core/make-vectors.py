@@ -589,8 +589,8 @@ def make_similarity(rng):
 
 
 def consistency_forward(latent, copy, sigma, scale_free):
-    variance = ((latent - latent.mean(0)) ** 2).sum(0).mean() / max(1, latent.shape[0] - 1)
-    unit = sigma ** 2 * (variance + 1e-12 if scale_free else 1)
+    steps = ((latent - np.roll(latent, -1, 0)) ** 2).mean(1) / 2 + 1e-12
+    unit = sigma ** 2 * (np.exp(np.log(steps).mean()) if scale_free else 1)
     return sigmoid(((copy - latent[:copy.shape[0]]) ** 2).mean(1) / unit) - 0.5
 
 
@@ -599,7 +599,8 @@ def make_consistency(rng):
     for name, n, copies, s, sigma, size, scale_free in [
             ("published", 7, 7, 3, 0.1, 1.0, 0), ("scale-free", 7, 7, 3, 0.1, 1.0, 1), ("half-copied", 6, 3, 2, 0.5, 1.0, 1),
             ("small-latents", 5, 4, 2, 0.1, 1e-3, 1), ("far", 4, 4, 2, 0.01, 1.0, 1), ("alone", 1, 1, 3, 0.1, 1.0, 0),
-            ("alone-scale-free", 1, 1, 3, 0.1, 1.0, 1), ("the-same", 4, 2, 2, 0.1, 1.0, 1)]:
+            ("alone-scale-free", 1, 1, 3, 0.1, 1.0, 1), ("the-same", 4, 2, 2, 0.1, 1.0, 1),
+            ("two", 2, 1, 2, 0.3, 1.0, 1)]:
         latent = f32(size * rng.normal(size=(n, s)))
         copy = f32(latent[:copies] + (0 if name == "the-same" else sigma * size * rng.normal(size=(copies, s))))
         factor = 1.3
