@@ -27,7 +27,8 @@
 #' @examples
 #' x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
-#' fit <- spender(x[1:24], latents = 2, epochs = 4, batch_size = 8, network = small, threads = 1, progress = FALSE)
+#' fit <- spender(x[1:24], latents = 2, epochs = 4, batch_size = 8, network = small, threads = 1,
+#'                progress = FALSE)
 #' check_invariance(fit, x[25:40])
 check_invariance <- function(fit, x, z = NULL, most = 500, seed = 1, threads = NULL) {
   check_fit(fit)

@@ -12,9 +12,9 @@
 #'
 #' **Consistency** with copies: \eqn{\frac1C\sum_i [\sigma(|s'_i - s_i|^2 / (S\sigma_s^2)) - 1/2]} with the latents \eqn{s'} of copies of
 #' \eqn{C} spectra of the batch, which are encoded only. A copy is the spectrum at a redshift drawn from `z_range`, interpolated, with
-#' flux and weight 0 where it was not observed and in a block of `masked` of the pixels; a fraction of the pixels gets noise of so many times
-#' the largest valid flux (`noise`), which its weights know. What was masked stays masked. Each epoch has new copies, which follow from
-#' `seed`, epoch and id alone.
+#' flux and weight 0 where it was not observed and in a block of `masked` of the pixels; a fraction of the pixels gets noise of so
+#' many times the largest valid flux (`noise`), which its weights know. What was masked stays masked. Each epoch has new copies, which
+#' follow from `seed`, epoch and id alone.
 #'
 #' **Forms.** The losses were published for latents of order 1, and smaller latents make the consistency smaller without any more
 #' consistency. In the `"scale-free"` form the size of the latents changes nothing: both distances of the similarity are divided by their
@@ -39,9 +39,9 @@
 #' @param masked Fraction of the pixels in the masked block: 0.05 (SDSS), 0 (DESI).
 #' @return A list of class `spender_invariance`.
 #' @section Training with it: `network` of [spender()] is by default one whose encoder does not see the redshift
-#'   (`redshift_input = FALSE`). The fit has the weights of the last epoch, whatever `best`, as early epochs are less invariant, and `refine`
-#'   is `FALSE`, as a decoder that learns at refined latents is not one of the encoder's. Losses in `history` are those of equation 1.
-#'   [check_invariance()] measures what was reached.
+#'   (`redshift_input = FALSE`). The fit has the weights of the last epoch, whatever `best`, as early epochs are less invariant, and
+#'   `refine` is `FALSE`, as a decoder that learns at refined latents is not one of the encoder's. Losses in `history` are those of
+#'   equation 1. [check_invariance()] measures what was reached.
 #' @references Liang, Y., Melchior, P., Lu, S., Goulding, A., Ward, C. (2023), Autoencoding Galaxy Spectra II: Redshift Invariance and
 #'   Outlier Detection, AJ 166, 75. <https://arxiv.org/abs/2302.02496>
 #' @seealso [check_invariance()], [spender()]
@@ -49,9 +49,10 @@
 #' @examples
 #' spender_invariance()
 #' x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
-#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16, redshift_input = FALSE)
-#' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, network = small, invariance = spender_invariance(),
-#'                threads = 1, progress = FALSE)
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16,
+#'                          redshift_input = FALSE)
+#' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, network = small,
+#'                invariance = spender_invariance(), threads = 1, progress = FALSE)
 spender_invariance <- function(preset = c("sdss", "desi"), form = c("scale-free", "published"), similarity = 1, consistency = 1,
                                sigma = NULL, amplitude = NULL, width = NULL, median_range = c(4000, 7000), slope = NULL, period = NULL,
                                free_epochs = 10, cycle_consistency = NULL, z_range = NULL, fraction = NULL, noise = c(0.05, 0.2),
@@ -115,6 +116,8 @@ id_numbers <- function(x, rows, part = 1e5) {
 #' @export
 print.spender_invariance <- function(x, ...) {
   cat("losses of invariance to redshift, ", x$form, "\n", sep = "")
-  for (name in setdiff(names(x), "form")) cat("  ", format(name, width = 17), "  ", paste(format(x[[name]]), collapse = ", "), "\n", sep = "")
+  for (name in setdiff(names(x), "form")) {
+    cat("  ", format(name, width = 17), "  ", paste(format(x[[name]]), collapse = ", "), "\n", sep = "")
+  }
   invisible(x)
 }

@@ -114,8 +114,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL, network = spender_network(), init = c("auto", "random", "simulated"), epochs = NULL,
                     batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
-                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
-                    checkpoint_minutes = 10, resume = FALSE, progress = NULL, callback = NULL) {
+                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
+                    seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
+                    callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   if (!is.null(invariance)) {

@@ -31,7 +31,8 @@ train <- function(fit, x, options) {
 
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
   on.exit(.Call(ffi_train_close, session))
-  run <- new_run(fit, options$epochs, options$best && is.null(options$invariance), refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
+  run <- new_run(fit, options$epochs, options$best && is.null(options$invariance),
+                 refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
   keeper <- if (!is.null(options$checkpoint)) {
     of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
     checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of)

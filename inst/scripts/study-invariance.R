@@ -10,17 +10,17 @@ library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
 
-options <- read_options(list(spectra = 20000, epochs = 20, latents = 6, filters = "16,32,64", pixels = 981, batch = 64, held = 500, seed = 1,
-                             forms = "none,scale-free,published", similarity = 0.03, consistency = 0.3, sigma = 0.1, fraction = 0.5,
-                             zmax = 0.3, fits = ""))
+options <- read_options(list(spectra = 20000, epochs = 20, latents = 6, filters = "16,32,64", pixels = 981, batch = 64, held = 500,
+                             seed = 1, forms = "none,scale-free,published", similarity = 0.1, consistency = 0.3, sigma = 0.1,
+                             fraction = 0.5, zmax = 0.3, fits = ""))
 say <- function(...) cat(sprintf(...), sep = "")
 grid <- instrument(10^seq(log10(3800), log10(9200), length.out = options$pixels), name = "study")
 network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256), redshift_input = FALSE)
 x <- simulate_spectra(options$spectra, instrument = grid, rest = FALSE, seed = options$seed)
 x$truth <- NULL
 held <- simulate_spectra(options$held, instrument = grid, rest = FALSE, seed = options$seed + 1000)
-say("%g simulated galaxies, %g pixels, network %s, %g latents, %g epochs of batches of %g; perfect loss %.4f\n", options$spectra, options$pixels,
-    options$filters, options$latents, options$epochs, options$batch, mean(held$ivar > 0) / 2)
+say("%g simulated galaxies, %g pixels, network %s, %g latents, %g epochs of batches of %g; perfect loss %.4f\n", options$spectra,
+    options$pixels, options$filters, options$latents, options$epochs, options$batch, mean(held$ivar > 0) / 2)
 
 # out-of-sample R2 of the redshift, of galaxies as they were drawn: from their properties, their evolution; from latents, that and more
 known_redshift <- function(s) spender:::r_squared(as.matrix(s), held$z, seq_along(held$z))
