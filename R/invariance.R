@@ -22,18 +22,20 @@
 #' \eqn{|s_i - s_j|^2 / (2S)} over neighbours \eqn{j} of \eqn{i} in the (shuffled) batch. Its gradient is taken, too. The geometric mean,
 #' because trainings enlarge a plain one by moving few galaxies far away.
 #'
-#' @param preset `"sdss"` or `"desi"`: the published values of all arguments below that are `NULL`. The published trainings have 800 to 1000
-#'   epochs of batches of 512 with `epsilon = 1e-4`, `clip = 1` for a loss that is a sum over the batch: divide both by 512 here.
+#' @param preset `"sdss"` or `"desi"`: the published values of all arguments below that are `NULL`, except those that belong to the
+#'   scale-free form. The published trainings have 800 to 1000 epochs of batches of 512 with `epsilon = 1e-4`, `clip = 1` for a loss that is
+#'   a sum over the batch: divide both by 512 here.
 #' @param form `"scale-free"` or `"published"`.
-#' @param similarity,consistency Weights of the losses; 0 leaves one out.
-#' @param sigma \eqn{\sigma_s}: 0.1 (SDSS), 0.5 (DESI).
+#' @param similarity,consistency Weights of the losses; 0 leaves one out. Published 1 and 1; scale-free 0.1 and 0.5.
+#' @param sigma \eqn{\sigma_s}: published 0.1 (SDSS) and 0.5 (DESI); scale-free 0.5, of the latents' typical standard deviation. Copies
+#'   that differ by several \eqn{\sigma_s} are beyond the slope of the loss: with 0.1, nothing pulled them back.
 #' @param amplitude,width \eqn{A} and \eqn{w}: 20, 1000 Å (SDSS); 30, 2000 Å (DESI). Without effect on the scale-free form is \eqn{A}.
 #' @param median_range Restframe wavelengths (Å) over whose median models are normalised: 4000 to 7000.
 #' @param slope,period,free_epochs The largest \eqn{k}, 9.9 (SDSS) or 1.9 (DESI); epochs in which it is reached, 100 or 20, at most a half
 #'   of all; epochs without similarity at the end, 10, at most a tenth of all.
 #' @param cycle_consistency Is the consistency loss multiplied by \eqn{k}, too? `FALSE` (SDSS), `TRUE` (DESI).
 #' @param z_range Redshifts of the copies: 0 to 0.5 (SDSS), 0 to 0.8 (DESI).
-#' @param fraction Fraction of each batch that is copied. A copy costs what encoding and its gradient cost. As published, 1.
+#' @param fraction Fraction of each batch that is copied: published 1, scale-free 0.5. A copy costs what encoding and its gradient cost.
 #' @param noise Two numbers: the fraction of the pixels that get noise, 0.05, and its standard deviation in units of the largest valid flux,
 #'   0.2.
 #' @param masked Fraction of the pixels in the masked block: 0.05 (SDSS), 0 (DESI).
@@ -53,8 +55,8 @@
 #'                          redshift_input = FALSE)
 #' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, network = small,
 #'                invariance = spender_invariance(), threads = 1, progress = FALSE)
-spender_invariance <- function(preset = c("sdss", "desi"), form = c("scale-free", "published"), similarity = 1, consistency = 1,
-                               sigma = NULL, amplitude = NULL, width = NULL, median_range = c(4000, 7000), slope = NULL, period = NULL,
+spender_invariance <- function(preset = c("sdss", "desi"), form = c("scale-free", "published"), similarity = NULL,
+                               consistency = NULL, sigma = NULL, amplitude = NULL, width = NULL, median_range = c(4000, 7000), slope = NULL, period = NULL,
                                free_epochs = 10, cycle_consistency = NULL, z_range = NULL, fraction = NULL, noise = c(0.05, 0.2),
                                masked = NULL) {
   preset <- match.arg(preset)
@@ -64,7 +66,9 @@ spender_invariance <- function(preset = c("sdss", "desi"), form = c("scale-free"
                 masked = 0.05),
     desi = list(sigma = 0.5, amplitude = 30, width = 2000, slope = 1.9, period = 20, cycle_consistency = TRUE, z_range = c(0, 0.8),
                 masked = 0))[[preset]]
-  published$fraction <- if (form == "published") 1 else 0.5
+  of_form <- if (form == "published") list(similarity = 1, consistency = 1, fraction = 1)
+             else list(similarity = 0.1, consistency = 0.5, fraction = 0.5, sigma = 0.5)
+  published[names(of_form)] <- of_form
   chosen <- list(form = form, similarity = similarity, consistency = consistency, sigma = sigma, amplitude = amplitude, width = width,
                  median_range = median_range, slope = slope, period = period, free_epochs = free_epochs,
                  cycle_consistency = cycle_consistency, z_range = z_range, fraction = fraction, noise = noise, masked = masked)

@@ -3,7 +3,7 @@
 #
 #   Rscript study-invariance.R [name=value ...]
 #     spectra=20000  epochs=20  latents=6  filters=16,32,64  pixels=981  batch=64  held=500  seed=1  forms=none,scale-free,published
-#     similarity=NUMBER  consistency=NUMBER  sigma=0.1  fraction=0.5  zmax=0.3  fits=FOLDER  (where fits are read from, or written to)
+#     similarity=NUMBER  consistency=NUMBER  sigma=0.5  fraction=0.5  zmax=0.3  fits=FOLDER  (where fits are read from, or written to)
 # Each form is one training, of the same spectra, seed and settings. Printed are the fidelity (the loss of equation 1 on galaxies that were
 # held out, at the encoder's and at refined latents) and what check_invariance() finds: the same galaxies, noiseless, at z = 0.05 to 0.20.
 library(spender)
@@ -11,7 +11,7 @@ library(spender)
 source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(spectra = 20000, epochs = 20, latents = 6, filters = "16,32,64", pixels = 981, batch = 64, held = 500,
-                             seed = 1, forms = "none,scale-free,published", similarity = 0.1, consistency = 0.3, sigma = 0.1,
+                             seed = 1, forms = "none,scale-free,published", similarity = 0.1, consistency = 0.5, sigma = 0.5,
                              fraction = 0.5, zmax = 0.3, fits = ""))
 say <- function(...) cat(sprintf(...), sep = "")
 grid <- instrument(10^seq(log10(3800), log10(9200), length.out = options$pixels), name = "study")
@@ -34,7 +34,8 @@ for (form in strsplit(options$forms, ",", fixed = TRUE)[[1]]) {
     fit <- readRDS(path)
   } else {
     invariance <- if (form != "none") {
-      spender_invariance(form = form, similarity = options$similarity, consistency = options$consistency, sigma = options$sigma,
+      spender_invariance(form = form, similarity = options$similarity, consistency = options$consistency,
+                         sigma = if (form == "scale-free") options$sigma, # published: the preset's
                          z_range = c(0, options$zmax), fraction = options$fraction)
     }
     fit <- spender(x, latents = options$latents, network = network, init = "random", epochs = options$epochs, batch_size = options$batch,
