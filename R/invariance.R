@@ -55,8 +55,8 @@
 #'                          redshift_input = FALSE)
 #' fit <- spender(x, latents = 2, epochs = 4, batch_size = 8, network = small,
 #'                invariance = spender_invariance(), threads = 1, progress = FALSE)
-spender_invariance <- function(preset = c("sdss", "desi"), form = c("scale-free", "published"), similarity = NULL,
-                               consistency = NULL, sigma = NULL, amplitude = NULL, width = NULL, median_range = c(4000, 7000), slope = NULL, period = NULL,
+spender_invariance <- function(preset = c("sdss", "desi"), form = c("scale-free", "published"), similarity = NULL, consistency = NULL,
+                               sigma = NULL, amplitude = NULL, width = NULL, median_range = c(4000, 7000), slope = NULL, period = NULL,
                                free_epochs = 10, cycle_consistency = NULL, z_range = NULL, fraction = NULL, noise = c(0.05, 0.2),
                                masked = NULL) {
   preset <- match.arg(preset)

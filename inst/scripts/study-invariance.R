@@ -16,8 +16,6 @@ options <- read_options(list(spectra = 20000, epochs = 20, latents = 6, filters 
 say <- function(...) cat(sprintf(...), sep = "")
 grid <- instrument(10^seq(log10(3800), log10(9200), length.out = options$pixels), name = "study")
 network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256), redshift_input = FALSE)
-x <- simulate_spectra(options$spectra, instrument = grid, rest = FALSE, seed = options$seed)
-x$truth <- NULL
 held <- simulate_spectra(options$held, instrument = grid, rest = FALSE, seed = options$seed + 1000)
 say("%g simulated galaxies, %g pixels, network %s, %g latents, %g epochs of batches of %g; perfect loss %.4f\n", options$spectra,
     options$pixels, options$filters, options$latents, options$epochs, options$batch, mean(held$ivar > 0) / 2)
@@ -25,7 +23,7 @@ say("%g simulated galaxies, %g pixels, network %s, %g latents, %g epochs of batc
 # out-of-sample R2 of the redshift, of galaxies as they were drawn: from their properties, their evolution; from latents, that and more
 known_redshift <- function(s) spender:::r_squared(as.matrix(s), held$z, seq_along(held$z))
 properties <- held$truth$parameters[, c("old", "intermediate", "young", "metals", "ebv", "sigma_stars", "ew_halpha", "log_n2_halpha",
-                                        "log_o3_hbeta", "mag_r")]
+                                        "log_o3_hbeta")]
 say("redshift of the galaxies as drawn from their true properties: R2 %.2f out of sample\n", known_redshift(properties))
 
 for (form in strsplit(options$forms, ",", fixed = TRUE)[[1]]) {
@@ -38,6 +36,7 @@ for (form in strsplit(options$forms, ",", fixed = TRUE)[[1]]) {
                          sigma = if (form == "scale-free") options$sigma, # published: the preset's
                          z_range = c(0, options$zmax), fraction = options$fraction)
     }
+    x <- simulate_spectra(options$spectra, instrument = grid, rest = FALSE, seed = options$seed)
     fit <- spender(x, latents = options$latents, network = network, init = "random", epochs = options$epochs, batch_size = options$batch,
                    validation = 0.03, best = FALSE, refine = FALSE, invariance = invariance, seed = options$seed, progress = FALSE)
     if (nzchar(options$fits)) saveRDS(fit, path)

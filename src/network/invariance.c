@@ -13,11 +13,12 @@ struct spd_invariance {
   struct spd_model *model;
   struct spd_backend *backend;
   struct spd_invariance_options options;
-  size_t batch_size;
+  size_t batch_size, most;
   struct spd_augment augment;
   struct spd_similarity similarity;
   struct spd_consistency consistency;
-  uint64_t *host_keys, *keys; /* (copies) */
+  uint64_t *host_keys, *keys; /* (most) of the spectra of the next batches, on the host and on the backend */
+  size_t n_keys, used;        /* used: their spectra were copied, or would have been */
   size_t n_buffers;
   void *buffers[BUFFERS];
 };
@@ -81,10 +82,9 @@ static spd_status build(struct spd_invariance *v, struct spd_error *error) {
                                     .flux = m->flux,
                                     .ivar = m->ivar,
                                     .z = m->z};
-  v->host_keys = malloc((copies + 1) * sizeof *v->host_keys);
-  if (!v->host_keys) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the keys of a batch");
-  SPD_TRY(take(v, &v->keys, copies * sizeof *v->keys, error));
-  v->augment.key = v->keys;
+  v->host_keys = malloc((v->most + 1) * sizeof *v->host_keys);
+  if (!v->host_keys) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the keys of the copies");
+  SPD_TRY(take(v, &v->keys, v->most * sizeof *v->keys, error));
 
   struct spd_similarity *s = &v->similarity;
   s->n_rest = a->n_rest, s->n_latent = n_latent, s->scale_free = v->options.scale_free;
@@ -108,7 +108,7 @@ static spd_status build(struct spd_invariance *v, struct spd_error *error) {
 }
 
 spd_status spd_invariance_create(struct spd_invariance **out, struct spd_model *model, const struct spd_invariance_options *options,
-                                 size_t batch_size, struct spd_error *error) {
+                                 size_t batch_size, size_t most, struct spd_error *error) {
   *out = NULL;
   struct spd_invariance *v = calloc(1, sizeof *v);
   if (!v) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the losses of invariance");
@@ -116,6 +116,7 @@ spd_status spd_invariance_create(struct spd_invariance **out, struct spd_model *
   v->backend = model->backend;
   v->options = *options;
   v->batch_size = batch_size;
+  v->most = most;
   const spd_status status = build(v, error);
   if (status != SPD_STATUS_OK) {
     spd_invariance_destroy(v);
@@ -134,16 +135,23 @@ void spd_invariance_destroy(struct spd_invariance *v) {
 
 /* ---- a batch ---- */
 
-spd_status spd_invariance_copy(struct spd_invariance *v, const uint64_t *ids, uint64_t epoch, struct spd_error *error) {
+spd_status spd_invariance_begin(struct spd_invariance *v, const uint64_t *ids, size_t count, uint64_t epoch, struct spd_error *error) {
+  const uint64_t key = spd_mix64(spd_mix64(v->options.seed) ^ spd_mix64(epoch + EPOCH_SALT));
+  if (count > v->most) return spd_fail(error, SPD_STATUS_INVALID, "internal: %zu spectra, at most %zu were expected", count, v->most);
+  for (size_t i = 0; i < count; i++) v->host_keys[i] = spd_mix64(key ^ spd_mix64(ids[i]));
+  v->n_keys = count, v->used = 0;
+  return v->backend->ops->upload(v->backend, v->keys, v->host_keys, count * sizeof *v->keys, error);
+}
+
+spd_status spd_invariance_copy(struct spd_invariance *v, struct spd_error *error) {
   struct spd_model *m = v->model;
   const struct spd_backend_ops *ops = v->backend->ops;
   const size_t n = m->n, copies = spd_invariance_copies(&v->options, n), width = v->augment.n_observed;
-  if (n > v->batch_size || n + copies > m->capacity)
-    return spd_fail(error, SPD_STATUS_INVALID, "internal: %zu spectra and %zu copies do not fit the model", n, copies);
+  if (n > v->batch_size || n + copies > m->capacity || n > v->n_keys - v->used)
+    return spd_fail(error, SPD_STATUS_INVALID, "internal: %zu spectra and %zu copies are too many", n, copies);
+  v->augment.key = v->keys + v->used;
+  v->used += n;
   if (copies == 0) return SPD_STATUS_OK;
-  const uint64_t key = spd_mix64(spd_mix64(v->options.seed) ^ spd_mix64(epoch + EPOCH_SALT));
-  for (size_t i = 0; i < copies; i++) v->host_keys[i] = spd_mix64(key ^ spd_mix64(ids[i]));
-  SPD_TRY(ops->upload(v->backend, v->keys, v->host_keys, copies * sizeof *v->keys, error));
   v->augment.to_flux = m->flux + n * width;
   v->augment.to_ivar = m->ivar + n * width;
   v->augment.to_z = m->z + n;

@@ -28,13 +28,17 @@ double spd_invariance_slope(const struct spd_invariance_options *options, uint64
 size_t spd_invariance_copies(const struct spd_invariance_options *options, size_t n);
 
 struct spd_invariance;
-/* For batches of up to `batch_size` spectra of a model, which must outlive it and have room for their copies, too. */
+/* For batches of up to `batch_size` spectra, up to `most` of them in a row, of a model, which must outlive it and have room for the copies
+ * of a batch, too. */
 spd_status spd_invariance_create(struct spd_invariance **invariance, struct spd_model *model, const struct spd_invariance_options *options,
-                                 size_t batch_size, struct spd_error *error);
+                                 size_t batch_size, size_t most, struct spd_error *error);
 void spd_invariance_destroy(struct spd_invariance *invariance);
 
-/* Copies the model's batch before it is encoded. ids (n): identities of the spectra; a copy follows from seed, epoch and id. */
-spd_status spd_invariance_copy(struct spd_invariance *invariance, const uint64_t *ids, uint64_t epoch, struct spd_error *error);
+/* Says which spectra the next batches will have. ids (count): their identities; a copy follows from seed, epoch and id. */
+spd_status spd_invariance_begin(struct spd_invariance *invariance, const uint64_t *ids, size_t count, uint64_t epoch,
+                                struct spd_error *error);
+/* Copies the model's batch, the next of those, before it is encoded. */
+spd_status spd_invariance_copy(struct spd_invariance *invariance, struct spd_error *error);
 /* Both losses of the batch, which has been encoded and decoded, and their gradients, which the model's next backward pass adds. */
 spd_status spd_invariance_losses(struct spd_invariance *invariance, uint64_t epoch, struct spd_error *error);
 /* Means of the last losses: waits for the backend. */

@@ -51,7 +51,7 @@ struct spd_training {
   float *encoded;                    /* (batch_size, S) on the host */
   double *before, *after, *slope;    /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
   struct spd_invariance *invariance; /* NULL where the loss is the fidelity alone */
-  uint64_t *ids, *batch_ids;         /* (n_rows) and (batch_size), for it */
+  uint64_t *ids, *next_ids;          /* (n_rows), (n_training): of all rows, of those to come in this epoch */
   int feeding;                       /* the feed is on its way through `order` */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
@@ -83,10 +83,10 @@ static spd_status prepare_invariance(struct spd_training *t, struct spd_error *e
     return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra and %zu copies does not fit a model made for %zu", n, copies,
                     spd_model_capacity(t->model));
   t->ids = malloc(t->n_rows * sizeof *t->ids);
-  t->batch_ids = malloc(n * sizeof *t->batch_ids);
-  if (!t->ids || !t->batch_ids) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  t->next_ids = malloc((t->n_training + 1) * sizeof *t->next_ids);
+  if (!t->ids || !t->next_ids) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   for (uint64_t i = 0; i < t->n_rows; i++) t->ids[i] = t->options.ids ? t->options.ids[i] : i;
-  return spd_invariance_create(&t->invariance, t->model, t->options.invariance, n, error);
+  return spd_invariance_create(&t->invariance, t->model, t->options.invariance, n, (size_t)t->n_training, error);
 }
 
 static spd_status prepare(struct spd_training *t, const struct spd_source *source, struct spd_error *error) {
@@ -149,7 +149,7 @@ void spd_training_destroy(struct spd_training *t) {
   spd_refiner_destroy(t->refiner);
   spd_invariance_destroy(t->invariance);
   free(t->ids);
-  free(t->batch_ids);
+  free(t->next_ids);
   free(t->encoded);
   free(t->before);
   free(t->slope);
@@ -219,8 +219,7 @@ static spd_status refined_gradients(struct spd_training *t, uint64_t done, struc
 static spd_status invariant_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
   size_t n;
   SPD_TRY(spd_feed_next(&n, t->feed, error));
-  for (size_t i = 0; i < n; i++) t->batch_ids[i] = t->ids[t->order[done + i]];
-  SPD_TRY(spd_invariance_copy(t->invariance, t->batch_ids, t->epoch, error));
+  SPD_TRY(spd_invariance_copy(t->invariance, error));
   SPD_TRY(spd_model_encode(t->model, error));
   SPD_TRY(decode(t, done, error));
   SPD_TRY(spd_invariance_losses(t->invariance, t->epoch, error));
@@ -235,11 +234,20 @@ static spd_status gradients(struct spd_training *t, uint64_t done, struct spd_er
   return spd_model_backward(t->model, error);
 }
 
+/* The rows of this epoch after the first `done` */
+static spd_status start_feeding(struct spd_training *t, uint64_t done, struct spd_error *error) {
+  const size_t count = (size_t)(t->n_training - done);
+  SPD_TRY(spd_feed_start(t->feed, t->order + done, count, error));
+  t->feeding = 1;
+  if (!t->invariance) return SPD_STATUS_OK;
+  for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->order[done + i]];
+  return spd_invariance_begin(t->invariance, t->next_ids, count, t->epoch, error);
+}
+
 static spd_status one_step(struct spd_training *t, struct spd_error *error) {
   const uint64_t done = t->step_in_epoch * t->options.batch_size;
   struct spd_adam_options adam = t->options.adam;
-  if (!t->feeding) SPD_TRY(spd_feed_start(t->feed, t->order + done, (size_t)(t->n_training - done), error));
-  t->feeding = 1;
+  if (!t->feeding) SPD_TRY(start_feeding(t, done, error));
   spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
   SPD_TRY(gradients(t, done, error));
   if (t->options.clip > 0) SPD_TRY(spd_model_clip(t->model, t->options.clip, error));

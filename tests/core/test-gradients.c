@@ -45,7 +45,10 @@ static double loss_now(struct problem *p) {
 static double loss_of(struct problem *p, const float *weights) {
   MUST(spd_model_set_parameters(p->model, weights, error));
   MUST(spd_model_load(p->model, p->data.flux, p->data.ivar, p->data.z, N, error));
-  if (p->invariance) MUST(spd_invariance_copy(p->invariance, (const uint64_t[]){11, 12, 13, 14}, EPOCH, error));
+  if (p->invariance) {
+    MUST(spd_invariance_begin(p->invariance, (const uint64_t[]){11, 12, 13, 14}, N, EPOCH, error));
+    MUST(spd_invariance_copy(p->invariance, error));
+  }
   MUST(spd_model_encode(p->model, error));
   return loss_now(p);
 }
@@ -348,7 +351,7 @@ static void test_invariance(const char *name, struct spd_architecture a, uint64_
   MUST(spd_network_init(&p.net, &a, error));
   p.data = small_data_new(&p.net, N, seed);
   MUST(spd_model_create(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, 2 * N + 1, SPD_MODEL_TRAIN, error));
-  MUST(spd_invariance_create(&p.invariance, p.model, &options, N + 1, error));
+  MUST(spd_invariance_create(&p.invariance, p.model, &options, N + 1, N, error));
   test_parameters(&p);
   spd_invariance_destroy(p.invariance);
   spd_model_destroy(p.model);

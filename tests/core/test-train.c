@@ -363,13 +363,16 @@ static void test_copies(const struct setting *s) {
     struct spd_invariance *v;
     MUST(spd_cpu_create(&backend, k + 1, error));
     MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, 2 * N, SPD_MODEL_TRAIN, error));
-    MUST(spd_invariance_create(&v, model, &all, N, error));
+    MUST(spd_invariance_create(&v, model, &all, N, N, error));
     MUST(spd_model_load_rows(model, d->flux, d->ivar, d->z, rows[k], N, error));
-    MUST(spd_invariance_copy(v, rows[k], 4, error));
+    MUST(spd_invariance_begin(v, rows[k], N, 4, error));
+    MUST(spd_invariance_copy(v, error));
     copies[k] = check_alloc(N * m * sizeof(float));
     memcpy(copies[k], model->flux + N * m, N * m * sizeof(float));
     if (k == 1) {
-      MUST(spd_invariance_copy(v, rows[k], 5, error));
+      CHECK_STATUS(spd_invariance_copy(v, error), SPD_STATUS_INVALID, "too many");
+      MUST(spd_invariance_begin(v, rows[k], N, 5, error));
+      MUST(spd_invariance_copy(v, error));
       CHECK(memcmp(copies[k], model->flux + N * m, N * m * sizeof(float)) != 0, "another epoch has the same copies");
     }
     spd_invariance_destroy(v);
