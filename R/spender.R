@@ -176,9 +176,9 @@ update.spender <- function(object, x, epochs, ...) {
     abort("invalid", "update() does not know the argument ", code_list(unknown), ".")
   }
   before <- object$training[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(object$training))]
+  if (!is.null(before$invariance)) class(before$invariance) <- "spender_invariance" # a fit keeps a plain list
   options <- utils::modifyList(utils::modifyList(training_defaults(), before, keep.null = TRUE), given, keep.null = TRUE)
   options$epochs <- epochs
-  if (is.list(options$invariance)) class(options$invariance) <- "spender_invariance" # a model file keeps a list
   if (is.null(options$split_seed)) options$split_seed <- options$seed
   train(object, x, options)
 }
