@@ -152,11 +152,11 @@ struct spd_augment {
   float *to_z;                /* (N) */
 };
 
-/* Distances between the restframe models of a batch and between its latents should agree, over all pairs (Liang et al. 2023,
- * arXiv:2302.02496): x_i = rest_i / median of rest_i,  D_ij = sum_r root_r^2 (x_i - x_j)^2,  d_ij = |s_i - s_j|^2 / S, l_i = 1/N sum over j
- * != i of f(k (d_ij - D_ij)),  f(t) = sigma(t - 2.5) + sigma(-t - 2.5). With `scale_free` both distances are divided by their means over
- * the pairs. Medians are over pixels from ... to - 1, the lower of the middle two if they are even in number. Gradients, through the
- * medians and means too, are those of `factor` times the mean of l. */
+/* Distances between the restframe models of a batch and between its latents should agree, over all pairs (Liang et al. 2023):
+ *   x_i = rest_i / median of rest_i,  D_ij = sum_r root_r^2 (x_i - x_j)^2,  d_ij = |s_i - s_j|^2 / S,
+ *   l_i = 1/N sum over j != i of f(k (d_ij - D_ij)),  f(t) = sigma(t - 2.5) + sigma(-t - 2.5).
+ * With `scale_free` both distances are divided by their means over the pairs. Medians are over pixels from ... to - 1, the lower of the
+ * middle two if they are even in number. Gradients, through the medians and means too, are those of `factor` times the mean of l. */
 struct spd_similarity {
   size_t n_rest, n_latent, from, to;
   int scale_free;
