@@ -43,6 +43,9 @@
 #' @param refine Whether the decoder learns at refined latents (see [predict.spender()]) in the later part of the training: `FALSE`, as
 #'   published; `TRUE`, in the second half; or the fraction of the training after which. The encoder then learns through the decoder without
 #'   changing it. Such fits are meant to be used with refined latents; reported losses are those of the encoder's latents.
+#' @param invariance `NULL`, or further losses that make the latents independent of redshift, from [spender_invariance()].
+#' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
+#' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
 #' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used, see [devices()]) or `"auto"`: a GPU if there is one.
 #' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
 #'   products to 11 significant bits; `"fp16"`, operands and stored activations to 11 significant bits in 16, with a scale for each
@@ -111,10 +114,15 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL, network = spender_network(), init = c("auto", "random", "simulated"), epochs = NULL,
                     batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
-                    refine = FALSE, device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
-                    checkpoint_minutes = 10, resume = FALSE, progress = NULL, callback = NULL) {
+                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
+                    seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
+                    callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
+  if (!is.null(invariance)) {
+    if (missing(network)) network <- spender_network(redshift_input = FALSE)
+    if (missing(refine)) refine <- FALSE
+  }
   check_network(network)
   kernel <- if (length(lsf) > 1) check_kernel(lsf)
   lsf <- if (is.null(kernel)) lsf else length(kernel)
@@ -168,6 +176,7 @@ update.spender <- function(object, x, epochs, ...) {
     abort("invalid", "update() does not know the argument ", code_list(unknown), ".")
   }
   before <- object$training[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(object$training))]
+  if (!is.null(before$invariance)) class(before$invariance) <- "spender_invariance" # a fit keeps a plain list
   options <- utils::modifyList(utils::modifyList(training_defaults(), before, keep.null = TRUE), given, keep.null = TRUE)
   options$epochs <- epochs
   if (is.null(options$split_seed)) options$split_seed <- options$seed

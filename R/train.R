@@ -15,6 +15,7 @@ train <- function(fit, x, options) {
   options <- training_plan(options, n, fit$architecture, device, identical(fit$training$init, "simulated"))
   settings <- options[training_settings()]
   settings$batch_size <- min(options$batch_size, length(rows))
+  settings["invariance"] <- list(if (!is.null(options$invariance)) unclass(options$invariance)) # model files hold plain lists
   settings[c("device", "precision")] <- device[c("device", "precision")]
   steps_per_epoch <- ceiling(n / settings$batch_size)
   bounds <- reference_losses(fit, x, rows)
@@ -30,7 +31,8 @@ train <- function(fit, x, options) {
 
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
   on.exit(close_session(session))
-  run <- new_run(fit, options$epochs, options$best, refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
+  run <- new_run(fit, options$epochs, options$best && is.null(options$invariance),
+                 refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
   keeper <- if (!is.null(options$checkpoint)) {
     of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
     checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of)
@@ -86,6 +88,15 @@ check_training <- function(options) {
   check_number(options$split_seed, "split_seed", 0, 2^53, whole = TRUE)
   for (flag in c("cycle_momentum", "best", if (!is.null(options$progress)) "progress")) check_flag(options[[flag]], flag)
   if (!isTRUE(options$refine) && !isFALSE(options$refine)) check_number(options$refine, "refine", 0, 1)
+  check_invariance_argument(options$invariance)
+  if (!is.null(options$invariance) && !isFALSE(options$refine)) {
+    abort("invalid", "`invariance` does not go with `refine`: its losses are of the encoder's latents.")
+  }
+  if (!is.null(options$clip)) {
+    check_number(options$clip, "clip", 0, 1e300)
+    if (options$clip == 0) abort("invalid", "`clip` must be above 0: with 0 nothing would be learned.")
+  }
+  check_number(options$epsilon, "epsilon", 0, 1e300)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
   check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
@@ -101,7 +112,9 @@ open_training <- function(fit, x, rows, is_training, settings, device, steps_per
                        steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,
                        cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
                        refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
-                       lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative")))
+                       lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
+                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon),
+          list(invariance = invariance_settings(settings$invariance, x, rows, settings$epochs))))
 }
 
 # The step from which on the decoder learns at refined latents, NA for never

@@ -16,10 +16,49 @@ static spd_status copy_membership(struct r_session *session, const int *is_train
   return SPD_STATUS_OK;
 }
 
+/* The element `invariance` of the options: NULL for none (0), or a list. ids: numbers that stand for the ids of the n spectra, to be copied
+ * into R_alloc'ed memory. */
+static int take_invariance(struct spd_invariance_options *to, const uint64_t **ids, SEXP options, size_t n, uint64_t seed) {
+  const SEXP list = r_list_get(options, "invariance");
+  if (list == R_NilValue) return 0;
+  const double *const id = r_list_numbers(list, "ids", n), *const z = r_list_numbers(list, "z_range", 2);
+  const double *const range = r_list_numbers(list, "median_range", 2);
+  *to = (struct spd_invariance_options){.scale_free = r_list_flag(list, "scale_free"),
+                                        .similarity = r_list_real(list, "similarity"),
+                                        .consistency = r_list_real(list, "consistency"),
+                                        .sigma = r_list_real(list, "sigma"),
+                                        .amplitude = r_list_real(list, "amplitude"),
+                                        .width = r_list_real(list, "width"),
+                                        .median_from = range[0],
+                                        .median_to = range[1],
+                                        .fraction = r_list_real(list, "fraction"),
+                                        .z_low = z[0],
+                                        .z_high = z[1],
+                                        .noisy = r_list_real(list, "noisy"),
+                                        .noise = r_list_real(list, "noise"),
+                                        .masked = r_list_real(list, "masked"),
+                                        .slope = r_list_real(list, "slope"),
+                                        .period = (uint64_t)r_list_whole(list, "period", 1, 1e9),
+                                        .free_from = (uint64_t)r_list_whole(list, "free_from", 0, 1e15),
+                                        .cycle_consistency = r_list_flag(list, "cycle_consistency"),
+                                        .seed = seed};
+  if (!(to->fraction >= 0 && to->fraction <= 1) || !(to->masked >= 0 && to->masked <= 1) || !(to->z_low > -1 && to->z_high >= to->z_low))
+    Rf_error("internal: fractions must be between 0 and 1, redshifts above -1");
+  uint64_t *copy = (uint64_t *)(void *)R_alloc(n + 1, sizeof *copy);
+  for (size_t i = 0; i < n; i++) {
+    if (!(id[i] >= 0 && id[i] <= R_MOST_SEED)) Rf_error("internal: 'ids' must be whole numbers");
+    copy[i] = (uint64_t)id[i];
+  }
+  *ids = copy;
+  return 1;
+}
+
 static spd_status open_session(struct r_session *session, const struct spd_network *network, const float *weights,
                                const float *wave_observed, const float *wave_rest, size_t n, struct spd_training_options *options,
                                const struct r_device *device, struct spd_error *error) {
-  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device, error));
+  const size_t copies = options->invariance ? spd_invariance_copies(options->invariance, options->batch_size) : 0;
+  SPD_TRY(
+      r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size + copies, SPD_MODEL_TRAIN, device, error));
   struct spd_source source = {.flux = session->flux,
                               .ivar = session->ivar,
                               .z = session->z,
@@ -56,9 +95,12 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
                                    .adam = {.rate = 0,
                                             .beta1 = 0.9,
                                             .beta2 = 0.999,
-                                            .epsilon = 1e-8,
+                                            .epsilon = r_list_real(options, "epsilon"),
                                             .lsf_factor = r_list_real(options, "lsf_factor"),
-                                            .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")}};
+                                            .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")},
+                                   .clip = r_list_real(options, "clip")};
+  struct spd_invariance_options invariance;
+  if (take_invariance(&invariance, &o.ids, options, n, o.seed)) o.invariance = &invariance;
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;

@@ -147,6 +147,11 @@ static const struct spd_backend_ops cpu_ops = {
     /* .lsf_backward = */ cpu_lsf_backward,
     /* .loss_forward = */ cpu_loss_forward,
     /* .loss_backward = */ cpu_loss_backward,
+    /* .augment = */ cpu_augment,
+    /* .similarity_forward = */ cpu_similarity_forward,
+    /* .similarity_backward = */ cpu_similarity_backward,
+    /* .consistency_forward = */ cpu_consistency_forward,
+    /* .consistency_backward = */ cpu_consistency_backward,
     /* .dense_tangents = */ cpu_dense_tangents,
     /* .normal = */ cpu_normal,
     /* .spread = */ cpu_spread,
@@ -154,6 +159,8 @@ static const struct spd_backend_ops cpu_ops = {
     /* .narrow = */ cpu_narrow,
     /* .gather = */ cpu_gather,
     /* .log_ivar = */ cpu_log_ivar,
+    /* .add = */ cpu_add,
+    /* .clip = */ cpu_clip,
     /* .adam = */ cpu_adam,
 };
 

@@ -11,7 +11,7 @@ valid_calls <- function(folder, torch) {
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
   training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
                              constant = FALSE,
-                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_))
+                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8))
   survey <- write_survey(x, file.path(folder, "survey.fits"))
   path <- survey$files$path
   counts <- survey$files$n
@@ -67,6 +67,7 @@ valid_calls <- function(folder, torch) {
       ffi_flow_advance = list(flow_fit, 0),
       ffi_flow_weights = list(flow_fit),
       ffi_flow_close = list(open_flow()),
+      ffi_id_numbers = list(x$id),
       ffi_infer_advance = list(open_inference_to(NULL), 10),
       ffi_infer_catalogue = list(open_inference_to(results), list(x$id, x$z, x$norm)),
       ffi_infer_end = list(ended),
@@ -78,6 +79,7 @@ valid_calls <- function(folder, torch) {
                                                          velocity_max = 600, threads = 1), rep(0, 12), rep(150, 12),
                        array(0.1, c(dim(x$flux), 2))),
       ffi_lines_dip = list(c(3727.09, 3729.88), matrix(c(10, 14, 10, 14), 2), c(50, 140)),
+      ffi_move_spectra = list(x$flux, x$ivar, x$z, wave, 0.2, 1),
       ffi_network_export = list(fit$architecture, fit$weights),
       ffi_network_fill = list(fit$architecture, 1),
       ffi_network_carry = list(fit$architecture, fit$weights, fit$architecture),

@@ -28,6 +28,15 @@ test_that("study-truth.R asks a fit what it knows, and keeps the fit", {
   expect_s3_class(readRDS(path), "spender")
 })
 
+test_that("study-invariance.R trains in each form and measures what was reached", {
+  skip_on_cran()
+  result <- study("study-invariance.R", "spectra=60", "epochs=2", "held=20", "filters=8,8,8", "latents=2", "pixels=251", "batch=16")
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  for (form in c("none", "scale-free", "published")) {
+    expect_match(result$output, paste0("^", form, " +fidelity .*scatter between redshifts"), all = FALSE)
+  }
+})
+
 test_that("study-doublet.R compares two resolutions", {
   skip_on_cran()
   result <- study("study-doublet.R", "spectra=40", "epochs=1", "members=2", "held=10", "filters=8,8,8")
