@@ -102,7 +102,7 @@ test_that("the glue of a training survives every wrong member of its invariance"
     session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest,
                      list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z, rep(TRUE, 6), training)
     .Call(ffi_train_advance, session, 0)
-    .Call(ffi_train_close, session)
+    .Call(ffi_session_close, session)
   }
   open(settings)
   never <- list(NULL, "a", list(), c(1, 2, 3), raw(2), quote(a), globalenv())
