@@ -150,9 +150,10 @@ explore_model <- function(fit, x, latents, compute) {
 explore_quality <- function(fit, x, model) {
   squares <- x$ivar * (x$flux - model)^2
   squares[x$ivar == 0] <- 0
-  loss <- rowSums(squares, na.rm = TRUE) / (2 * ncol(squares))
-  loss[!rowSums(is.finite(model))] <- NA
-  data.frame(chi2 = loss * chi2_per_loss(fit, x), loss = loss)
+  sums <- rowSums(squares, na.rm = TRUE)
+  sums[!rowSums(is.finite(model))] <- NA
+  free <- rowSums(x$ivar > 0 & is.finite(model)) - fit$architecture$n_latent
+  data.frame(chi2 = ifelse(free > 0, sums / free, NA), loss = sums / (2 * ncol(squares)))
 }
 
 explore_umap <- function(umap, latents) {

@@ -312,10 +312,10 @@ compare_losses <- function(fit, x, pca, refine) {
   encoder <- predict(fit, x, "loss", refine = 0)
   known <- is.finite(encoder)
   x <- x[known]
-  refined <- predict(fit, x, "loss", refine = refine)
-  list(losses = c(encoder = mean(encoder[known]), refined = mean(refined), pca = if (!is.null(pca)) mean(predict(pca, x, "loss")),
+  refined <- predict(fit, x, c("loss", "chi2"), refine = refine)
+  list(losses = c(encoder = mean(encoder[known]), refined = mean(refined$loss), pca = if (!is.null(pca)) mean(predict(pca, x, "loss")),
                   noise = mean(x$ivar > 0) / 2),
-       chi2 = stats::quantile(refined * chi2_per_loss(fit, x), c(0.16, 0.5, 0.84), na.rm = TRUE))
+       chi2 = stats::quantile(refined$chi2, c(0.16, 0.5, 0.84), na.rm = TRUE))
 }
 
 #' @export
