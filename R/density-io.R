@@ -14,8 +14,9 @@ own_tensors <- c("centre", "scale", "tail", "log_p", "chi2", "latents", "conditi
 #'
 #' `read_density()` also reads the published flows (`download_model("desi_edr_galaxy_flow")`), masked autoregressive flows of `nflows` with
 #' feed-forward blocks and tanh, as `torch.save()` wrote them or as safetensors: an affine transform (the published one multiplies latents
-#' by 20), layers of a masked network (`initial_layer`, `blocks`, `final_layer`) each followed by a permutation. Sizes follow from the tensors' shapes. Such a density has no calibrating rows; see
-#' [calibrate_density()]. With conditions, or for splines, the layout is ours.
+#' by 20), layers of a masked network (`initial_layer`, `blocks`, `final_layer`) each followed by a permutation. Sizes follow from the
+#' tensors' shapes. Such a density has no calibrating rows; see [calibrate_density()]. With conditions, or for splines, the layout is
+#' ours.
 #'
 #' @param density From [latent_density()] or `read_density()`.
 #' @param path The file, by custom `*.safetensors`.

@@ -15,6 +15,7 @@
 library(spender)
 
 source(system.file("scripts", "study-options.R", package = "spender"))
+source(system.file("scripts", "study-oddities.R", package = "spender"))
 
 options <- read_options(list(parts = "densities,uniform,speed,outliers", densities = "gaussian,ring,moons,tails,banana", rows = 1e5,
                              held = 20000, mclust = 5000, samples = 1000, epochs = 0, seeds = 20, threads = 0, spectra = 12000,
@@ -171,35 +172,6 @@ if ("speed" %in% parts) {
 }
 
 # ---- odd galaxies ----
-
-# The same spectra with other flux, variance or redshift, prepared anew
-changed <- function(x, flux, variance = 1 / x$ivar, z = x$z, kind) {
-  ivar <- ifelse(x$ivar > 0 & is.finite(variance), 1 / variance, 0)
-  spectra(flux * x$norm, ivar / x$norm^2, z, x$instrument, id = paste0(kind, "-", seq_along(z)), mask_sky = FALSE)
-}
-
-plant <- list(
-  blend = function(x, other) { # as much light of another galaxy at its own redshift
-    changed(x, (x$flux + other$flux) / 2, ifelse(other$ivar > 0, (1 / x$ivar + 1 / other$ivar) / 4, Inf), kind = "blend")
-  },
-  redshift = function(x, other) {
-    z <- x$z + ifelse(x$z > 0.15, -1, 1) * (0.05 + 0.001 * seq_along(x$z))
-    changed(x, x$flux, z = z, kind = "redshift")
-  },
-  glitch = function(x, other) { # five runs of three pixels, 15 sigma high
-    pixels <- seq_along(x$instrument$wave)
-    for (i in seq_along(x$z)) {
-      hit <- c(outer(sample(pixels[x$ivar[i, ] > 0 & pixels < length(pixels) - 2], 5), 0:2, "+"))
-      x$flux[i, hit] <- x$flux[i, hit] + ifelse(x$ivar[i, hit] > 0, 15 / sqrt(x$ivar[i, hit]), 0)
-    }
-    changed(x, x$flux, kind = "glitch")
-  },
-  broad = function(x, other) { # H-alpha of 150 Angstrom and 3000 km/s (sigma), H-beta a third of it
-    rest <- outer(1 / (1 + x$z), x$instrument$wave)
-    line <- function(at, width) width * dnorm(rest, at, 0.01 * at)
-    changed(x, x$flux + line(6564.6, 150) + line(4862.7, 50), kind = "broad")
-  }
-)
 
 if ("outliers" %in% parts) {
   grid <- instrument(seq(3800, 9200, by = options$step), "study")
