@@ -296,6 +296,7 @@ static void train_invariant(struct small_trained *out, const struct setting *s, 
   struct spd_training_state state;
   struct spd_backend *backend;
   uint64_t count;
+  int finished;
   memset(out, 0, sizeof *out);
   out->weights = check_alloc(bytes), out->m = check_alloc(bytes), out->v = check_alloc(bytes);
   memcpy(out->weights, d->weights, bytes);
@@ -311,10 +312,10 @@ static void train_invariant(struct small_trained *out, const struct setting *s, 
     if (done) MUST(spd_training_set_state(training, &state, error));
     for (; done < until; done++) {
       MUST(spd_training_advance(training, 0, &out->progress, error));
-      if (done % 3 == 1) MUST(spd_training_validate(training, &out->validation, &count, error));
+      if (done % 3 == 1) MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
     }
     state = spd_training_get_state(training);
-    MUST(spd_training_validate(training, &out->validation, &count, error));
+    MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
     MUST(spd_model_get_parameters(out->weights, model, error));
     MUST(spd_model_get_moments(out->m, out->v, model, error));
     spd_training_destroy(training);
