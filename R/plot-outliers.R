@@ -68,13 +68,13 @@ gallery_panels <- function(x, i, model, facts, first) {
   known <- paste(c(paste0("z = ", formatC(x$z[i], digits = 4, format = "f")), class[!is.na(class)],
                    paste0("p = ", format(facts$p, digits = 2)),
                    if (facts$masked > 0.01) paste0(round(100 * facts$masked), " % masked")), collapse = "   ")
-  why <- if (is.na(facts$reason)) "" else paste0("   ", facts$reason)
+  why <- if (!is.na(facts$reason)) paste0(", ", facts$reason)
   chi2 <- formatC(facts$chi2, digits = 2, format = "f")
   flux <- panel_base(masked, range(wave)) + flux_layers(pixels, 0.22, 0.4) +
     line_layers(lines[lines$strong, ], x$z[i], range(wave), ylim, character_width = 0.016) +
     ggplot2::coord_cartesian(xlim = range(wave), ylim = ylim, expand = FALSE) +
     ggplot2::scale_x_continuous(n.breaks = 6) +
-    ggplot2::labs(title = x$id[i], subtitle = bquote(.(paste0(known, "   ")) * chi^2 * .(paste0(" = ", chi2, why))), x = NULL,
+    ggplot2::labs(title = paste0(x$id[i], why), subtitle = bquote(.(paste0(known, "   ")) * chi^2 * .(paste0(" = ", chi2))), x = NULL,
                   y = if (first) "flux") +
     theme_spender() +
     ggplot2::theme(axis.text.x = ggplot2::element_blank(), axis.ticks.x = ggplot2::element_blank(),
