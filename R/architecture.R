@@ -45,9 +45,9 @@ spender_network <- function(filters = c(128, 256, 512), kernels = c(5, 11, 21), 
 #' A small network that learns fast
 #'
 #' [spender_network()] with 16, 32 and 64 channels and a decoder with one hidden layer of 128 units. With `spender(refine = TRUE)` it comes
-#' nearest to the noise for its time: 20,000 simulated galaxies take six minutes on two cores, and others are then described to within 2 % of
-#' the noise's loss. From 7,000 it comes three times as near to the noise in a minute as with the paper's decoder (64, 256, 1024) in two and a
-#' half.
+#' nearest to the noise for its time: 20,000 simulated galaxies take six minutes on two cores, and others are then described to within
+#' 2 % of the noise's loss. From 7,000 it comes three times as near to the noise in a minute as with the paper's decoder
+#' (64, 256, 1024) in two and a half.
 #'
 #' @param ... Further arguments of [spender_network()].
 #' @return A list of class `spender_network`, to be given to [spender()].
@@ -60,8 +60,9 @@ spender_network <- function(filters = c(128, 256, 512), kernels = c(5, 11, 21), 
 fast_network <- function(...) spender_network(filters = c(16, 32, 64), decoder_hidden = 128, ...)
 
 # The architecture that the core reads: the network's shape and the sizes that the data and the user decide.
-new_architecture <- function(network, n_observed, n_rest, n_latent, lsf) {
-  c(list(n_observed = n_observed, n_rest = n_rest, n_latent = n_latent), unclass(network), list(lsf = lsf))
+new_architecture <- function(network, n_observed, n_rest, n_latent, lsf, calibration = NULL) {
+  c(list(n_observed = n_observed, n_rest = n_rest, n_latent = n_latent), unclass(network), list(lsf = lsf),
+    if (!is.null(calibration)) list(calibration_sd = calibration$sd))
 }
 
 count_parameters <- function(architecture) sum(.Call(ffi_network_table, architecture)$count)

@@ -61,8 +61,8 @@ grad_fam <- function(fit, x, feature, device = "auto", precision = "fp32", threa
   device <- choose_device(device, precision, threads)
   usable <- !is.na(x$norm)
   values <- rep(NA_real_, length(x))
-  rest <- run_network(fit, "rest", device, batch_size, flux = x$flux[usable, , drop = FALSE],
-                      ivar = x$ivar[usable, , drop = FALSE], z = x$z[usable])
+  rest <- infer(fit, x, "rest", device = device, batch_size = batch_size)$values$rest[usable, , drop = FALSE]
+  rest[is.na(rest)] <- 0 # of spectra without a covered pixel, which have none
   if (is.function(feature)) {
     gradient <- feature(rest, fit$wave_rest)
     if (!is.numeric(gradient) || !is.matrix(gradient) || !identical(dim(gradient), dim(rest)) || any(!is.finite(gradient))) {

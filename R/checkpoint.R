@@ -38,7 +38,8 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
   # One that cannot be written is no reason to lose the training; the one before is still there.
   keep <- function() {
     tryCatch(write_checkpoint(path, identity, list(state = .Call(ffi_train_state, session), history = run$history, weights = run$weights,
-                                                   lowest = run$lowest, kept = run$kept, seconds = now() - run$started)),
+                                                   lowest = run$lowest, kept = run$kept, seconds = now() - run$started,
+                                                   unvalidated = run$unvalidated)),
              spender_error_io = function(e) warn("checkpoint", "The checkpoint could not be written: ", conditionMessage(e), "."))
     kept_at <<- now()
   }
@@ -48,7 +49,10 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
     restore = function() {
       kept <- read_checkpoint(path, identity)
       .Call(ffi_train_restore, session, kept$state)
-      run$epoch <- kept$state$epoch
+      run$unvalidated <- kept$unvalidated
+      run$epoch <- kept$state$epoch - length(kept$unvalidated) / 2
+      run$step <- kept$state$step
+      run$begun <- c(at = now(), step = run$step)
       run$history <- kept$history
       run$weights <- kept$weights
       run$lowest <- kept$lowest
@@ -66,6 +70,7 @@ write_checkpoint <- function(path, identity, kept) {
                            kept = number(kept$kept),
                            history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)),
                                           data = as.double(unlist(kept$history)))))
+  if (!is.null(kept$unvalidated)) tensors$unvalidated <- list(dtype = "F64", shape = 2, data = kept$unvalidated)
   metadata <- c(format = checkpoint_format, version = checkpoint_version, identity, digest = checkpoint_digest(tensors))
   .Call(ffi_safetensors_write, path, tensors, metadata, TRUE)
 }
@@ -82,6 +87,7 @@ read_checkpoint <- function(path, identity) {
   }
   wanted <- c(state_parts, "best", "lowest", "seconds", "kept", "history")
   if (!all(wanted %in% names(file$tensors))) damaged("it lacks ", enumerate(setdiff(wanted, names(file$tensors))))
+  wanted <- c(wanted, intersect("unvalidated", names(file$tensors)))
   data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)
   if (!identical(checkpoint_digest(lapply(data, function(d) list(data = d))), metadata[["digest"]])) damaged("its digest does not fit")
   other <- names(identity)[vapply(names(identity), function(name) !identical(metadata[[name]], identity[[name]]), NA)]
@@ -90,5 +96,6 @@ read_checkpoint <- function(path, identity) {
           ". Give the arguments it was begun with, or another file.")
   }
   history <- as.data.frame(matrix(data$history, ncol = length(empty_history()), dimnames = list(NULL, names(empty_history()))))
-  list(state = data[state_parts], history = history, weights = data$best, lowest = data$lowest, seconds = data$seconds, kept = data$kept)
+  list(state = data[state_parts], history = history, weights = data$best, lowest = data$lowest, seconds = data$seconds, kept = data$kept,
+       unvalidated = data$unvalidated)
 }

@@ -49,17 +49,11 @@ download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.
   result <- data.frame(id = id, path = path, url = url, status = ifelse(file.exists(path), "there", "failed"), bytes = NA_real_,
                        reason = "")
   left <- which(result$status == "failed" & !duplicated(path))
-  bar <- if (progress && length(left)) cli::cli_progress_bar("Downloading spectra", total = length(left))
-  for (attempt in 0:retries) {
-    if (!length(left)) break
-    if (attempt > 0) Sys.sleep(min(2^(attempt - 1), 30) * getOption("spender.download_pause", 1))
-    reasons <- download_files(url[left], path[left], parallel, stall, function() if (progress) cli::cli_progress_update(id = bar))
-    done <- !nzchar(reasons)
-    result$status[left[done]] <- "downloaded"
-    result$reason[left] <- reasons
-    # a file that the server does not have is not requested again
-    left <- left[!done & !grepl("HTTP (401|403|404|410)", reasons)]
-  }
+  tick <- progress_bar("Files", length(left), progress)
+  finished <- 0
+  result$reason[left] <- download_files(url[left], path[left], parallel, stall, retries, whole_fits,
+                                        function() tick(finished <<- finished + 1))
+  result$status[left[!nzchar(result$reason[left])]] <- "downloaded"
   twice <- duplicated(path)
   result$status[twice] <- result$status[match(path[twice], path)]
   result$bytes <- file.size(path)
@@ -87,9 +81,24 @@ check_ids <- function(ids, run2d) {
   data.frame(numbers, run2d = trimws(as.character(ids$run2d)))
 }
 
-# One round: each file into path.part, from where it broke off before, and to its name when it is whole. Returns why each failed, "" if
-# it did not. `parallel` transfers are begun, and another one whenever one ends.
-download_files <- function(urls, paths, parallel, stall, tick) {
+# Why each failed, "" if it did not, after `retries` further rounds for those that did. whole(part) says why a complete transfer is not the
+# file, or "".
+download_files <- function(urls, paths, parallel, stall, retries, whole, tick) {
+  reasons <- rep("", length(urls))
+  left <- seq_along(urls)
+  for (attempt in 0:retries) {
+    if (!length(left)) break
+    if (attempt > 0) Sys.sleep(min(2^(attempt - 1), 30) * getOption("spender.download_pause", 1))
+    reasons[left] <- download_round(urls[left], paths[left], parallel, stall, whole, tick)
+    # a file that the server does not have, or has another one of, is not requested again
+    left <- left[nzchar(reasons[left]) & !grepl("HTTP (401|403|404|410)|SHA-256", reasons[left])]
+  }
+  reasons
+}
+
+# One round: each file into path.part, from where it broke off before, and to its name when it is whole. `parallel` transfers are begun,
+# and another one whenever one ends.
+download_round <- function(urls, paths, parallel, stall, whole, tick) {
   reasons <- rep("", length(urls))
   pool <- curl::new_pool(total_con = parallel, host_con = parallel)
   begun <- 0
@@ -111,7 +120,7 @@ download_files <- function(urls, paths, parallel, stall, tick) {
     curl::curl_fetch_multi(urls[i], data = function(bytes, ...) writeBin(bytes, to), pool = pool, handle = handle,
                            done = function(response) {
       close(to)
-      reason <- judge_download(response, part, have)
+      reason <- judge_download(response, part, have, whole)
       if (nzchar(reason)) unlink(part)
       else if (!file.rename(part, paths[i])) reason <- paste("cannot be renamed to", basename(paths[i]))
       finish(reason)
@@ -128,15 +137,19 @@ download_files <- function(urls, paths, parallel, stall, tick) {
 }
 
 # Why the response is not the file, or "". A server may ignore a range request and send the whole file.
-judge_download <- function(response, part, have) {
+judge_download <- function(response, part, have, whole) {
   code <- response$status_code
   if (!code %in% c(200, 206)) return(paste("HTTP", code))
   if (have > 0 && code == 200) return("the server sent the whole file where its rest was asked for")
   length <- content_length(response$headers)
   size <- file.size(part)
   if (!is.na(length) && size != have + length) return(paste0(size, " bytes came instead of ", have + length))
-  if (size == 0 || size %% 2880 != 0) return("what came is not a whole FITS file")
-  ""
+  whole(part)
+}
+
+whole_fits <- function(part) {
+  size <- file.size(part)
+  if (size == 0 || size %% 2880 != 0) "what came is not a whole FITS file" else ""
 }
 
 content_length <- function(headers) {

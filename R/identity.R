@@ -8,12 +8,20 @@ data_digest <- function(x) {
   digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
 }
 
-# Fingerprint of results, as stored in their file: the type, and short digests of the fit, the spectra and their ids.
-result_identity <- function(fit, x, type, ids, inference) {
-  short <- function(..., digits = 8) substr(digest_of(list(...)), 1, digits) # a card has room for 68 characters
+# Fingerprint of a fit: short, since a card of a file has room for 68 characters
+fit_identity <- function(fit) {
   shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
-  paste0(type, " fit:", short(fit$weights, shape, fit$wave_rest, fit$instrument$wave),
-         " spectra:", short(data_digest(x)), " ids:", short(ids),
+  substr(digest_of(list(fit$weights, shape, fit$wave_rest, fit$instrument$wave)), 1, 8)
+}
+
+# Fingerprint of results, as stored in their file: the type (of several, their beginnings), and short digests of the fit, the spectra and
+# their ids, with the catalogue columns that are kept.
+result_identity <- function(fit, x, types, ids, inference, keep = character()) {
+  short <- function(..., digits = 8) substr(digest_of(list(...)), 1, digits)
+  type <- if (length(types) > 1) paste(substr(types, 1, 2), collapse = "+") else types
+  kept <- if (length(keep)) list(keep, if (!inherits(x, "survey")) lapply(unname(as.list(x$meta[keep])), plain_column))
+  paste0(type, " fit:", fit_identity(fit),
+         " spectra:", short(data_digest(x)), " ids:", if (length(keep)) short(ids, kept) else short(ids),
          if (inference$steps > 0) paste0(" refine:", short(inference, digits = 4)))
 }
 

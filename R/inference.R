@@ -1,11 +1,15 @@
-# How latents of spectra are found: what ffi_predict() knows as `refine`.
+# How latents of spectra are found: what ffi_infer_open() knows as `refine`.
 encoder_only <- list(steps = 0, with_redshift = FALSE, freedom = 0, mean = NULL, precision = NULL)
 
-new_inference <- function(fit, type, refine, robust, prior, refine_z) {
+new_inference <- function(fit, types, refine, robust, prior, refine_z) {
   if (is.null(refine)) refine <- if (learned_refined(fit)) 2 else 0
   check_number(refine, "refine", 0, 1000, whole = TRUE)
   check_flag(refine_z, "refine_z")
-  if (type == "z") {
+  if ("z" %in% types) {
+    if (!refine_z && length(types) > 1) {
+      abort("invalid", "`type = \"z\"` refines redshifts, and the other types then belong to these: ask for it alone, or give ",
+            "`refine_z = TRUE`.")
+    }
     refine_z <- TRUE
     if (refine == 0) refine <- 4
   }
@@ -44,8 +48,8 @@ check_prior <- function(prior, fit) {
 # widened a little, so that a latent which does not vary has a prior, too.
 latent_prior <- function(fit, x, rows, device, most = 2048) {
   rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
-  x <- as_spectra(x[rows])
-  latents <- run_network(fit, "latent", device, NULL, flux = x$flux, ivar = x$ivar, z = x$z)
+  latents <- infer(fit, x, "latent", device = device, rows = rows)$values$latent
+  latents <- latents[stats::complete.cases(latents), , drop = FALSE] # a spectrum without a covered pixel has none
   n <- ncol(latents)
   if (nrow(latents) < 2 || !all(is.finite(latents))) return(NULL)
   covariance <- stats::cov(latents)
@@ -56,7 +60,6 @@ latent_prior <- function(fit, x, rows, device, most = 2048) {
 refined_loss <- function(fit, x, rows, device, most = 1024, steps = NULL) {
   if (!length(rows)) return(NA_real_)
   rows <- if (length(rows) > most) rows[round(seq(1, length(rows), length.out = most))] else rows
-  x <- as_spectra(x[rows])
   inference <- new_inference(fit, "loss", steps, NULL, FALSE, FALSE)
-  mean(run_network(fit, "loss", device, NULL, flux = x$flux, ivar = x$ivar, z = x$z, inference = inference))
+  mean(infer(fit, x, "loss", inference, device, rows = rows)$values$loss, na.rm = TRUE)
 }

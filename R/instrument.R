@@ -3,7 +3,7 @@
 #' An instrument determines the wavelength grid of its spectra. `instrument()` names a grid that the package
 #' knows, or makes one from wavelengths of your own.
 #'
-#' @param wave `"sdss"`, `"boss"`, an instrument (returned as it is), or a vector of wavelengths: Å, in vacuum, strictly
+#' @param wave `"sdss"`, `"boss"`, `"desi"`, an instrument (returned as it is), or a vector of wavelengths: Å, in vacuum, strictly
 #'   increasing, at least two. They are rounded to single precision, in which grids are stored and the network computes.
 #' @param name A name to print; by default that of the known grid, or `"custom"`.
 #' @return An object of class `spender_instrument`: a list of `wave` (Å, double precision holding single-precision values) and
@@ -14,8 +14,11 @@
 #' - `"boss"`: 4670 pixels, \eqn{\lambda_m = 10^{3.55 + 10^{-4} m}}{lambda_m = 10^(3.55 + 1e-4 m)}, 3548 to 10397 Å: the pixels that coadds
 #'   of BOSS and eBOSS can have. Each single coadd begins and ends a little further in.
 #'
-#' Both are uniform in log wavelength with SDSS's step of 1e-4, so [read_sdss()] puts either survey's files on either grid and
-#' drops pixels beyond its ends.
+#' - `"desi"`: 7781 pixels, \eqn{\lambda_m = 3600 + 0.8 m}{lambda_m = 3600 + 0.8 m}, 3600 to 9824 Å: the pixels of DESI's three arms, which
+#'   fall on each other where the arms overlap.
+#'
+#' The first two are uniform in log wavelength with SDSS's step of 1e-4, so [read_sdss()] puts either survey's files on either grid and
+#' drops pixels beyond its ends. [read_desi()] needs DESI's.
 #' @section Errors:
 #' `spender_error_instrument` for an unknown name, and for wavelengths that are not finite, not positive or not increasing.
 #' @examples
@@ -42,7 +45,7 @@ instrument <- function(wave = "sdss", name = NULL) {
 new_instrument <- function(wave, name) structure(list(wave = wave, name = name), class = "spender_instrument")
 
 known_instruments <- function() {
-  list(sdss = 10^(3.578 + 1e-4 * 0:3920), boss = 10^(3.55 + 1e-4 * 0:4669))
+  list(sdss = 10^(3.578 + 1e-4 * 0:3920), boss = 10^(3.55 + 1e-4 * 0:4669), desi = 3600 + 0.8 * 0:7780)
 }
 
 check_name <- function(name) {

@@ -1,4 +1,5 @@
-# Models as safetensors files: PyTorch's tensor names and layouts; architecture, training and history as JSON in the metadata.
+# Models as safetensors files: PyTorch's tensor names and layouts; architecture, training and history as JSON in the metadata. Files of
+# torch.save() are read, too: R/published.R.
 
 model_format <- "spender"
 model_version <- 1L
@@ -13,9 +14,10 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' PyTorch name and in its PyTorch layout, the wavelength grids as tensors, and architecture, training settings and loss
 #' history as JSON in the metadata. `read_model()` reads it back, with the same bits in weights and grids.
 #'
-#' `read_model()` also reads a plain export of PyTorch weights, such as the published models'; the script
-#' `system.file("scripts", "export-pytorch.py", package = "spender")` turns a `.pt` file into one. The architecture then
-#' follows from the tensors' shapes:
+#' `read_model()` also reads weights of the published PyTorch code: `.pt` files of `torch.save()`, such as those of [download_model()], and
+#' plain exports as safetensors (as of the script `system.file("scripts", "export-pytorch.py", package = "spender")`). PyTorch is not
+#' needed, and nothing in a file is run: a `.pt` file is a program that builds the weights, of which only the instructions that state
+#' dicts need are followed, and anything else is an error. The architecture follows from the tensors' shapes:
 #' - convolutions `encoder.conv1.0.weight` (out, in, kernel) to `encoder.conv3.0.weight`, and a weight encoder where there are
 #'   `encoder.conv1w.0.weight` to `encoder.conv3w.0.weight`;
 #' - linear layers `encoder.mlp.*` and `decoder.mlp.*` (out, in), in the order of their numbers, which need not be consecutive;
@@ -23,10 +25,12 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' - Speculator activations in a decoder with `beta` and `gamma`, leaky ReLU in another;
 #' - a line spread function where there is `encoder.instrument.lsf.weight` (1, 1, pixels).
 #'
-#' Names may begin with `model.`, `weight.` or `module.`; float64, float16 and bfloat16 numbers are converted to float32.
+#' Names may begin with `model.`, `weight.` or `module.`; float64, float16 and bfloat16 numbers are converted to float32. Of a checkpoint,
+#' which also has losses or an optimizer's state, only the model is read; of one with a model for each of several instruments,
+#' the one that `instrument` names. The first paper's encoder sees the redshift; the published code has since dropped that input from it.
 #'
 #' @param fit A fit from [spender()] or `read_model()`.
-#' @param path The file, by custom `*.safetensors`.
+#' @param path The file, by custom `*.safetensors`; `read_model()` also takes `*.pt`.
 #' @param overwrite Whether an existing file may be replaced. The old file stays whole until the new one is complete.
 #' @param wave,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
 #'   grids; they take precedence over the file's, and are rounded to single precision. `wave` may be an [instrument()].
@@ -34,9 +38,12 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #'   kernels of the convolutions before them.
 #' @param decoder_offset Constant that is added to the decoder's output (0 or 1), for a file without our metadata. By default 1 with
 #'   Speculator activations and 0 with leaky ReLU.
+#' @param instrument Which model of a file with several: its number, or an [instrument()] or its name (`"sdss"`), found by the
+#'   wavelengths that the file has for it. An error names those there are.
 #'
 #' @return `write_model()`: `path`, invisibly. `read_model()`: a fit of class `spender`; read from a file without our metadata,
-#'   its history has no rows and its training settings are empty.
+#'   its history has no rows and its training settings are empty. From a file with a published density of latents
+#'   (`"desi_edr_galaxy_flow"` of [download_model()]): what [read_density()] returns.
 #'
 #' @section Errors:
 #' `spender_error_format` where the file is cut short, foreign, lacks a tensor, or has one of another shape than the
@@ -44,6 +51,7 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' `spender_error_invalid` where an argument is wrong. Messages name the file and the tensor. Tensors that are no part of the network, and
 #' weights that are not finite, are reported by a warning of class `spender_warning_format`.
 #'
+#' @seealso [download_model()]
 #' @examples
 #' \donttest{
 #' x <- simulate_spectra(20, seed = 1)
@@ -80,10 +88,10 @@ write_model <- function(fit, path, overwrite = FALSE) {
 
 #' @rdname write_model
 #' @export
-read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decoder_offset = NULL) {
+read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decoder_offset = NULL, instrument = NULL) {
   call <- match.call()
   check_path(path)
-  instrument_name <- "custom"
+  instrument_name <- NULL
   if (inherits(wave, "spender_instrument")) {
     instrument_name <- wave$name
     wave <- wave$wave
@@ -92,9 +100,14 @@ read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decode
   if (!is.null(wave_rest)) wave_rest <- argument_grid(wave_rest, "`wave_rest`")
   check_hints(pools, decoder_offset)
 
-  file <- .Call(ffi_safetensors_read, path, character())
+  file <- read_tensor_file(path)
+  if (is_flow(file$tensors)) {
+    if (!all(vapply(list(wave, wave_rest, pools, decoder_offset, instrument), is.null, NA)))
+      abort("invalid", path, ": holds a density of latents, for which only `path` has a meaning.")
+    return(read_density(path))
+  }
   metadata <- as.list(file$metadata)
-  tensors <- network_tensors(file$tensors, path)
+  tensors <- network_tensors(file$tensors, path, instrument, alone = is.null(file$metadata))
   ours <- identical(metadata[["format"]], model_format)
   if (ours) {
     if (!is.null(pools) || !is.null(decoder_offset))
@@ -110,7 +123,7 @@ read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decode
   })
   check_tensors(tensors, table, path)
 
-  if (is.null(wave) && !is.null(metadata[["instrument"]])) instrument_name <- metadata[["instrument"]]
+  if (is.null(wave)) instrument_name <- metadata[["instrument"]]
   weights <- .Call(ffi_network_import, architecture, read_tensors(tensors[table$name], path))
   if (ours && !is.null(metadata[["digest"]])) { # earlier versions wrote none
     written <- model_digest(metadata, weights, choose_grid(NULL, "wave", architecture$n_observed, tensors, path),
@@ -121,6 +134,7 @@ read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decode
   }
   wave <- choose_grid(wave, "wave", architecture$n_observed, tensors, path)
   wave_rest <- choose_grid(wave_rest, "wave_rest", architecture$n_rest, tensors, path)
+  if (is.null(instrument_name)) instrument_name <- grid_name(wave)
   training <- metadata_json(metadata, "training", path)
   if (!is.null(training) && !is.list(training)) abort("format", path, ": its metadata 'training' is not a list")
 
@@ -185,15 +199,12 @@ grid_tensor <- function(wave) {
   list(dtype = if (identical(as_float32(wave), wave)) "F32" else "F64", shape = length(wave), data = wave)
 }
 
-# The file's tensors under the names that our table has; each remembers its name in the file.
-network_tensors <- function(tensors, path) {
+# The file's tensors under the names that our table has; each remembers its name in the file. `alone`: without those that are beside the
+# model.
+network_tensors <- function(tensors, path, instrument = NULL, alone = FALSE) {
+  prefix <- choose_model(names(tensors), instrument, path)
   tensors <- Map(function(tensor, name) c(tensor[c("dtype", "shape")], file_name = name), tensors, names(tensors))
-  prefixes <- "^((model|weight|module)\\.)*"
-  first <- names(tensors)[sub(prefixes, "", names(tensors)) == first_tensor]
-  if (length(first) == 0) abort("format", path, ": not a model: tensor '", first_tensor, "' is missing")
-  if (length(first) > 1) abort("format", path, ": holds more than one model: ", enumerate(first))
-
-  prefix <- substr(first, 1, nchar(first) - nchar(first_tensor))
+  if (alone) tensors <- tensors[startsWith(names(tensors), prefix)]
   ours <- startsWith(names(tensors), prefix)
   name <- names(tensors)
   name[ours] <- sub(".mlp.mlp.", ".mlp.", substring(name[ours], nchar(prefix) + 1), fixed = TRUE)
@@ -298,7 +309,7 @@ check_tensors <- function(tensors, table, path) {
 # Values of the tensors, under the same names.
 read_tensors <- function(tensors, path) {
   file_names <- vapply(tensors, `[[`, "", "file_name")
-  values <- lapply(.Call(ffi_safetensors_read, path, file_names)$tensors[file_names], `[[`, "data")
+  values <- lapply(read_tensor_file(path, file_names)$tensors[file_names], `[[`, "data")
   largest <- 3.4028234663852886e38 # of float32
   broken <- !vapply(values, function(x) all(abs(x) <= largest), NA) %in% TRUE
   if (any(broken)) warn("format", path, ": tensors with values that are not finite: ", enumerate(file_names[broken]))
@@ -309,7 +320,7 @@ choose_grid <- function(given, grid, n, tensors, path) {
   if (is.null(given)) {
     tensor_length(tensors, grid, path)
     name <- tensors[[grid_tensors[[grid]]]]$file_name
-    wave <- .Call(ffi_safetensors_read, path, name)$tensors[[name]]$data
+    wave <- read_tensor_file(path, name)$tensors[[name]]$data
     check_grid(wave, n, paste0(path, ": tensor '", name, "'"), "format")
     return(wave)
   }

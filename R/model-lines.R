@@ -16,28 +16,31 @@
 #' @param calibration From [calibrate_lines()], with all `lines`.
 #' @param refine Steps by which latents are refined, at least 1 (see [predict.spender()]).
 #' @param window,sigma_max,velocity_max As in [measure_lines()].
-#' @return A data frame as that of [measure_lines()], in normalised flux, with a further column `observed`; of an ensemble, values are means
+#' @param physical As in [measure_lines()].
+#' @return A data frame as that of [measure_lines()], with a further column `observed`; of an ensemble, values are means
 #'   over its members. Errors are `NA` where the spectrum does not determine the latents. Widths of observed lines include the
 #'   instrument's.
 #' @inheritSection measure_lines Errors
 #' @export
-#' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
+#' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' measure_model_lines(fit, x[1:2], "Halpha")[, c("id", "line", "flux", "flux_err", "ew", "ew_err")]
 measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"),
-                                calibration = NULL, refine = 2, window = 40, sigma_max = 600, velocity_max = 600) {
-  need_minpack()
+                                calibration = NULL, refine = 2, window = 40, physical = TRUE, sigma_max = 600, velocity_max = 600) {
   lines <- known_lines(lines)
+  check_flag(physical, "physical")
   if (!is.null(calibration)) check_line_calibration(calibration, lines)
-  m <- model_lines(fit, in_memory(x), lines, refine, window, sigma_max, velocity_max)
-  out <- m$table
+  x <- in_memory(x)
+  out <- model_lines(fit, x, lines, refine, window, sigma_max, velocity_max)$table
   if (!is.null(calibration)) {
     misfit <- line_misfit(calibration[match(out$line, calibration$line), ], out$ew)
     out$ew_err <- sqrt(out$ew_err^2 + misfit^2)
     out$flux_err <- sqrt(out$flux_err^2 + (misfit * out$continuum)^2)
   }
+  in_unit <- c("flux", "flux_err", "continuum") # spectra without a norm have none of them
+  if (physical) out[in_unit] <- out[in_unit] * x$norm[out$row]
   out
 }
 
@@ -61,7 +64,7 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #' @inheritSection measure_lines Errors
 #' @seealso [held_out()]
 #' @export
-#' @examplesIf requireNamespace("minpack.lm", quietly = TRUE)
+#' @examples
 #' grid <- instrument(seq(4000, 8000, by = 8))
 #' x <- simulate_spectra(60, z = rep(c(0.05, 0.1), 30), instrument = grid, seed = 1)
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
@@ -71,7 +74,6 @@ measure_model_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta
 #' measure_model_lines(fit, x[1:2], "Halpha", calibration)[, c("id", "ew", "ew_err")]
 calibrate_lines <- function(fit, x, lines = c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha", "NII_6585"), refine = 2,
                             window = 40, sigma_max = 600, velocity_max = 600) {
-  need_minpack()
   lines <- known_lines(lines)
   x <- in_memory(x)
   x <- x[!is.na(x$norm)]

@@ -3,15 +3,16 @@
 #' The linear model with as many numbers per galaxy as a fit has latents, for comparison: a mean and components of the restframe,
 #' found by expectation maximisation over spectra with gaps and noise (Bailey 2012, PASP 124, 1015): scores from components and
 #' components from scores, both by weighted least squares, in turns. Restframe pixels that fewer than three spectra for each
-#' component cover have a mean only. Spectra are resampled to the
-#' restframe grid once, linearly.
+#' component cover have a mean only. Spectra are resampled to the restframe grid linearly, some at a time: memory does not grow with their
+#' number, and a survey is read once for each round.
 #'
-#' @param x [spectra()]; those without a norm are left out.
+#' @param x [spectra()] or a survey; spectra without a norm are left out.
 #' @param components Number of components.
 #' @param wave_rest Restframe grid (Å); by default [spender()]'s.
 #' @param iterations Rounds of expectation maximisation.
 #' @param z_max As in [spender()].
 #' @param seed Of the random components it starts from.
+#' @param threads How many threads to use; `NULL`: as many as [devices()] says. The result does not depend on it.
 #' @return A list of class `spender_pca`: `mean` (\eqn{R}), `components` (components \eqn{\times R}, orthonormal), `wave_rest`,
 #'   `instrument`. [predict()] fits the components to spectra by weighted least squares.
 #' @section Errors: `spender_error_invalid` naming the argument.
@@ -20,38 +21,39 @@
 #' x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
 #' pca <- spectra_pca(x, components = 3)
 #' mean(predict(pca, x, "loss"))
-spectra_pca <- function(x, components = 6, wave_rest = NULL, iterations = 15, z_max = 0.5, seed = 1) {
-  x <- in_memory(x)
-  check_spectra(x)
+spectra_pca <- function(x, components = 6, wave_rest = NULL, iterations = 15, z_max = 0.5, seed = 1, threads = NULL) {
+  check_source(x)
   check_number(components, "components", 1, 1000, whole = TRUE)
   check_number(iterations, "iterations", 1, 1e4, whole = TRUE)
   check_number(seed, "seed", 0, .Machine$integer.max, whole = TRUE)
+  threads <- fit_threads(threads)
   wave_rest <- restframe_grid(x$instrument, 1, z_max, wave_rest)
-  x <- x[!is.na(x$norm)]
+  if (anyNA(x$norm)) x <- x[!is.na(x$norm)]
   if (length(x) <= components) {
     abort("invalid", "`components` must be less than the number of spectra with a norm, which is ", length(x), ".")
   }
-  data <- to_restframe(x, wave_rest)
   restore <- keep_random_state()
   on.exit(restore())
   set.seed(seed)
-  total <- colSums(data$weight)
-  average <- ifelse(total > 0, colSums(data$weight * data$flux) / pmax(total, 1e-300), 1)
-  mean <- average
-  enough <- colSums(data$weight > 0) >= 3 * (components + 1) # elsewhere a pixel has its average and no components
-  basis <- t(qr.Q(qr(matrix(stats::rnorm(length(wave_rest) * components), ncol = components))))
+  model <- list(mean = numeric(length(wave_rest)), components = matrix(0, 0, length(wave_rest)), wave_rest = wave_rest,
+                instrument = x$instrument)
+  alone <- .Call(ffi_pca_solve, pca_pass(model, x, TRUE, threads)$sums, 0)
+  average <- ifelse(alone$count > 0, alone$solution[, 1], 1)
+  enough <- alone$count >= 3 * (components + 1) # elsewhere a pixel has its average and no components
+  model$mean <- average
+  model$components <- t(qr.Q(qr(matrix(stats::rnorm(length(wave_rest) * components), ncol = components))))
   for (round in seq_len(iterations)) {
-    scores <- weighted_fit(sweep(data$flux, 2, mean), data$weight, basis)
-    # the same problem, pixel by pixel; the mean too, as each pixel is covered by spectra of its own
-    by_pixel <- weighted_fit(t(data$flux), t(data$weight), rbind(1, t(scores)))
-    mean <- ifelse(enough, by_pixel[, 1], average)
-    basis <- t(qr.Q(qr(by_pixel[, -1, drop = FALSE] * enough)))
+    # pixel by pixel; the mean too, as each pixel is covered by spectra of its own
+    by_pixel <- .Call(ffi_pca_solve, pca_pass(model, x, TRUE, threads)$sums, components)$solution
+    model$mean <- ifelse(enough, model$mean + by_pixel[, 1], average)
+    model$components <- t(qr.Q(qr(by_pixel[, -1, drop = FALSE] * enough)))
   }
   # about the mean galaxy, in order of the variance they carry
-  scores <- weighted_fit(sweep(data$flux, 2, mean), data$weight, basis)
-  mean <- mean + as.vector(colMeans(scores) %*% basis)
+  scores <- pca_pass(model, x, FALSE, threads)$scores
+  model$mean <- model$mean + as.vector(colMeans(scores) %*% model$components)
   turn <- svd(sweep(scores, 2, colMeans(scores)), nu = 0)$v
-  structure(list(mean = mean, components = t(turn) %*% basis, wave_rest = wave_rest, instrument = x$instrument), class = "spender_pca")
+  model$components <- t(turn) %*% model$components
+  structure(model, class = "spender_pca")
 }
 
 #' @param object From [spectra_pca()].
@@ -64,32 +66,35 @@ predict.spender_pca <- function(object, x, type = c("observed", "rest", "latent"
   type <- match.arg(type)
   if (missing(x)) return(predict_newdata(object, type, ...))
   check_dots("predict", ...)
-  x <- in_memory(x)
-  check_spectra(x)
+  check_source(x)
   check_same_grid(object, x)
-  data <- to_restframe(x, object$wave_rest)
-  scores <- weighted_fit(sweep(data$flux, 2, object$mean), data$weight, object$components)
-  unknown <- unknown_rows(object, x)
-  warn_unknown(unknown)
-  without <- function(rows) {
-    rows[unknown > 0, ] <- NA
-    rows
+  parts <- unknown <- list()
+  take <- function(part, rows) {
+    here <- unknown_rows(object, part)
+    out <- pca_rows(object, part, type)
+    out[here > 0, ] <- NA
+    unknown[[length(unknown) + 1]] <<- here
+    parts[[length(parts) + 1]] <<- out
   }
+  if (inherits(x, "survey")) in_parts(x, take) else take(x, seq_along(x$z))
+  warn_unknown(unlist(unknown))
+  out <- do.call(rbind, parts)
+  if (type == "loss") out[, 1] else out
+}
+
+# Of spectra in memory, a matrix with a row for each
+pca_rows <- function(pca, x, type) {
+  threads <- fit_threads(NULL)
+  scores <- pca_pass(pca, x, FALSE, threads)$scores
   dimnames(scores) <- list(x$id, paste0("s", seq_len(ncol(scores))))
-  if (type == "latent") return(without(scores))
-  rest <- sweep(scores %*% object$components, 2, object$mean, "+")
-  if (type == "rest") return(without(rest))
-  wave <- x$instrument$wave
-  observed <- t(vapply(seq_along(x$z), function(i) {
-    stats::approx(object$wave_rest, rest[i, ], wave / (1 + x$z[i]))$y
-  }, wave))
+  if (type == "latent") return(scores)
+  if (type == "rest") return(sweep(scores %*% pca$components, 2, pca$mean, "+"))
+  observed <- .Call(ffi_pca_observed, unname(scores), as.double(x$z), pca_grids(pca, threads), pca$mean, t(pca$components))
   rownames(observed) <- x$id
-  if (type == "observed") return(without(observed))
+  if (type == "observed") return(observed)
   squares <- x$ivar * (x$flux - observed)^2
   squares[is.na(observed)] <- 0
-  loss <- rowSums(squares) / (2 * length(wave))
-  loss[unknown > 0] <- NA
-  loss
+  cbind(rowSums(squares) / (2 * ncol(observed)))
 }
 
 #' @export
@@ -98,37 +103,17 @@ print.spender_pca <- function(x, ...) {
   invisible(x)
 }
 
-# Flux and weight (n x R) on the restframe grid: linear interpolation of the flux; the weight is the lower neighbour's, less so
-# where the grid is finer than the pixels, whose information would count twice.
-to_restframe <- function(x, wave_rest) {
-  wave <- x$instrument$wave
-  density <- c(diff(wave_rest), wave_rest[length(wave_rest)] - wave_rest[length(wave_rest) - 1])
-  pixel <- c(diff(wave), wave[length(wave)] - wave[length(wave) - 1])
-  flux <- weight <- matrix(0, length(x$z), length(wave_rest))
-  for (i in seq_along(x$z)) {
-    rest <- wave / (1 + x$z[i])
-    at <- findInterval(wave_rest, rest)
-    inside <- at >= 1 & at < length(wave)
-    left <- at[inside]
-    t <- (wave_rest[inside] - rest[left]) / (rest[left + 1] - rest[left])
-    w <- pmin(x$ivar[i, left], x$ivar[i, left + 1])
-    flux[i, inside] <- ifelse(w > 0, (1 - t) * x$flux[i, left] + t * x$flux[i, left + 1], 0)
-    weight[i, inside] <- w * pmin(1, density[inside] * (1 + x$z[i]) / pixel[left])
-  }
-  list(flux = flux, weight = weight)
-}
+pca_grids <- function(pca, threads) list(wave = pca$instrument$wave, wave_rest = as.double(pca$wave_rest), threads = threads)
 
-# Coefficients (rows x k) of each row in a basis (k x columns) by weighted least squares, damped a little where weights are few.
-weighted_fit <- function(y, weight, basis) {
-  k <- nrow(basis)
-  first <- rep(seq_len(k), k)
-  second <- rep(seq_len(k), each = k)
-  normal <- tcrossprod(weight, basis[first, , drop = FALSE] * basis[second, , drop = FALSE]) # rows x k^2
-  right <- tcrossprod(weight * y, basis)
-  diagonal <- (seq_len(k) - 1) * k + seq_len(k)
-  size <- rowMeans(normal[, diagonal, drop = FALSE])
-  normal[, diagonal] <- normal[, diagonal] + 1e-9 * size
-  out <- matrix(0, nrow(y), k)
-  for (i in which(size > 0)) out[i, ] <- solve(matrix(normal[i, ], k), right[i, ])
-  out
+# Scores (n x components) of spectra or a survey, and with `add` the restframe pixels' sums over all of them, for ffi_pca_solve
+pca_pass <- function(pca, x, add, threads, size = 2048) {
+  scores <- list()
+  sums <- if (add) numeric()
+  take <- function(part, rows) {
+    out <- .Call(ffi_pca_pass, part$flux, part$ivar, as.double(part$z), pca_grids(pca, threads), pca$mean, t(pca$components), sums)
+    scores[[length(scores) + 1]] <<- out$scores
+    sums <<- out$sums
+  }
+  if (inherits(x, "survey")) in_parts(x, take, size) else take(x, seq_along(x$z))
+  list(scores = do.call(rbind, scores), sums = sums)
 }

@@ -255,12 +255,12 @@ plotmath_label <- function(label) {
 # ---- several ggplots on one page ----
 
 # rows: a list of character vectors, the panels side by side in each row.
-# aligned: panels that fill a row and share their wavelength axis
-new_spender_plot <- function(panels, rows, heights, aligned) {
+# aligned: panels of one width that share their wavelength axis. columns: of the page; NULL if the panels of each row fill it
+new_spender_plot <- function(panels, rows, heights, aligned, columns = NULL) {
   used <- lengths(rows) > 0
   rows <- rows[used]
-  structure(list(panels = panels, rows = rows, heights = rep_len(heights, length(rows)), aligned = intersect(aligned, names(panels))),
-            class = "spender_plot")
+  structure(list(panels = panels, rows = rows, heights = rep_len(heights, length(rows)), aligned = intersect(aligned, names(panels)),
+                 columns = columns), class = "spender_plot")
 }
 
 # One table of graphical objects. Aligned panels share the left axis' room, so that their edges are in line.
@@ -278,9 +278,10 @@ spender_plot_grob <- function(x) {
   children <- list()
   for (i in seq_along(x$rows)) {
     row <- x$rows[[i]]
+    across <- if (is.null(x$columns)) length(row) else x$columns
     for (j in seq_along(row)) {
       spot <- grid::viewport(layout.pos.row = i, layout.pos.col = 1)
-      cell <- grid::viewport(x = (j - 0.5) / length(row), width = 1 / length(row))
+      cell <- grid::viewport(x = (j - 0.5) / across, width = 1 / across)
       children <- c(children, list(grid::grobTree(grobs[[row[j]]], vp = grid::vpStack(spot, cell))))
     }
   }

@@ -7,7 +7,9 @@
 #'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); `"loss"`
 #'   (\eqn{n}), see [spender()]; or `"chi2"` (\eqn{n}), the reduced \eqn{\chi^2}, see Details. All but
 #'   latents, loss and \eqn{\chi^2} are normalised fluxes; [reconstruct()] gives physical ones. `"covariance"` gives
-#'   the covariances of the latents (see [vcov.spender()]), `"z"` the redshifts that fit best (see Details).
+#'   the covariances of the latents (see [vcov.spender()]), `"z"` the redshifts that fit best (see Details),
+#'   `"calibration"` the coefficients of [flux_calibration()] and their errors. Several types, such as
+#'   `c("latent", "loss", "rest")`, are taken from one pass; `"z"` is one of them only with `refine_z = TRUE`.
 #' @param refine Number of Gauss-Newton steps by which latents are moved to their maximum of likelihood, starting from the encoder's; 0 for
 #'   the encoder's latents, as published. Two or three steps are enough after a usual training.
 #' @param robust `NULL` for normal errors, or the degrees of freedom of Student's t (3 to 5) for data with unmasked glitches, which refined
@@ -18,9 +20,13 @@
 #' @param device,precision,threads Where and how to compute, see [spender()]. In `"fp32"`, the default, a GPU and a CPU agree to
 #'   rounding.
 #' @param batch_size Spectra that are computed at a time; `NULL` for 64 on a CPU, 1024 on a GPU.
-#' @param path A FITS file to write the result to, in parts, instead of returning it: a table `RESULTS` with a row for each spectrum. A
-#'   program that was killed continues when it is called again. The file identifies the fit, the spectra, their ids and the type; an
-#'   existing file of other ones is an error that names them. [read_predictions()] reads it.
+#' @param path A FITS file to write the result to, in parts, instead of returning it: a table `RESULTS` with a row for each spectrum
+#'   (`ID`, `Z`, `NORM`, the columns of `keep`, and the results, in single precision). A program that was killed continues when it is called
+#'   again. The file identifies the fit, the spectra, their ids and the type; an existing file of other ones is an error that names them.
+#'   [read_predictions()] reads it.
+#' @param keep Names of columns of the catalogue that go with the result, such as `c("ra", "dec")`. Without `path`, the result is then a
+#'   data frame (see Value).
+#' @param progress Show a progress bar, with the rate and the time left? `NULL`: in interactive sessions.
 #' @param overwrite Replace a file `path` that is there?
 #' @param ... `newdata`, which other packages' models call `x`; anything else is an error.
 #'
@@ -41,11 +47,14 @@
 #'
 #' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"` and
 #'   `"chi2"`; an array
-#'   (\eqn{n \times S \times S}) for `"covariance"`, with `NA` where data and prior do not determine it.
+#'   (\eqn{n \times S \times S}) for `"covariance"`, with `NA` where data and prior do not determine it. Of several types, a list of these,
+#'   named by type. With `keep`, a data frame of `id`, `z`, the columns kept, and the results: latents `s1`, `s2`, ..., `loss`, `chi2`; of
+#'   `"z"` the columns of its matrix, `z_refined` first; of other types a matrix as one column named by the type.
 #'   Spectra for which the fit has no result give rows of `NA`, and a warning: those without a norm (`spender_warning_no_norm`), and those
 #'   without a valid pixel that the restframe grid covers (`spender_warning_coverage`).
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_exists` for a file of other
-#'   results.
+#'   results. `spender_error_format` for a damaged spectrum of a survey, and `spender_error_io` where reading or writing fails, or another
+#'   program writes to `path`: the results before are in the file.
 #' @export
 #' @examples
 #' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
@@ -53,53 +62,104 @@
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
-predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z"), device = "auto",
-                            precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = NULL,
-                            robust = NULL, prior = FALSE, refine_z = FALSE, ...) {
-  type <- match.arg(type)
+#' predict(fit, x[1:3], c("latent", "loss"), keep = "class")
+predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z", "calibration"),
+                            device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = NULL,
+                            robust = NULL, prior = FALSE, refine_z = FALSE, keep = NULL, progress = NULL, ...) {
+  types <- if (missing(type)) "observed" else unique(vapply(type, match.arg, "", names(result_columns), USE.NAMES = FALSE))
   if (missing(x)) {
-    return(predict_newdata(object, type, device = device, precision = precision, threads = threads, batch_size = batch_size, path = path,
-                           overwrite = overwrite, refine = refine, robust = robust, prior = prior, refine_z = refine_z, ...))
+    return(predict_newdata(object, types, device = device, precision = precision, threads = threads, batch_size = batch_size, path = path,
+                           overwrite = overwrite, refine = refine, robust = robust, prior = prior, refine_z = refine_z, keep = keep,
+                           progress = progress, ...))
   }
   check_dots("predict", ...)
   check_source(x)
   check_same_grid(object, x)
   check_flag(overwrite, "overwrite")
-  inference <- new_inference(object, type, refine, robust, prior, refine_z)
+  check_keep(keep, x)
+  if ("calibration" %in% types && calibration_terms(object) == 0) {
+    abort("invalid", "This fit has no calibration: it was made without `flux_calibration` of spender().")
+  }
+  inference <- new_inference(object, types, refine, robust, prior, refine_z)
+  device <- choose_device(device, precision, threads)
+  tick <- progress_bar("Spectra", length(x$z), shows_progress(progress))
   if (!is.null(path)) {
-    return(invisible(predict_to_file(object, x, type, inference, path, overwrite, device, precision, threads, batch_size)))
+    return(invisible(predict_to_file(object, x, types, inference, path, overwrite, keep, device, batch_size, tick)))
   }
   if (overwrite) abort("invalid", "`overwrite` is about the file `path`, and none is given.")
-  device <- choose_device(device, precision, threads)
-  shape_result(predict_all(object, x, type, inference, device, batch_size), object, type)
+  values <- predict_all(object, x, types, inference, device, batch_size, tick)
+  values <- Map(function(value, type) shape_result(value, type, latent_names(object)), values, types)
+  if (!is.null(keep)) return(result_table(values, catalogue_of(x, keep)))
+  if (length(types) > 1) values else values[[1]]
 }
 
-# Of spectra or a survey: a matrix with a row per spectrum
-predict_all <- function(fit, x, type, inference, device, batch_size) {
-  parts <- unknown <- list()
-  take <- function(part, rows) {
-    here <- unknown_rows(fit, part)
-    unknown[[length(unknown) + 1]] <<- here
-    parts[[length(parts) + 1]] <<- predict_rows(fit, part, here, type, inference, device, batch_size)
-  }
-  if (inherits(x, "survey")) in_parts(x, take) else take(x, seq_along(x$z))
-  warn_unknown(unlist(unknown))
-  do.call(rbind, parts)
+# Matrices with a row for each spectrum, named by types; rows without a result are NA, with a warning.
+predict_all <- function(fit, x, types, inference, device, batch_size, tick = function(done) NULL) {
+  out <- infer(fit, x, types, inference, device, batch_size, tick)
+  warn_unknown(out$unknown)
+  ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
+  lapply(out$values, `rownames<-`, ids)
 }
 
-# The matrix that ffi_predict() makes, as the user gets it
-shape_result <- function(out, fit, type) {
-  if (type %in% c("loss", "chi2")) return(out[, 1])
-  if (type == "covariance") {
-    names <- latent_names(fit)
-    k <- sqrt(ncol(out))
-    if (k > length(names)) names <- c(names, "z")
-    return(array(out, c(nrow(out), k, k), list(rownames(out), names, names)))
-  }
-  out
+# A matrix of results as the user gets it
+shape_result <- function(value, type, latents) {
+  switch(type,
+    loss = ,
+    chi2 = value[, 1],
+    z = `colnames<-`(value, c("z", "z_err", "improvement", "moved")),
+    calibration = `colnames<-`(value, calibration_names(ncol(value) / 2)),
+    covariance = {
+      k <- sqrt(ncol(value))
+      names <- if (k > length(latents)) c(latents, "z") else latents
+      array(value, c(nrow(value), k, k), list(rownames(value), names, names))
+    },
+    value
+  )
 }
 
 latent_names <- function(fit) paste0("s", seq_len(fit$architecture$n_latent))
+
+check_keep <- function(keep, x) {
+  if (is.null(keep)) return(invisible())
+  known <- if (inherits(x, "survey")) x$columns else names(x$meta)
+  if (!is.character(keep) || anyNA(keep) || anyDuplicated(keep)) {
+    abort("invalid", "`keep` must be different names of columns of the catalogue, not ", describe(keep), ".")
+  }
+  unknown <- setdiff(keep, c(known, "id", "z", "norm"))
+  if (length(unknown)) {
+    abort("invalid", "`keep`: the catalogue has no column ", code_list(unknown), "; it has ",
+          if (length(known)) enumerate(known, 12) else "none", ".")
+  }
+}
+
+# Some columns of the catalogue, of some rows: a list
+kept_columns <- function(x, keep, rows = seq_along(x$z)) {
+  if (!length(keep)) return(list())
+  as.list(if (inherits(x, "survey")) survey_catalogue(x, keep, x$rows[rows]) else x$meta[rows, keep, drop = FALSE])
+}
+
+# A data frame of ids, redshifts and some columns of the catalogue
+catalogue_of <- function(x, keep) {
+  kept <- kept_columns(x, setdiff(keep, c("id", "z", "norm")))
+  as.data.frame(c(list(id = if (inherits(x, "survey")) survey_ids(x) else x$id, z = x$z), if ("norm" %in% keep) list(norm = x$norm), kept),
+                optional = TRUE)
+}
+
+# One data frame of a catalogue and of results, as predict() and read_predictions() return them
+result_table <- function(values, catalogue) {
+  row.names(catalogue) <- NULL
+  for (type in names(values)) {
+    value <- values[[type]]
+    if (type == "latent") colnames(value) <- paste0("s", seq_len(ncol(value)))
+    if (type == "z") colnames(value)[1] <- "z_refined"
+    if (type %in% c("latent", "z", "calibration")) {
+      catalogue <- cbind(catalogue, `rownames<-`(value, NULL))
+    } else {
+      catalogue[[type]] <- if (is.null(dim(value))) unname(value) else matrix(value, nrow(value))
+    }
+  }
+  catalogue
+}
 
 # predict() with `x` under the name that R's own models have for it
 predict_newdata <- function(object, type, ..., newdata) {
@@ -107,74 +167,53 @@ predict_newdata <- function(object, type, ..., newdata) {
   predict(object, newdata, type, ...)
 }
 
-# Of spectra in memory; rows without a result are NA.
-predict_rows <- function(fit, x, unknown, type, inference, device, batch_size) {
-  usable <- unknown == 0
-  part <- if (all(usable)) x else x[usable]
-  out <- run_network(fit, if (type == "chi2") "loss" else type, device, batch_size, flux = part$flux, ivar = part$ivar, z = part$z,
-                     inference = inference)
-  if (type == "chi2") out <- out * chi2_per_loss(fit, part)
-  if (type == "z") {
-    out <- cbind(z = out[, 1], z_err = out[, 2], improvement = 2 * (out[, 3] - out[, 4]), moved = (out[, 1] - part$z) / out[, 2])
-  }
-  if (!all(usable)) {
-    all_rows <- matrix(NA_real_, length(x), ncol(out), dimnames = list(NULL, colnames(out)))
-    all_rows[usable, ] <- out
-    out <- all_rows
-  }
-  rownames(out) <- x$id
-  out
-}
-
-# Reduced chi^2 of a loss of 1, for each row: its degrees of freedom are the valid pixels less the latents
-chi2_per_loss <- function(fit, x) {
-  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, fit$architecture$lsf)
-  free <- .Call(ffi_flat_model, x$flux, x$ivar, as.double(seq_along(x$z)), covered, default_threads())$valid - fit$architecture$n_latent
-  ifelse(free > 0, 2 * ncol(x$ivar) / free, NA_real_)
-}
-
-# Writes a table of results in parts. Rows that the file already has of the same fit, type and spectra are not computed again.
-predict_to_file <- function(fit, x, type, inference, path, overwrite, device, precision, threads, batch_size) {
+# Writes a table of results. Rows that the file already has of the same fit, types and spectra are not computed again.
+predict_to_file <- function(fit, x, types, inference, path, overwrite, keep, device, batch_size, tick) {
   check_path(path)
-  device <- choose_device(device, precision, threads)
   path <- path.expand(path)
   check_not_source(path, x)
-  name <- result_columns[[type]]
-  wave <- if (type == "rest") fit$wave_rest else fit$instrument$wave
+  if (all(c("rest", "observed") %in% types)) {
+    abort("invalid", "A file has one grid of wavelengths: results in the restframe and the observed frame go to two of them.")
+  }
+  keep <- setdiff(keep, c("id", "z", "norm"))
   ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
-  id_width <- max(1, nchar(to_ascii(ids), "bytes"))
-  of <- result_identity(fit, x, type, ids, inference)
-  done <- 0
-  if (overwrite) unlink(path)
-  if (file.exists(path)) {
-    info <- .Call(ffi_survey_info, path)
-    other <- differing_parts(info$prepared, of)
-    if (length(other)) {
-      abort("exists", path, " exists already and is of something else: not the same ", enumerate(other),
-            ". `overwrite = TRUE` replaces it.")
-    }
-    done <- info$n
+  of <- result_identity(fit, x, types, ids, inference, keep)
+  catalogue <- function(rows) {
+    columns <- c(list(ID = ids[rows], Z = x$z[rows], NORM = x$norm[rows]), lapply(kept_columns(x, keep, rows), plain_column))
+    lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   }
-  unknown <- integer()
-  for (rows in parts_of(length(x), 2048)) {
-    rows <- rows[rows > done]
-    if (!length(rows) && (done > 0 || length(x))) next
-    part <- in_memory(x[rows])
-    here <- unknown_rows(fit, part)
-    values <- predict_rows(fit, part, here, type, inference, device, batch_size)
-    if (type == "covariance") values <- values[, lower_triangle(sqrt(ncol(values))), drop = FALSE]
-    unknown[rows] <- here
-    columns <- list(ID = ids[rows], Z = part$z, NORM = part$norm, VALUES = unname(values))
-    names(columns)[4] <- name
-    append_rows(columns, path, "RESULTS", wave, fit$instrument$name, list(ID = id_width), prepared = of)
+  if (overwrite) remove_survey(path)
+  if (!file.exists(path)) create_results(fit, x, types, inference, path, of, keep, ids)
+  info <- .Call(ffi_survey_info, path)
+  other <- differing_parts(info$prepared, of)
+  if (length(other)) {
+    abort("exists", path, " exists already and is of something else: not the same ", enumerate(other),
+          ". `overwrite = TRUE` replaces it.")
   }
-  warn_unknown(unknown)
-  finish_survey(path)
+  if (info$finished && info$n == length(x$z)) return(path)
+  warn_unknown(infer_to_file(fit, x, types, inference, device, batch_size, path, catalogue, tick))
   path
 }
 
+create_results <- function(fit, x, types, inference, path, of, keep, ids) {
+  k <- fit$architecture$n_latent + inference$with_redshift
+  floats <- c(observed = length(fit$instrument$wave), rest = length(fit$wave_rest), latent = fit$architecture$n_latent, loss = 1, chi2 = 1,
+              covariance = k * (k + 1) / 2, z = 4, calibration = 2 * calibration_terms(fit))[types]
+  kept <- kept_columns(x, keep)
+  check_columns(kept)
+  taken <- toupper(keep) %in% result_columns
+  if (any(taken)) abort("invalid", "A column of the catalogue cannot be called ", keep[taken][1], " in a file of results.")
+  kept <- lapply(kept, plain_column)
+  widths <- if (inherits(x, "survey")) text_widths(x) else list()
+  columns <- c(list(ID = to_ascii(ids), Z = x$z, NORM = x$norm), lapply(kept, function(v) if (is.character(v)) to_ascii(v) else v))
+  repeats <- column_repeats(columns, widths[setdiff(names(widths), "ID")])
+  .Call(ffi_survey_create, path, "RESULTS", if ("rest" %in% types) fit$wave_rest else fit$instrument$wave, fit$instrument$name, of,
+        c(names(columns), unname(result_columns[types])), unname(c(column_types(columns), rep("E", length(types)))),
+        as.double(c(repeats, floats)))
+}
+
 result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS", chi2 = "CHI2", covariance = "COVARIANCE",
-                    z = "REDSHIFT")
+                    z = "REDSHIFT", calibration = "CALIBRATION")
 
 # Places of the lower triangle of a k x k matrix, row by row, as files hold covariances
 lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq_len(a) - 1)))
@@ -182,8 +221,9 @@ lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq
 #' Read predictions from a file
 #'
 #' @param path A file that [predict.spender()] wrote.
+#' @param table Return one data frame of the ids, redshifts, the columns that were kept and the results, as `predict()` does with `keep`?
 #' @return The result of `predict()`, in single precision: a matrix with one row per spectrum, named by their ids, or a
-#'   vector of losses.
+#'   vector of losses; a list of these if the file has several types. With `table = TRUE` a data frame, see [predict.spender()].
 #' @section Errors: `spender_error_format` for another file.
 #' @export
 #' @examples
@@ -191,24 +231,35 @@ lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq
 #' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' path <- tempfile(fileext = ".fits")
-#' predict(fit, x, "latent", path = path)
-#' read_predictions(path)[1:3, ]
-read_predictions <- function(path) {
+#' predict(fit, x, c("latent", "loss"), path = path, keep = "class")
+#' read_predictions(path)$latent[1:3, ]
+#' head(read_predictions(path, table = TRUE))
+read_predictions <- function(path, table = FALSE) {
   check_path(path)
+  check_flag(table, "table")
   info <- .Call(ffi_survey_info, path)
-  name <- intersect(result_columns, info$columns)
-  if (length(name) != 1) abort("format", basename(path), " does not hold predictions.")
+  types <- names(result_columns)[match(intersect(info$columns[info$types == "E"], result_columns), result_columns)]
+  if (!length(types)) abort("format", basename(path), " does not hold predictions.")
   rows <- as.double(seq_len(info$n))
-  values <- .Call(ffi_survey_matrix, path, info$n, name, rows)
-  rownames(values) <- from_ascii(.Call(ffi_survey_columns, path, info$n, "ID", rows)$ID)
-  values[is.nan(values)] <- NA
-  switch(name,
-    LOSS = ,
-    CHI2 = values[, 1],
-    REDSHIFT = `colnames<-`(values, c("z", "z_err", "improvement", "moved")),
-    COVARIANCE = unpack_covariance(values),
-    values
-  )
+  kept <- info$columns[info$types != "E" & !info$columns %in% c("PADDING", "ROWSUM")]
+  catalogue <- .Call(ffi_survey_columns, path, info$n, if (table) kept else "ID", rows)
+  catalogue <- lapply(catalogue, function(column) if (is.character(column)) from_ascii(column) else column)
+  values <- lapply(setNames(nm = types), function(type) {
+    value <- .Call(ffi_survey_matrix, path, info$n, result_columns[[type]], rows)
+    rownames(value) <- catalogue$ID
+    value[is.nan(value)] <- NA
+    switch(type,
+      loss = ,
+      chi2 = value[, 1],
+      z = `colnames<-`(value, c("z", "z_err", "improvement", "moved")),
+      calibration = `colnames<-`(value, calibration_names(ncol(value) / 2)),
+      covariance = unpack_covariance(value),
+      value
+    )
+  })
+  if (!table) return(if (length(types) > 1) values else values[[1]])
+  names(catalogue)[1:3] <- c("id", "z", "norm")
+  result_table(values, as.data.frame(catalogue, optional = TRUE))
 }
 
 unpack_covariance <- function(values) {
@@ -220,26 +271,13 @@ unpack_covariance <- function(values) {
   array(out, c(nrow(values), k, k), list(rownames(values), NULL, NULL))
 }
 
-# Takes flux and ivar, or latent.
-run_network <- function(fit, type, device, batch_size, flux = NULL, ivar = NULL, z = NULL, latent = NULL,
-                        instrument = fit$instrument, inference = encoder_only) {
-  architecture <- fit$architecture
-  weights <- fit$weights
-  if (!identical(instrument$wave, fit$instrument$wave)) { # another instrument has another LSF: leave this one out
-    architecture$lsf <- 0
-    architecture$n_observed <- length(instrument$wave)
-    weights <- .Call(ffi_network_carry, fit$architecture, weights, architecture)
-  }
-  .Call(ffi_predict, architecture, weights, instrument$wave, fit$wave_rest, flux, ivar, as.double(z), latent, type, inference,
-        c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(z)))))
-}
-
 #' Latents of spectra
 #'
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param x [spectra()] on the fit's instrument.
 #' @param se Give standard errors, too? They are those of [vcov.spender()], and meaningful for refined latents.
-#' @param ... Passed on to [predict.spender()]: `refine`, `robust`, `prior`, `refine_z`, `device`, `precision`, `threads`, `batch_size`.
+#' @param ... Passed on to [predict.spender()]: `refine`, `robust`, `prior`, `refine_z`, `device`, `precision`, `threads`, `batch_size`,
+#'   `progress`.
 #' @return A matrix \eqn{n \times S} with one row per spectrum, in order; with `se = TRUE` a list of two such matrices, `latent` and `se`.
 #' @export
 #' @examples
@@ -264,12 +302,13 @@ encode <- function(fit, x, se = FALSE, ...) {
 
 # Latents (or observed models) and their standard errors, side by side
 predict_errors <- function(fit, x, type, device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, refine = NULL,
-                           robust = NULL, prior = FALSE, refine_z = FALSE, ...) {
+                           robust = NULL, prior = FALSE, refine_z = FALSE, progress = NULL, ...) {
   check_dots(if (type == "latent_errors") "encode" else "reconstruct", ...)
   check_source(x)
   check_same_grid(fit, x)
   inference <- new_inference(fit, type, refine, robust, prior, refine_z)
-  predict_all(fit, x, type, inference, choose_device(device, precision, threads), batch_size)
+  tick <- progress_bar("Spectra", length(x$z), shows_progress(progress))
+  predict_all(fit, x, type, inference, choose_device(device, precision, threads), batch_size, tick)[[1]]
 }
 
 #' Covariances of latents
@@ -327,9 +366,17 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
   }
   if (is.null(instrument)) instrument <- fit$instrument
   if (!inherits(instrument, "spender_instrument")) instrument <- instrument(instrument)
-  out <- run_network(fit, if (rest) "rest" else "observed", choose_device(device, precision, threads), batch_size, z = rep_len(z, nrow(s)),
-                     latent = s,
-                     instrument = if (rest) fit$instrument else instrument)
+  architecture <- fit$architecture
+  weights <- fit$weights
+  if (!rest && !identical(instrument$wave, fit$instrument$wave)) { # another instrument has another LSF: leave this one out
+    architecture$lsf <- 0
+    architecture$n_observed <- length(instrument$wave)
+    weights <- .Call(ffi_network_carry, fit$architecture, weights, architecture)
+  }
+  device <- choose_device(device, precision, threads)
+  wave <- if (rest) fit$instrument$wave else instrument$wave
+  out <- .Call(ffi_decode, architecture, weights, wave, fit$wave_rest, s, as.double(rep_len(z, nrow(s))), if (rest) "rest" else "observed",
+               c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, nrow(s)))))
   rownames(out) <- rownames(s)
   out
 }

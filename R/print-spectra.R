@@ -32,7 +32,16 @@ print.summary.spectra <- function(x, ...) {
   invisible(x)
 }
 
-fact <- function(name, ...) cat("  ", formatC(name, width = -13), ..., "\n", sep = "")
+fact <- function(name, ...) cat_narrow(paste0(...), paste0("  ", formatC(name, width = -13)))
+
+# Prints a text after a label; what a narrow console has no room for goes on below the text.
+cat_narrow <- function(text, label = "", width = getOption("width")) {
+  lines <- paste0(label, text)
+  if (nchar(lines, "width") > width) {
+    lines <- strwrap(text, max(width, nchar(label) + 20), initial = label, prefix = strrep(" ", nchar(label)))
+  }
+  cat(lines, sep = "\n")
+}
 
 print_facts <- function(s) {
   between <- function(v, digits) {
@@ -53,9 +62,12 @@ print_facts <- function(s) {
   if (length(s$meta)) fact("catalogue", enumerate(s$meta, 8))
   if (length(s$truth)) fact("truth", enumerate(s$truth, 8))
   if (nrow(s$problems)) {
-    unread <- sum(is.na(s$problems$row))
-    rest <- nrow(s$problems) - unread
-    what <- c(if (rest) count(rest, "spectrum", "spectra"), if (unread) paste(count(unread, "file"), "not read"))
+    out <- is.na(s$problems$row)
+    unread <- sum(out & is.na(s$problems$id))
+    dropped <- sum(out) - unread
+    rest <- sum(!out)
+    what <- c(if (rest) count(rest, "spectrum", "spectra"), if (dropped) paste(count(dropped, "target"), "left out"),
+              if (unread) paste(count(unread, "file"), "not read"))
     fact("problems", paste(what, collapse = ", "), "; see problems()")
   }
 }

@@ -15,9 +15,11 @@
 #' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels
 #' that a file lacks get flux 0, ivar 0. HDU 2 gives the redshift
 #' and the catalogue: `file`, `plate`, `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
-#' `instrument` (`"SDSS"` or `"BOSS"`), each `NA` where the file has none; of SDSS-V also `field`, `catalogid` and `sdss_id` (texts, as they
+#' `instrument` (`"SDSS"` or `"BOSS"`), `ra` and `dec` (degrees; of the fibre, or else of the object), each `NA` where the file has none; of
+#' SDSS-V also `field`, `catalogid` and `sdss_id` (texts, as they
 #' are 64-bit integers), and `plate_quality` is the quality of the field. Ids are `plate-mjd-fiber` as in file names (`0266-51602-0013`), or
-#' `field-mjd-catalogid`, from the file's own keys.
+#' `field-mjd-catalogid` (`015170-59255-04544940698`), from the file's own keys. HDUs and columns are those of data releases 9 to 19:
+#' columns in either case, HDUs with or without a name.
 #'
 #' A file that cannot be used does not stop the others: it has no row in the result but one in [problems()], with the
 #' reason, and a warning of class `spender_warning_files` counts them. Two files of one object both stay; the second gets a new
@@ -38,7 +40,7 @@
 #'   print(x)
 #'   problems(x)$reason
 #' }
-#' @seealso [select_galaxies()]
+#' @seealso [select_galaxies()], [read_desi()]
 #' @export
 read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL,
                       progress = interactive()) {
@@ -46,49 +48,21 @@ read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(53
   instrument <- instrument(instrument)
   first <- check_log_grid(instrument)
   recipe <- preparation(instrument, mask_sky, window, TRUE, threads)
-  check_flag(progress, "progress")
-  tick <- NULL
-  if (progress && length(files)) {
-    bar <- cli::cli_progress_bar("Reading spectra", total = length(files))
-    tick <- function(done) cli::cli_progress_update(set = done, id = bar)
-  }
-  raw <- .Call(ffi_read_sdss, files, recipe, first, tick)
+  raw <- .Call(ffi_read_sdss, files, recipe, first, reading_bar(progress, length(files)))
 
   good <- is.na(raw$problem)
-  unread <- data.frame(id = rep(NA_character_, sum(!good)), file = files[!good], row = rep(NA_integer_, sum(!good)),
-                       reason = raw$problem[!good])
+  unread <- unread_inputs(files[!good], raw$problem[!good])
   if (!all(good)) raw <- lapply(raw, function(e) if (is.matrix(e)) e[good, , drop = FALSE] else e[good])
+  warn_unread(unread, length(files))
   files <- files[good]
   named <- object_names(raw, files)
-  twice <- which(duplicated(named))
   id <- make.unique(named)
-  repeated <- data.frame(id = id[twice], file = files[twice], row = twice,
-                         reason = rep_len("the id was taken: another file of the same object is in front of it", length(twice)))
-  problems <- rbind(norm_problems(raw$found, id, files, window), repeated)
-  problems <- rbind(problems[order(problems$row), ], unread)
-  row.names(problems) <- NULL
-  if (all(is.na(raw$zwarning) | abs(raw$zwarning) < 2^31)) raw$zwarning <- as.integer(raw$zwarning)
+  problems <- read_problems(raw$found, named, id, files, window, unread)
+  raw$zwarning <- as_integers(raw$zwarning)
   meta <- data.frame(file = files, raw[c("plate", "mjd", "fiber", "class", "subclass", "z_err", "zwarning", "sn_median",
-                                         "plate_quality", "instrument")])
+                                         "plate_quality", "instrument", "ra", "dec")])
   for (key in c("field", "catalogid", "sdss_id")) if (!all(is.na(raw[[key]]))) meta[[key]] <- raw[[key]] # of SDSS-V
-  if (!all(good)) {
-    warn("files", sum(!good), " of ", count(length(good), "file"), " could not be read; problems() says why. The first: ",
-         unread$reason[1], ".")
-  }
   new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems, object = named)
-}
-
-expand_folders <- function(files) {
-  if (!is.character(files)) abort("invalid", "`files` must be names of files or folders, not ", describe(files), ".")
-  if (anyNA(files)) abort("invalid", "`files` must not be missing; it is at ", enumerate(which(is.na(files))), ".")
-  files <- path.expand(files)
-  expanded <- lapply(files, function(file) {
-    if (!dir.exists(file)) return(file)
-    found <- list.files(file, "\\.fits(\\.gz)?$", full.names = TRUE, recursive = TRUE, ignore.case = TRUE)
-    if (!length(found)) abort("files", "There are no FITS files in the folder ", file, ".")
-    found
-  })
-  as.character(unlist(expanded))
 }
 
 # log10 of the first wavelength, once it is sure that SDSS's pixels fall on the grid's: half a tenth of a pixel is what
@@ -110,6 +84,7 @@ object_names <- function(raw, files) {
   names <- sub("^spec-", "", base)
   names[complete] <- sprintf("%04d-%05d-%04d", raw$plate, raw$mjd, raw$fiber)[complete]
   in_field <- !complete & !is.na(raw$field) & !is.na(raw$mjd) & !is.na(raw$catalogid)
-  names[in_field] <- sprintf("%06d-%05d-%s", raw$field, raw$mjd, raw$catalogid)[in_field]
+  padded <- paste0(strrep("0", pmax(0, 11 - nchar(raw$catalogid[in_field]))), raw$catalogid[in_field])
+  names[in_field] <- sprintf("%06d-%05d-%s", raw$field[in_field], raw$mjd[in_field], padded)
   names
 }

@@ -5,7 +5,7 @@ comoving_distance <- function(z) {
   nodes <- seq(0, 1, length.out = 65)
   weights <- c(1, rep(c(4, 2), length.out = 63), 1) / (3 * 64)
   hubble_distance <- light_speed / 70
-  vapply(z, function(to) hubble_distance * to * sum(weights / sqrt(0.3 * (1 + to * nodes)^3 + 0.7)), 0)
+  hubble_distance * z * colSums(weights / sqrt(0.3 * (1 + outer(nodes, z))^3 + 0.7))
 }
 
 distance_modulus <- function(z) 5 * log10(pmax(comoving_distance(z), 1e-3) * (1 + z)) + 25
@@ -19,23 +19,29 @@ luminosity_function <- local({
   list(mag = mag, below = cumsum(density))
 })
 
-# Redshift and absolute magnitude of galaxies with 14.5 < r < 17.77, by inversion: the volume of a shell times the number of galaxies
-# between the limits there. Where there is none, volume alone decides, and the most luminous are taken.
-draw_main_sample <- function(u_z, u_mag, z_range) {
+# Galaxies with 14.5 < r < 17.77 as a function of redshift: the volume of a shell times the number of galaxies between the limits there.
+# Where there is none, volume alone decides. A list of redshifts `nodes` and the fraction of the sample `below` each.
+main_sample <- function(z_range) {
+  if (z_range[1] == z_range[2]) return(list(nodes = z_range))
+  nodes <- seq(z_range[1], z_range[2], length.out = 1001)
+  middle <- distance_modulus((nodes[-1] + nodes[-1001]) / 2)
+  number <- brighter_than(17.77 - middle) - brighter_than(14.5 - middle)
+  cumulative <- cumsum(diff(comoving_distance(nodes)^3) * if (all(number == 0)) 1 else number)
+  list(nodes = nodes, below = c(0, cumulative / cumulative[1000]))
+}
+
+brighter_than <- function(mag) stats::approx(luminosity_function$mag, luminosity_function$below, mag, rule = 2)$y
+
+# Redshift, absolute magnitude and distance modulus of galaxies of a main_sample(), by inversion. Where there is no galaxy between the
+# limits, the most luminous are taken.
+draw_main_sample <- function(u_z, u_mag, sample) {
   lf <- luminosity_function
-  below <- function(r, z) stats::approx(lf$mag, lf$below, r - distance_modulus(z), rule = 2)$y
-  z <- if (z_range[1] == z_range[2]) {
-    rep(z_range[1], length(u_z))
-  } else {
-    nodes <- seq(z_range[1], z_range[2], length.out = 1001)
-    middle <- (nodes[-1] + nodes[-1001]) / 2
-    number <- below(17.77, middle) - below(14.5, middle)
-    cumulative <- cumsum(diff(comoving_distance(nodes)^3) * if (all(number == 0)) 1 else number)
-    stats::approx(c(0, cumulative / cumulative[1000]), nodes, u_z, ties = "ordered")$y
-  }
-  from <- below(14.5, z)
-  to <- pmax(below(17.77, z), lf$below[lf$below > 0][1])
-  list(z = z, mag = stats::approx(lf$below, lf$mag, from + u_mag * (to - from), rule = 2, ties = "ordered")$y)
+  z <- if (is.null(sample$below)) rep(sample$nodes[1], length(u_z))
+       else stats::approx(sample$below, sample$nodes, u_z, ties = "ordered")$y
+  modulus <- distance_modulus(z)
+  from <- brighter_than(14.5 - modulus)
+  to <- pmax(brighter_than(17.77 - modulus), lf$below[lf$below > 0][1])
+  list(z = z, mag = stats::approx(lf$below, lf$mag, from + u_mag * (to - from), rule = 2, ties = "ordered")$y, modulus = modulus)
 }
 
 # One row per galaxy. Luminosity, recent star formation (activity) and metallicity decide nearly everything, as they do in

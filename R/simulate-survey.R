@@ -24,25 +24,37 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   if (length(unknown) || length(arguments) && is.null(names(arguments))) {
     abort("invalid", "simulate_survey() does not know the argument ", code_list(unknown), ".")
   }
-  each <- vapply(arguments[intersect(c("z", "sn"), names(arguments))], length, 1L)
-  wrong <- names(each)[!each %in% c(0, 1, n)]
-  if (length(wrong)) abort("invalid", "`", wrong[1], "` must be one number or one for each of the ", n, " spectra.")
-  if (is.null(arguments$seed)) arguments$seed <- sample.int(.Machine$integer.max, 1)
-  if (overwrite) unlink(path)
+  plan <- do.call(plan_simulation, c(list(n), arguments))
+  if (overwrite) remove_survey(path)
   check_new_file(path)
+  session <- new_simulated_survey(path, plan)
+  on.exit(close_session(session))
+  tick <- progress_bar("Spectra", n, progress)
   part <- 4096
-  bar <- if (progress) cli::cli_progress_bar("Simulating spectra", total = n)
   for (first in seq(0, n - 1, by = part)) {
-    rows <- min(part, n - first)
-    given <- lapply(arguments[intersect(c("z", "sn"), names(arguments))], function(v) if (length(v) > 1) v[first + seq_len(rows)] else v)
-    if (!is.null(arguments$z)) given$z_grid <- range(arguments$z)
-    given$sn_each <- identical(length(arguments$sn), as.integer(n))
-    x <- do.call(simulate_rows, c(list(n = rows, first = first, rest = FALSE), utils::modifyList(arguments, given)))
-    parameters <- x$truth$parameters
-    x$meta <- cbind(x$meta, setNames(parameters, paste0("true_", names(parameters))))
-    append_spectra(x, path, list(ID = 20, subclass = 12, true_type = 12))
-    if (progress) cli::cli_progress_update(set = first + rows, id = bar)
+    drawn <- draw_objects(plan, min(part, n - first), first)
+    .Call(ffi_simulate, drawn$shared, drawn$objects, first, FALSE, plan$recipe,
+          list(session = session, columns = unname(simulated_columns(drawn))))
+    tick(first + length(drawn$id))
   }
-  finish_survey(path)
+  .Call(ffi_survey_written, session)
   invisible(open_survey(path))
+}
+
+# Columns of the file before FLUX and IVAR; norm and sn_median are filled in where the spectra are made.
+simulated_columns <- function(drawn) {
+  unknown <- rep(NA_real_, length(drawn$id))
+  parameters <- drawn$parameters
+  c(list(ID = drawn$id, Z = drawn$objects$z, NORM = unknown), as.list(drawn$meta), list(sn_median = unknown),
+    setNames(as.list(parameters), paste0("true_", names(parameters))))
+}
+
+# A new file of them, open to be written to by a session. Texts may be longer than those of the first spectra.
+new_simulated_survey <- function(path, plan) {
+  columns <- simulated_columns(draw_objects(plan, 1))
+  m <- length(plan$instrument$wave)
+  repeats <- column_repeats(columns, list(ID = 20, class = 6, subclass = 12, true_type = 12))
+  .Call(ffi_survey_create, path, "SPECTRA", plan$instrument$wave, plan$instrument$name, "", c(names(columns), "FLUX", "IVAR"),
+        unname(c(column_types(columns), "E", "E")), as.double(c(repeats, m, m)))
+  .Call(ffi_survey_write, path, 1024)
 }

@@ -82,66 +82,75 @@
 simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
                              lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = n <= 1000, normalize = TRUE,
                              mask_sky = defects, seed = NULL, threads = NULL) {
-  simulate_rows(n, instrument, z, z_range, galaxies, templates, lsf, integrate, sn, noise, defects, rest, normalize, mask_sky, seed,
-                threads)
+  check_number(n, "n", 1, 1e7, whole = TRUE)
+  check_flag(rest, "rest")
+  if (!is.null(galaxies) && !is.null(templates)) abort("invalid", "Give `galaxies` or `templates`, not both.")
+  if (!is.null(galaxies)) check_galaxies(galaxies, n)
+  plan <- plan_simulation(n, instrument, z, z_range, templates, lsf, integrate, sn, noise, defects, normalize, mask_sky, seed, threads)
+  drawn <- draw_objects(plan, n, 0, galaxies)
+  raw <- .Call(ffi_simulate, drawn$shared, drawn$objects, 0, rest, plan$recipe, NULL)
+  truth <- list(flux = raw$truth, rest = raw$rest, parameters = drawn$parameters, shared = plan$shared[c("wave_rest", "lsf")])
+  drawn$meta$sn_median <- .Call(ffi_spectra_quality, raw$flux, raw$ivar, plan$recipe$threads)$sn
+  new_spectra(raw$flux, raw$ivar, drawn$objects$z, raw$norm, plan$instrument, drawn$id, drawn$meta,
+              norm_problems(raw$found, drawn$id, NA_character_, plan$recipe$window), truth)
 }
 
-# Spectra first + 1 ... first + n of the sample that the seed makes. z_grid: the redshifts that the restframe grid holds, those of
-# the whole sample where this is a part; sn_each: `sn` is of each spectrum, not the sample's median.
-simulate_rows <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
-                          lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = FALSE, normalize = TRUE,
-                          mask_sky = defects, seed = NULL, threads = NULL, first = 0, z_grid = range(z),
-                          sn_each = length(sn) == n) {
-  check_number(n, "n", 1, 1e7, whole = TRUE)
-  for (flag in c("integrate", "noise", "defects", "rest")) check_flag(get(flag), flag)
+# All that the n spectra of a sample share, so that any part of it can be made: `shared` and `recipe` of ffi_simulate(), and what
+# draw_objects() needs. The arguments of simulate_spectra() are checked here.
+plan_simulation <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), templates = NULL, lsf = NULL, integrate = TRUE,
+                            sn = NULL, noise = TRUE, defects = TRUE, normalize = TRUE, mask_sky = defects, seed = NULL, threads = NULL) {
+  check_flag(integrate, "integrate")
+  check_flag(noise, "noise")
+  check_flag(defects, "defects")
   instrument <- instrument(instrument)
   kernel <- check_kernel(lsf)
   if (!is.null(sn)) check_positive(sn, "sn", n)
   check_z_range(z_range)
   if (!is.null(z) && (!is.numeric(z) || !length(z) %in% c(1, n) || any(!is.finite(z)) || any(z <= -1)))
     abort("invalid", "`z` must be one redshift or one for each of the ", n, " spectra, finite and above -1.")
-  if (!is.null(galaxies) && !is.null(templates)) abort("invalid", "Give `galaxies` or `templates`, not both.")
-  if (!is.null(galaxies)) check_galaxies(galaxies, n)
   if (!is.null(templates)) templates <- check_templates(templates)
   if (is.null(seed)) seed <- sample.int(.Machine$integer.max, 1)
   check_number(seed, "seed", -.Machine$integer.max, .Machine$integer.max, whole = TRUE)
   recipe <- preparation(instrument, mask_sky, c(5300, 5850), normalize, threads)
-
-  u <- uniform_columns(seed, n, first)
-  sample <- draw_main_sample(u[, "z"], u[, "mag"], z_range)
-  sn <- if (is.null(sn)) {
-    sn_of_contrast(contrast_of_magnitude(sample$mag + distance_modulus(sample$z), u)) * exp(0.15 * stats::qnorm(u[, "sn"]))
-  } else if (sn_each) as.double(sn) else sn * exp(0.53 * stats::qnorm(u[, "sn"]))
-  drawn <- is.null(z)
-  z <- if (drawn) sample$z else rep_len(as.double(z), n)
-  shared <- observation(instrument$wave, if (drawn) z_range else z_grid, kernel, integrate)
+  shared <- observation(instrument$wave, if (is.null(z)) z_range else range(z), kernel, integrate)
   shared[c("noise", "defects", "seed")] <- list(noise, defects, seed)
-  if (is.null(templates)) {
+  blur <- pixel_blur(instrument$wave)
+  shared$components <- if (is.null(templates)) population_spectra(shared$wave_rest, blur) else template_spectra(templates, shared$wave_rest)
+  list(shared = shared, recipe = recipe, instrument = instrument, templates = templates, blur = blur, z = z, z_range = z_range, sn = sn,
+       sn_each = length(sn) == n, main_sample = main_sample(z_range))
+}
+
+# Objects first + 1 ... first + n of a sample: `shared` and `objects` of ffi_simulate(), `id`, `meta` without sn_median, and the true
+# `parameters`
+draw_objects <- function(plan, n, first = 0, galaxies = NULL) {
+  shared <- plan$shared
+  rows <- first + seq_len(n)
+  of_rows <- function(x) if (length(x) > 1) as.double(x[rows]) else rep_len(as.double(x), n)
+  u <- uniform_columns(shared$seed, n, first)
+  sample <- draw_main_sample(u[, "z"], u[, "mag"], plan$main_sample)
+  sn <- if (is.null(plan$sn)) {
+    sn_of_contrast(contrast_of_magnitude(sample$mag + sample$modulus, u)) * exp(0.15 * stats::qnorm(u[, "sn"]))
+  } else if (plan$sn_each) of_rows(plan$sn) else plan$sn * exp(0.53 * stats::qnorm(u[, "sn"]))
+  if (is.null(plan$templates)) {
     if (is.null(galaxies)) galaxies <- draw_galaxies(u, sample$mag)
     galaxies$halpha_hbeta <- NA_real_
     objects <- galaxy_light(galaxies)
     galaxies$halpha_hbeta <- objects$lines[, "Halpha"] / objects$lines[, "Hbeta"]
     galaxies$sn <- NULL
-    blur <- pixel_blur(instrument$wave)
-    shared$components <- population_spectra(shared$wave_rest, blur)
-    objects$line_sigma <- sqrt(objects$line_sigma^2 + blur^2)
-    meta <- data.frame(class = "GALAXY", subclass = sdss_subclass(galaxies))
+    objects$line_sigma <- sqrt(objects$line_sigma^2 + plan$blur^2)
+    meta <- data.frame(class = "GALAXY", subclass = as.character(sdss_subclass(galaxies)))
   } else {
-    objects <- template_light(templates, u[, "type"])
+    objects <- template_light(plan$templates, u[, "type"])
     galaxies <- data.frame(archetype = objects$archetype)
-    shared$components <- template_spectra(templates, shared$wave_rest)
     meta <- data.frame(class = rep("GALAXY", n))
   }
-  shared$line_wave <- with(spectral_lines("emission"), wave[match(colnames(objects$lines), name)])
   contrast <- contrast_of_sn(sn)
-  objects[c("z", "sn", "contrast", "brightness")] <- list(z, sn, contrast, sky_brightness * contrast)
-
-  raw <- .Call(ffi_simulate, shared, objects, first, rest, recipe)
-  id <- sprintf("sim-%06d", as.integer(first + seq_len(n)))
-  truth <- list(flux = raw$truth, rest = raw$rest, parameters = cbind(galaxies, sn = sn), shared = shared[c("wave_rest", "lsf")])
-  row.names(truth$parameters) <- NULL
-  meta$sn_median <- .Call(ffi_spectra_quality, raw$flux, raw$ivar, recipe$threads)$sn
-  new_spectra(raw$flux, raw$ivar, z, raw$norm, instrument, id, meta, norm_problems(raw$found, id, NA_character_, recipe$window), truth)
+  objects[c("z", "sn", "contrast", "brightness")] <- list(if (is.null(plan$z)) sample$z else of_rows(plan$z), sn, contrast,
+                                                          sky_brightness * contrast)
+  parameters <- cbind(galaxies, sn = sn)
+  row.names(parameters) <- NULL
+  shared$line_wave <- with(spectral_lines("emission"), wave[match(colnames(objects$lines), name)])
+  list(shared = shared, objects = objects, id = sprintf("sim-%06d", as.integer(rows)), meta = meta, parameters = parameters)
 }
 
 # Properties that all spectra of a simulation share, for ffi_simulate(): the restframe grid, at least four pixels for one of the

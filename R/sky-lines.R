@@ -13,6 +13,18 @@
 #' head(sky_lines())
 #' @export
 sky_lines <- function() {
+  lines <- all_sky_lines()
+  lines <- lines[lines$wave <= 9333 & (is.na(lines$intensity) | lines$intensity > 2.28), ] # of the list, 100
+  row.names(lines) <- NULL
+  lines
+}
+
+# All those of the list that are brighter than 2, up to 9850 Å, and the bluer ones
+all_sky_lines <- function() {
   utils::read.csv(system.file("extdata", "sky-lines.csv", package = "spender", mustWork = TRUE),
                   colClasses = c("numeric", "numeric", "character", "character"))
 }
+
+# Half-width of what is masked around a line of a spectrum of DESI, in Å: wider for brighter lines, as in the published code
+# (github.com/pmelchior/spender)
+desi_half_width <- function(intensity) ifelse(is.na(intensity), 5, 5 * (1 + log10(intensity / 2)))

@@ -1,7 +1,8 @@
 #' Observed spectra
 #'
 #' `spectra()` takes fluxes, inverse variances and redshifts as matrices and prepares them as
-#' the network needs them: it masks, normalises, and remembers how. [read_sdss()] does the same from SDSS files.
+#' the network needs them: it masks, normalises, and remembers how. [read_sdss()] and [read_desi()] do the same from SDSS's and DESI's
+#' files.
 #'
 #' @param flux Flux density \eqn{f_\lambda}{f_lambda} in any unit: a matrix with one row per spectrum and one column per pixel of `wave`, or
 #'   a vector: one spectrum. No rows are fine.
@@ -57,7 +58,7 @@
 #' x["second"]
 #' x$norm
 #' as.data.frame(x)
-#' @seealso [read_sdss()], [select_galaxies()], [join_catalogue()]
+#' @seealso [read_sdss()], [read_desi()], [select_galaxies()], [join_catalogue()]
 #' @export
 spectra <- function(flux, ivar, z, wave, id = NULL, meta = NULL, normalize = TRUE, mask_sky = TRUE,
                     window = c(5300, 5850), truth = NULL, threads = NULL, sigma = NULL) {
@@ -127,7 +128,7 @@ new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, tru
   structure(x, class = "spectra")
 }
 
-# The recipe for ffi_prepare_spectra() and ffi_read_sdss()
+# The recipe for ffi_prepare_spectra(), ffi_read_sdss() and, with other sky lines, ffi_read_desi()
 preparation <- function(instrument, mask_sky, window, normalize, threads) {
   if (!is.numeric(mask_sky)) {
     check_flag(mask_sky, "mask_sky")

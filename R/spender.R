@@ -27,11 +27,13 @@
 #' @param lsf_sign `"free"`, or `"nonnegative"` to keep the kernel's weights from going below zero.
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
-#' @param network Widths and options, see [spender_network()].
+#' @param flux_calibration `NULL` for fluxes that are as good as their weights say, or [flux_calibration()]: the model of each spectrum is
+#'   multiplied by a factor, or a low-order polynomial, that fits it best.
+#' @param network Widths and options: [spender_network()], the paper's, or [fast_network()].
 #' @param init Initial weights: `"random"`; `"simulated"`, those of a fit of simulated galaxies, which comes with the package, for networks
-#'   with default `decoder_hidden`; or `"auto"`, these for up to 5000 spectra if they describe half of what a flat spectrum leaves
-#'   of them. The decoder is interpolated to the restframe grid; the encoder's weights are used where it has `filters = c(16, 32, 64)` and
-#'   defaults otherwise.
+#'   with the `decoder_hidden` of [spender_network()] or [fast_network()]; or `"auto"`, these for up to 5000 spectra if they describe half
+#'   of what a flat spectrum leaves of them. The decoder is interpolated to the restframe grid; the encoder's weights are used where it
+#'   has `filters = c(16, 32, 64)` and defaults otherwise.
 #' @param epochs,batch_size,learning_rate Training: passes over the data, spectra per step, and the highest learning rate of the 1Cycle
 #'   schedule (Adam, warm-up over 30 % of the steps, cosine decay). `NULL` chooses by the number of training spectra \eqn{n}, see Defaults.
 #' @param schedule `"step"` changes the learning rate every step, `"epoch"` every epoch (as the published code does),
@@ -43,6 +45,9 @@
 #' @param refine Whether the decoder learns at refined latents (see [predict.spender()]) in the later part of the training: `FALSE`, as
 #'   published; `TRUE`, in the second half; or the fraction of the training after which. The encoder then learns through the decoder without
 #'   changing it. Such fits are meant to be used with refined latents; reported losses are those of the encoder's latents.
+#' @param invariance `NULL`, or further losses that make the latents independent of redshift, from [spender_invariance()].
+#' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
+#' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
 #' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used, see [devices()]) or `"auto"`: a GPU if there is one.
 #' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
 #'   products to 11 significant bits; `"fp16"`, operands and stored activations to 11 significant bits in 16, with a scale for each
@@ -108,13 +113,18 @@
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL, network = spender_network(), init = c("auto", "random", "simulated"), epochs = NULL,
-                    batch_size = NULL, learning_rate = NULL,
+                    wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
+                    init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
-                    refine = FALSE, device = "auto", precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL,
-                    checkpoint_minutes = 10, resume = FALSE, progress = NULL, callback = NULL) {
+                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
+                    seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
+                    callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
+  if (!is.null(invariance)) {
+    if (missing(network)) network <- spender_network(redshift_input = FALSE)
+    if (missing(refine)) refine <- FALSE
+  }
   check_network(network)
   kernel <- if (length(lsf) > 1) check_kernel(lsf)
   lsf <- if (is.null(kernel)) lsf else length(kernel)
@@ -131,7 +141,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
   check_number(seed, "seed", 0, 2^53, whole = TRUE)
 
-  architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf)
+  check_flux_calibration(flux_calibration)
+  architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf,
+                                   flux_calibration)
   fit <- structure(list(
     architecture = architecture,
     weights = .Call(ffi_network_fill, architecture, seed),
@@ -168,6 +180,7 @@ update.spender <- function(object, x, epochs, ...) {
     abort("invalid", "update() does not know the argument ", code_list(unknown), ".")
   }
   before <- object$training[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(object$training))]
+  if (!is.null(before$invariance)) class(before$invariance) <- "spender_invariance" # a fit keeps a plain list
   options <- utils::modifyList(utils::modifyList(training_defaults(), before, keep.null = TRUE), given, keep.null = TRUE)
   options$epochs <- epochs
   if (is.null(options$split_seed)) options$split_seed <- options$seed
@@ -176,7 +189,7 @@ update.spender <- function(object, x, epochs, ...) {
 
 # Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
 training_arguments <- function() {
-  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "network", "init"))
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init"))
 }
 
 # Of those, the ones that decide the result; a fit keeps them as `training`.
@@ -196,28 +209,28 @@ training_defaults <- function() {
 #' @export
 print.spender <- function(x, ...) {
   a <- x$architecture
-  cat("spender fit: ", a$n_latent, ngettext(a$n_latent, " latent, ", " latents, "),
-      format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters\n", sep = "")
-  cat("  observed   ", x$instrument$name, ", ", describe_grid(x$instrument$wave), "\n", sep = "")
-  cat("  restframe  ", describe_grid(x$wave_rest), "\n", sep = "")
-  cat("  LSF        ", if (a$lsf > 0) paste(a$lsf, "pixels") else "none", "\n", sep = "")
+  say <- function(label, ...) cat_narrow(paste0(...), paste0("  ", formatC(label, width = -11)))
+  cat_narrow(paste0("spender fit: ", a$n_latent, ngettext(a$n_latent, " latent, ", " latents, "),
+                    format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters"))
+  say("observed", x$instrument$name, ", ", describe_grid(x$instrument$wave))
+  say("restframe", describe_grid(x$wave_rest))
+  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else "none")
   t <- x$training
   if (length(t$n_training)) {
-    cat("  trained    ", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",
+    say("trained", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",
         paste(format(t$z_range, digits = 3, trim = TRUE), collapse = " to "), "), ", t$device,
-        if (identical(t$init, "simulated")) ", from simulated galaxies", "\n", sep = "")
+        if (identical(t$init, "simulated")) ", from simulated galaxies")
   }
   if (nrow(x$history)) {
     kept <- x$history[kept_epoch(x), ]
-    cat("  loss       ", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
-        if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"),
-        "\n", sep = "")
-    if (length(t$refined_loss)) cat("  refined    ", format(t$refined_loss, digits = 4), " validation, at refined latents\n", sep = "")
+    say("loss", format(kept$train_loss, digits = 4), " training, ", format(kept$validation_loss, digits = 4), " validation",
+        if (kept_epoch(x) < nrow(x$history)) paste0(", of epoch ", kept$epoch, ", whose weights these are"))
+    if (length(t$refined_loss)) say("refined", format(t$refined_loss, digits = 4), " validation, at refined latents")
     if (is.finite(explained(x))) {
-      cat("  explains   ", format(100 * explained(x), digits = 3), " % of the loss between a flat spectrum (",
-          format(t$flat_loss, digits = 4), ") and a perfect model (", format(perfect_loss(x), digits = 4), ")\n", sep = "")
+      say("explains", format(100 * explained(x), digits = 3), " % of the loss between a flat spectrum (",
+          format(t$flat_loss, digits = 4), ") and a perfect model (", format(perfect_loss(x), digits = 4), ")")
     }
-    for (sentence in fit_advice(x)) cat(strwrap(sentence, 100, initial = "  note       ", prefix = "             "), sep = "\n")
+    for (sentence in fit_advice(x)) say("note", sentence)
   }
   invisible(x)
 }
@@ -239,7 +252,8 @@ kept_epoch <- function(fit) {
 #' @param ... Not used.
 #' @return A list of class `summary.spender`: `fit`, `parameters` (a data frame with the name, shape and number of elements of
 #'   every tensor), `best_epoch`, `kept_epoch` (that of the weights), `seconds`, and with `x` `losses`, named means over the spectra:
-#'   `encoder`, `refined`, `pca` if given, and `noise`.
+#'   `encoder`, `refined`, `pca` if given, and `noise`, and `chi2`, quantiles of the reduced \eqn{\chi^2} at refined latents. Printed, it
+#'   begins with sentences for the methods section of a paper.
 #' @export
 #' @examples
 #' x <- simulate_spectra(40, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
@@ -252,14 +266,48 @@ summary.spender <- function(object, x = NULL, pca = NULL, refine = 3, ...) {
   if (is.null(x) && !is.null(pca)) abort("invalid", "`pca` is compared on spectra: give `x`, too.")
   table <- .Call(ffi_network_table, object$architecture)
   h <- object$history
+  compared <- if (!is.null(x)) compare_losses(object, x, pca, refine)
   structure(list(
     fit = object,
     parameters = data.frame(name = table$name, shape = vapply(table$pytorch_shape, paste, "", collapse = " x "), count = table$count),
     best_epoch = if (nrow(h) && any(!is.na(h$validation_loss))) h$epoch[which.min(h$validation_loss)] else NA,
     kept_epoch = if (nrow(h)) h$epoch[kept_epoch(object)] else NA,
     seconds = if (nrow(h)) h$seconds[nrow(h)] else NA,
-    losses = if (!is.null(x)) compare_losses(object, x, pca, refine)
+    losses = compared$losses,
+    chi2 = compared$chi2
   ), class = "summary.spender")
+}
+
+# What a paper would say of the fit
+in_sentences <- function(summary) {
+  fit <- summary$fit
+  t <- fit$training
+  number <- function(x) format(x, digits = 3, big.mark = ",")
+  said <- paste0("An autoencoder after Melchior et al. (2023) with ", count(fit$architecture$n_latent, "latent"), " and ",
+                 number(count_parameters(fit$architecture)), " parameters (R package spender ", utils::packageVersion("spender"), ")")
+  if (!length(t$n_training)) return(paste0(said, "."))
+  loss <- judged_loss(fit)
+  held <- if (names(loss) == "training") "The mean training loss" else {
+    paste0("The mean loss of ", if (length(t$n_validation)) paste0(number(t$n_validation), " "), "spectra that were held out",
+           if (names(loss) == "refined validation") ", at refined latents,")
+  }
+  said <- c(
+    said, " was trained on ", number(t$n_training), " spectra at redshifts ",
+    paste(format(t$z_range, digits = 2, trim = TRUE), collapse = " to "), " for ", count(nrow(fit$history), "epoch"), " (batches of ",
+    t$batch_size, ", learning rate ", number(t$learning_rate), ", seed ", t$seed,
+    if (identical(t$init, "simulated")) ", starting from simulated galaxies", "). ", held, " is ", format(loss[[1]], digits = 4)
+  )
+  if (is.finite(explained(fit))) {
+    said <- c(said, ", where a flat spectrum has ", format(t$flat_loss, digits = 4), " and a model without error ",
+              format(perfect_loss(fit), digits = 4), ": the fit describes ", number(100 * explained(fit)),
+              " % of what is above the noise")
+  }
+  if (length(summary$chi2)) {
+    chi2 <- vapply(summary$chi2, number, "")
+    said <- c(said, ". The reduced chi-squared of the spectra compared has a median of ", chi2[2], " (16 to 84 %: ", chi2[1], " to ",
+              chi2[3], ") at refined latents")
+  }
+  paste0(c(said, "."), collapse = "")
 }
 
 compare_losses <- function(fit, x, pca, refine) {
@@ -268,12 +316,15 @@ compare_losses <- function(fit, x, pca, refine) {
   encoder <- predict(fit, x, "loss", refine = 0)
   known <- is.finite(encoder)
   x <- x[known]
-  c(encoder = mean(encoder[known]), refined = mean(predict(fit, x, "loss", refine = refine)),
-    pca = if (!is.null(pca)) mean(predict(pca, x, "loss")), noise = mean(x$ivar > 0) / 2)
+  refined <- predict(fit, x, c("loss", "chi2"), refine = refine)
+  list(losses = c(encoder = mean(encoder[known]), refined = mean(refined$loss), pca = if (!is.null(pca)) mean(predict(pca, x, "loss")),
+                  noise = mean(x$ivar > 0) / 2),
+       chi2 = stats::quantile(refined$chi2, c(0.16, 0.5, 0.84), na.rm = TRUE))
 }
 
 #' @export
 print.summary.spender <- function(x, ...) {
+  cat(strwrap(in_sentences(x)), "", sep = "\n")
   print(x$fit)
   if (length(x$losses)) {
     cat("  compared   ", paste(names(x$losses), vapply(x$losses, format, "", digits = 4), collapse = ", "), "\n", sep = "")

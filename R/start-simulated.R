@@ -1,6 +1,7 @@
 # Weights of fits of simulated galaxies (data-raw/simulated-start.R), as the start of a network with the same decoder: few spectra
-# then only have to say in what they differ. There is one for the paper's decoder and one for that of fast_network(). The restframe grid may be another one, and the number of latents. The encoder's weights are
-# taken where it has the same layers; elsewhere it begins at random, and learns from the decoder.
+# then only have to say in what they differ. There is one for the paper's decoder and one for that of fast_network(). The restframe grid
+# may be another one, and the number of latents. The encoder's weights are taken where it has the same layers; elsewhere it begins at
+# random, and learns from the decoder.
 
 # The fit with the weights to start training from, and which ones, as `training$init`. "auto" takes those of simulated galaxies for up to
 # `most` spectra, if they describe half of what a flat spectrum leaves of a sample of them.

@@ -141,9 +141,8 @@ problems.survey <- function(x, ...) {
   check_dots("problems", ...)
   rejected <- do.call(rbind, lapply(x$files$path, rejected_of))
   without <- which(is.na(x$norm))
-  n <- nrow(rejected)
   rbind(survey_problems(if (length(without)) survey_ids(x)[without] else character(), without),
-        data.frame(id = rep(NA_character_, n), file = rejected$file, row = rep(NA_integer_, n), reason = rejected$reason))
+        unread_inputs(rejected$file, sub("^TARGETID -?[0-9]+: ", "", rejected$reason), rejected_target(rejected$reason)))
 }
 
 rejected_of <- function(path) as.data.frame(lapply(.Call(ffi_survey_rejected, path), from_ascii))

@@ -15,6 +15,7 @@ train <- function(fit, x, options) {
   options <- training_plan(options, n, fit$architecture, device, identical(fit$training$init, "simulated"))
   settings <- options[training_settings()]
   settings$batch_size <- min(options$batch_size, length(rows))
+  settings["invariance"] <- list(if (!is.null(options$invariance)) unclass(options$invariance)) # model files hold plain lists
   settings[c("device", "precision")] <- device[c("device", "precision")]
   steps_per_epoch <- ceiling(n / settings$batch_size)
   bounds <- reference_losses(fit, x, rows)
@@ -29,8 +30,9 @@ train <- function(fit, x, options) {
   }
 
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
-  on.exit(.Call(ffi_train_close, session))
-  run <- new_run(fit, options$epochs, options$best, refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
+  on.exit(close_session(session))
+  run <- new_run(fit, options$epochs, options$best && is.null(options$invariance),
+                 refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
   keeper <- if (!is.null(options$checkpoint)) {
     of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
     checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of)
@@ -43,7 +45,8 @@ train <- function(fit, x, options) {
   }
   bar <- if (show) {
     cli::cli_progress_bar("Epochs", total = options$epochs * steps_per_epoch,
-                          format = "{cli::pb_bar} epoch {run$epoch}/{run$epochs}  loss {format(run$loss, digits = 4)}  {cli::pb_eta_str}")
+                          format = paste("{cli::pb_bar} epoch {run$epoch}/{run$epochs}  loss {format(run$loss, digits = 4)} ",
+                                         "{training_rate(run, n / steps_per_epoch)}  {cli::pb_eta_str}"))
   }
   tick <- function(step) if (show) cli::cli_progress_update(id = bar, set = step)
   outcome <- tryCatch(training_loop(session, run, keeper, tick, options$callback), interrupt = function(e) e,
@@ -85,6 +88,15 @@ check_training <- function(options) {
   check_number(options$split_seed, "split_seed", 0, 2^53, whole = TRUE)
   for (flag in c("cycle_momentum", "best", if (!is.null(options$progress)) "progress")) check_flag(options[[flag]], flag)
   if (!isTRUE(options$refine) && !isFALSE(options$refine)) check_number(options$refine, "refine", 0, 1)
+  check_invariance_argument(options$invariance)
+  if (!is.null(options$invariance) && !isFALSE(options$refine)) {
+    abort("invalid", "`invariance` does not go with `refine`: its losses are of the encoder's latents.")
+  }
+  if (!is.null(options$clip)) {
+    check_number(options$clip, "clip", 0, 1e300)
+    if (options$clip == 0) abort("invalid", "`clip` must be above 0: with 0 nothing would be learned.")
+  }
+  check_number(options$epsilon, "epsilon", 0, 1e300)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
   check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
@@ -94,19 +106,25 @@ check_training <- function(options) {
 }
 
 open_training <- function(fit, x, rows, is_training, settings, device, steps_per_epoch) {
-  data <- if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows)
-          else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
-  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, x$z[rows], is_training,
+  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(x, rows), x$z[rows], is_training,
         c(device, list(batch_size = settings$batch_size, seed = settings$seed, rate = settings$learning_rate,
                        total_steps = steps_per_epoch * settings$epochs,
                        steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,
                        cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
                        refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
-                       lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative")))
+                       lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
+                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon),
+          list(invariance = invariance_settings(settings$invariance, x, rows, settings$epochs))))
 }
 
 # The step from which on the decoder learns at refined latents, NA for never
 refine_from <- function(refine, steps) if (isFALSE(refine)) NA_real_ else floor(steps * if (isTRUE(refine)) 0.5 else refine)
+
+# Spectra per second since the training began or was resumed
+training_rate <- function(run, per_step) {
+  seconds <- proc.time()[["elapsed"]] - run$begun[["at"]]
+  paste0(format(signif((run$step - run$begun[["step"]]) * per_step / max(seconds, 1e-3), 3), big.mark = ","), "/s")
+}
 
 # How a training ended before its last epoch, if it did
 report_outcome <- function(outcome, run, learning_rate) {
@@ -124,25 +142,19 @@ report_outcome <- function(outcome, run, learning_rate) {
 }
 
 # State of a running training: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
-# (those that the fit would have now), `lowest` validation loss, `loss` and `step`. `refined_from` is the number of epochs, or NA, after
+# (those that the fit would have now), `lowest` validation loss, `loss` and `step`, and `unvalidated`, the loss and learning rate of an
+# epoch whose steps are done but whose validation is not, or NULL. `refined_from` is the number of epochs, or NA, after
 # which the decoder learns at refined latents; losses before are not compared with those after.
 new_run <- function(fit, epochs, best, refined_from = NA) {
   list2env(list(epochs = epochs, best = best, refined_from = refined_from, earlier = fit$history, epoch = 0,
-                history = empty_history(), weights = fit$weights, lowest = Inf, loss = NA_real_, step = 0, kept = 0,
-                started = proc.time()[["elapsed"]]), parent = emptyenv())
+                history = empty_history(), weights = fit$weights, lowest = Inf, loss = NA_real_, step = 0, kept = 0, unvalidated = NULL,
+                started = proc.time()[["elapsed"]], begun = c(at = proc.time()[["elapsed"]], step = 0)), parent = emptyenv())
 }
 
 training_loop <- function(session, run, keeper, tick, callback) {
   while (run$epoch < run$epochs) {
-    # Interrupts are handled between two iterations, never between an epoch's last step and its line in the history.
-    finished <- suspendInterrupts({
-      state <- .Call(ffi_train_advance, session, 0.2)
-      run$loss <- state$loss
-      run$step <- state$step
-      if (!is.finite(run$loss)) stop(diverged_condition(run$epoch + 1))
-      if (state$epoch_finished) end_epoch(session, run, state)
-      state$epoch_finished
-    })
+    # Interrupts are handled between two iterations: a result and its place in `run` belong together.
+    finished <- suspendInterrupts(if (is.null(run$unvalidated)) step_on(session, run) else validate_on(session, run))
     tick(run$step)
     if (!is.null(keeper)) keeper$keep_if_due()
     if (finished && !is.null(callback) && identical(callback(rbind(run$earlier, run$history)), FALSE)) break
@@ -150,20 +162,35 @@ training_loop <- function(session, run, keeper, tick, callback) {
   NULL
 }
 
-end_epoch <- function(session, run, state) {
-  held_out <- .Call(ffi_train_validate, session)
+# Steps for a fraction of a second; an epoch is finished only when it is validated.
+step_on <- function(session, run) {
+  state <- .Call(ffi_train_advance, session, 0.2)
+  run$loss <- state$loss
+  run$step <- state$step
+  if (!is.finite(run$loss)) stop(diverged_condition(run$epoch + 1))
+  if (state$epoch_finished) run$unvalidated <- c(state$loss, state$learning_rate)
+  FALSE
+}
+
+# Validates for a fraction of a second; returns whether that ended the epoch.
+validate_on <- function(session, run) {
+  held_out <- .Call(ffi_train_validate, session, 0.2)
+  if (is.null(held_out)) return(FALSE)
   weights <- .Call(ffi_train_weights, session)
   # the epoch's last step may be the one that diverged
   if (is.nan(held_out) || is.infinite(held_out) || !.Call(ffi_all_finite, weights)) stop(diverged_condition(run$epoch + 1))
   run$epoch <- run$epoch + 1
-  run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = state$loss, validation_loss = held_out,
-                                               learning_rate = state$learning_rate, seconds = proc.time()[["elapsed"]] - run$started))
+  run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = run$unvalidated[1],
+                                               validation_loss = held_out, learning_rate = run$unvalidated[2],
+                                               seconds = proc.time()[["elapsed"]] - run$started))
+  run$unvalidated <- NULL
   if (!is.na(run$refined_from) && run$epoch == floor(run$refined_from) + 1) run$lowest <- Inf
   if (!run$best || is.na(held_out) || held_out < run$lowest) {
     run$weights <- weights
     run$kept <- run$epoch
     run$lowest <- min(run$lowest, held_out, na.rm = TRUE)
   }
+  TRUE
 }
 
 diverged_condition <- function(epoch) {

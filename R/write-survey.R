@@ -1,18 +1,19 @@
 #' Write a survey file
 #'
-#' Prepares spectra, or takes prepared ones, and appends them to one FITS file, in bounded memory: from SDSS or BOSS files hundreds of
+#' Prepares spectra, or takes prepared ones, and appends them to one FITS file, in bounded memory: from SDSS, BOSS or DESI files hundreds of
 #' thousands at a time. A program that was killed continues when it is called again with the same arguments.
 #'
-#' @param x Names of SDSS or BOSS files or folders, as for [read_sdss()]; or [spectra()], or a survey (whose rows are copied).
+#' @param x Names of files or folders, as for [read_sdss()], or, if `instrument` is `"desi"` or a part of it, for [read_desi()]; or
+#'   [spectra()], or a survey (whose rows are copied).
 #' @param path The file to write.
-#' @param instrument,mask_sky,window,threads As in [read_sdss()].
+#' @param instrument,mask_sky,window,threads As in [read_sdss()] or [read_desi()].
 #' @param overwrite Replace a file that is there? Otherwise a survey that was made from files is continued: files that it has, or
 #'   that were rejected, are not read again; any other file is an error.
 #' @param progress Show a progress bar?
 #' @return The survey, opened, invisibly: see [open_survey()] for the format. Files that could not be read are in [problems()], with
 #'   reasons; a spectrum without norm has its row.
 #' @section Errors: `spender_error_exists` for a file that is there and cannot be continued, or was made with another mask, window or grid;
-#'   `spender_error_io` where writing fails (the file then holds the rows before); those of [read_sdss()].
+#'   `spender_error_io` where writing fails (the file then holds the rows before); those of [read_sdss()] and [read_desi()].
 #' @seealso [open_survey()]
 #' @export
 #' @inherit open_survey examples
@@ -24,7 +25,10 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
   path <- path.expand(path)
   if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
   check_not_source(path, x)
-  if (overwrite) unlink(c(path, rejects_path(path)))
+  if (overwrite) {
+    remove_survey(path)
+    unlink(rejects_path(path))
+  }
   if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress)))
   check_new_file(path)
   if (inherits(x, "spectra")) {
@@ -35,7 +39,11 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
       widths$OBJECT <- max(widths$OBJECT, widths$ID)
       widths$ID <- widths$ID + 8
     }
-    in_parts(x, function(part, rows) append_spectra(part, path, widths))
+    tick <- progress_bar("Spectra", length(x), progress)
+    in_parts(x, function(part, rows) {
+      append_spectra(part, path, widths)
+      tick(max(0, rows))
+    })
   }
   finish_survey(path)
   invisible(open_survey(path))
@@ -50,8 +58,16 @@ check_not_source <- function(path, x) {
   }
 }
 
-append_spectra <- function(x, path, widths = list(), prepared = "") {
-  meta <- x$meta
+# A file that may be there, and not one that another program writes
+remove_survey <- function(path) {
+  if (file.exists(path) && .Call(ffi_survey_locked, path)) {
+    abort("io", basename(path), " is being written by another program, or elsewhere in this one.")
+  }
+  unlink(path)
+}
+
+# Catalogue columns that a survey file can hold: a list or data frame
+check_columns <- function(meta) {
   nested <- vapply(meta, function(column) is.list(column) && !inherits(column, "POSIXlt") || !is.null(dim(column)), NA)
   if (any(nested)) {
     abort("invalid", "A survey file holds numbers and texts, one a spectrum, and the catalogue column ",
@@ -65,6 +81,11 @@ append_spectra <- function(x, path, widths = list(), prepared = "") {
     abort("invalid", "Catalogue columns need names of their own, of up to 60 ASCII characters, in a survey file: not \"",
           names(meta)[odd][1], "\".")
   }
+}
+
+append_spectra <- function(x, path, widths = list(), prepared = "") {
+  meta <- x$meta
+  check_columns(meta)
   # all parts of a file have OBJECT, or none
   names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
            else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
@@ -89,13 +110,8 @@ text_widths <- function(x) {
 append_rows <- function(columns, path, table, wave, instrument, widths = list(), prepared = "") {
   columns <- lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   if (!file.exists(path)) {
-    types <- vapply(columns, function(column) {
-      if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
-    }, "")
-    repeats <- mapply(function(column, name, type) {
-      if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
-    }, columns, names(columns), types)
-    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(types), as.double(repeats))
+    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(column_types(columns)),
+          as.double(column_repeats(columns, widths)))
   }
   info <- .Call(ffi_survey_info, path)
   ours <- setdiff(info$columns, c("PADDING", "ROWSUM"))
@@ -113,6 +129,19 @@ append_rows <- function(columns, path, table, wave, instrument, widths = list(),
   .Call(ffi_survey_append, path, unname(columns))
 }
 
+# Types and numbers of elements (src/data/survey.h) of named columns in a file
+column_types <- function(columns) {
+  vapply(columns, function(column) {
+    if (is.matrix(column)) "E" else switch(typeof(column), character = "A", integer = "J", logical = "L", "D")
+  }, "")
+}
+
+column_repeats <- function(columns, widths = list()) {
+  mapply(function(column, name, type) {
+    if (type == "E") ncol(column) else if (type == "A") max(1, nchar(column, "bytes"), widths[[name]], na.rm = TRUE) else 1
+  }, columns, names(columns), column_types(columns))
+}
+
 # Dates and 64-bit integers become texts.
 plain_column <- function(column) {
   if (inherits(column, "POSIXt")) return(format(column, "%Y-%m-%dT%H:%M:%OS6", tz = "UTC"))
@@ -124,11 +153,27 @@ finish_survey <- function(path, rejected = data.frame(file = character(), reason
   .Call(ffi_survey_finish, path, to_ascii(rejected$file), to_ascii(rejected$reason))
 }
 
+# How files of a grid are read: several at a time, or each by itself, since a file of DESI has hundreds or thousands of spectra. widths: of
+# text columns, as long as data/sdss.h lets texts be, or as DESI's columns are.
+file_reader <- function(instrument) {
+  if (is_desi_grid(instrument)) {
+    list(read = read_desi, preparation = desi_preparation, files = desi_files, part = 1,
+         widths = list(targetid = 20, survey = 20, program = 20, arms = 3, objtype = 20, desi_target = 20, bgs_target = 20, class = 20,
+                       subclass = 20))
+  } else {
+    list(read = read_sdss, files = expand_folders, part = 1024,
+         preparation = function(instrument, mask_sky, window, threads) preparation(instrument, mask_sky, window, TRUE, threads),
+         widths = list(class = 63, subclass = 63, plate_quality = 63, instrument = 63))
+  }
+}
+
 # Reads files in parts. Files that are done are known from the column `file` and from the sidecar of rejected ones, which is written before
 # the spectra of a part are appended, so that after a kill between the two the part is only read again.
-ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = 1024) {
-  files <- expand_folders(files)
-  prepared <- preparation_text(preparation(instrument(instrument), mask_sky, window, TRUE, threads))
+ingest <- function(files, path, instrument, mask_sky, window, threads, progress, part = reader$part) {
+  instrument <- instrument(instrument)
+  reader <- file_reader(instrument)
+  files <- reader$files(files)
+  prepared <- preparation_text(reader$preparation(instrument, mask_sky, window, threads))
   rejected <- data.frame(file = character(), reason = character())
   if (file.exists(path)) {
     survey <- open_survey(path)
@@ -146,26 +191,25 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   }
   sidecar <- rejects_path(path)
   if (file.exists(sidecar)) rejected <- unique(rbind(rejected, read_rejects(sidecar)))
-  rejected <- rejected[!duplicated(rejected$file), ]
   if (nrow(rejected)) write_rejects(rejected, sidecar) # those of the table too, which appending cuts off
-  left <- files[!to_ascii(files) %in% to_ascii(c(done, rejected$file))]
-  # as long as data/sdss.h lets texts be
-  widths <- list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes")), class = 63,
-                 subclass = 63, plate_quality = 63, instrument = 63)
-  bar <- if (progress && length(left)) cli::cli_progress_bar("Reading spectra", total = length(left))
+  left <- files[!to_ascii(files) %in% to_ascii(c(done, rejected$file[is.na(rejected_target(rejected$reason))]))]
+  widths <- c(list(ID = max(20, nchar(basename(to_ascii(files)), "bytes")), file = max(256, nchar(to_ascii(files), "bytes"))),
+              reader$widths)
+  tick <- progress_bar("Files", length(left), progress)
   for (rows in parts_of(length(left), part)) {
     some <- left[rows]
     if (!length(some)) break
-    x <- withCallingHandlers(read_sdss(some, instrument, mask_sky, window, threads, progress = FALSE),
-                             spender_warning_files = function(w) invokeRestart("muffleWarning"))
-    unread <- problems(x)[is.na(problems(x)$row), c("file", "reason")]
+    muffle <- function(w) invokeRestart("muffleWarning")
+    x <- withCallingHandlers(reader$read(some, instrument, mask_sky, window, threads, progress = FALSE),
+                             spender_warning_files = muffle, spender_warning_targets = muffle)
+    unread <- problems(x)[is.na(problems(x)$row), ]
     if (nrow(unread)) {
-      rejected <- rbind(rejected, unread)
+      rejected <- unique(rbind(rejected, data.frame(file = unread$file, reason = rejection(unread$id, unread$reason))))
       write_rejects(rejected, sidecar)
     }
     x$id <- object_of(x) # in a file ids may repeat, whichever part the spectra come in
     if (length(x)) append_spectra(x, path, widths, prepared)
-    if (progress) cli::cli_progress_update(set = max(rows), id = bar)
+    tick(max(rows))
   }
   if (!file.exists(path)) {
     abort("files", "None of the ", length(files), " files could be read; ", basename(sidecar), " says why. The first: ",
@@ -173,11 +217,17 @@ ingest <- function(files, path, instrument, mask_sky, window, threads, progress,
   }
   finish_survey(path, rejected)
   unlink(sidecar)
-  if (nrow(rejected)) {
-    warn("files", nrow(rejected), " of ", count(length(files), "file"), " could not be read; problems() says why. The first: ",
-         rejected$reason[1], ".")
-  }
+  of_target <- !is.na(rejected_target(rejected$reason))
+  warn_unread(rejected[!of_target, ], length(files))
+  if (any(of_target)) warn("targets", count(sum(of_target), "target"), " have no redshift and are left out; problems() lists them.")
   open_survey(path)
+}
+
+# A survey file lists what was rejected by file and reason; of a target in a file, the reason begins with its id.
+rejection <- function(id, reason) ifelse(is.na(id), reason, paste0("TARGETID ", id, ": ", reason))
+rejected_target <- function(reason) {
+  of_target <- grepl("^TARGETID -?[0-9]+: ", reason)
+  ifelse(of_target, sub("^TARGETID (-?[0-9]+): .*", "\\1", reason), NA_character_)
 }
 
 write_rejects <- function(rejected, path) {

@@ -5,6 +5,6 @@
 #' @name spender-package
 #' @keywords internal
 #' @useDynLib spender, .registration = TRUE
-#' @importFrom stats coef predict residuals update setNames
+#' @importFrom stats coef logLik nobs predict residuals update setNames
 #' @importFrom graphics plot
 NULL

@@ -316,8 +316,12 @@ int main(int argc, char **argv) {
   TRY(spd_model_create(&model, &net, backend, wave_observed, wave_rest, batch, what == TRAIN ? SPD_MODEL_TRAIN : SPD_MODEL_FORWARD, error));
   TRY(spd_model_set_parameters(model, weights, error));
   const struct spd_source source = {.flux = flux, .ivar = ivar, .z = z, .n_rows = rows, .is_training = is_training};
-  const struct spd_training_options options = {batch,         1,         {.rate = 1e-3, .constant = 1}, {1e-3, 0.9, 0.999, 1e-8, 1.0, 0},
-                                               SPD_FEED_AUTO, UINT64_MAX};
+  const struct spd_training_options options = {.batch_size = batch,
+                                               .seed = 1,
+                                               .schedule = {.rate = 1e-3, .constant = 1},
+                                               .adam = {1e-3, 0.9, 0.999, 1e-8, 1.0, 0},
+                                               .way = SPD_FEED_AUTO,
+                                               .refine_from = UINT64_MAX};
   if (what == TRAIN) TRY(spd_training_create(&session, model, &source, &options, error));
   float *gpu_flux = NULL, *gpu_z = NULL;
   uint64_t *order = malloc(rows * sizeof *order), *gpu_order = NULL;

@@ -1,5 +1,5 @@
-# Makes inst/extdata/simulated-start-HIDDEN.rds, the weights that `init = "simulated"` starts from, for a decoder with these hidden layers: a
-# fit of simulated galaxies, made small.
+# Makes inst/extdata/simulated-start-HIDDEN.rds, the weights that `init = "simulated"` starts from, for a decoder with these hidden
+# layers: a fit of simulated galaxies, made small.
 #   Rscript data-raw/simulated-start.R HIDDEN EPOCHS BATCH      (about seven minutes on two cores)
 # for the paper's decoder 64-256-1024 20 64, for that of fast_network() 128 40 32
 # - latents: 10, changed linearly so that those of the training spectra are uncorrelated with variance 1, in order of how much they change

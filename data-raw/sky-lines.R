@@ -4,8 +4,9 @@
 input <- commandArgs(trailingOnly = TRUE)[1]
 pfs <- utils::read.table(input, comment.char = "#", col.names = c("wave", "intensity", "species", "status"))
 pfs$wave <- 10 * pfs$wave
-pfs <- pfs[pfs$wave >= 3784 & pfs$wave <= 9333, ]
-pfs <- pfs[order(-pfs$intensity, pfs$wave), ][1:100, ]
+# all that sky_lines() and DESI's mask need: R/sky-lines.R chooses among them
+pfs <- pfs[pfs$wave >= 3784 & pfs$wave <= 9850 & pfs$intensity > 2, ]
+pfs <- pfs[order(-pfs$intensity, pfs$wave), ]
 pfs$source <- "PFS night-sky line list"
 
 # Refraction of standard air, Ciddor 1996 (Applied Optics 35, 1566), eq. 1; the wavelength is the one in vacuum.

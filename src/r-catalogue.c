@@ -47,12 +47,13 @@ static spd_status read_column(SEXP column, struct spd_catalogue *catalogue, cons
   return status;
 }
 
-/* The columns of `names` that the table in HDU `hdu` (from 1) has, NULL for the others. 64-bit integers are texts with an attribute
- * `integer64`. */
+/* The columns of `names` that the table in HDU `hdu` (a number from 1, or a name) has, NULL for the others. 64-bit integers are texts with
+ * an attribute `integer64`. */
 SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names) {
   r_check_texts(names, "names", R_ANY);
   const char *file = R_ExpandFileName(r_text(path, "path"));
-  const int number = (int)r_whole(hdu, "hdu", 1, 100000);
+  const char *hdu_name = TYPEOF(hdu) == STRSXP ? r_text(hdu, "hdu") : NULL;
+  const int number = hdu_name ? 0 : (int)r_whole(hdu, "hdu", 1, 100000);
   const R_xlen_t n = Rf_xlength(names);
   struct spd_catalogue *catalogue;
   struct spd_error error = {""};
@@ -60,7 +61,7 @@ SEXP ffi_read_catalogue(SEXP path, SEXP hdu, SEXP names) {
   Rf_setAttrib(result, R_NamesSymbol, names);
   SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
   R_RegisterCFinalizer(pointer, finalize);
-  spd_status status = spd_catalogue_open(&catalogue, file, number, &error);
+  spd_status status = spd_catalogue_open(&catalogue, file, hdu_name, number, &error);
   R_SetExternalPtrAddr(pointer, status == SPD_STATUS_OK ? catalogue : NULL);
   for (R_xlen_t k = 0; k < n && status == SPD_STATUS_OK; k++) {
     struct spd_catalogue_column c;

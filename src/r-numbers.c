@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "core/digest.h"
 #include "core/threads.h"
@@ -27,13 +29,26 @@ void r_columns_to_floats(float *rows, const double *columns, size_t n, size_t wi
 }
 
 void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t width, size_t first, size_t count) {
-  for (size_t m = 0; m < width; m++)
+  const size_t ahead = 16; /* each column of R's matrix is in another page, which takes long to find */
+  for (size_t m = 0; m < width; m++) {
+    for (size_t i = 0; i < count && m + ahead < width; i += 8) __builtin_prefetch(columns + (m + ahead) * n + first + i);
     for (size_t i = 0; i < count; i++) rows[i * width + m] = columns[m * n + first + i];
+  }
 }
 
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t width, size_t first, size_t count) {
   for (size_t m = 0; m < width; m++)
     for (size_t i = 0; i < count; i++) columns[m * n + first + i] = rows[i * width + m];
+}
+
+void r_use_large_pages(SEXP x) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)REAL(x), size = (uintptr_t)Rf_xlength(x) * sizeof(double);
+  const uintptr_t from = (begin + page - 1) / page * page, end = (begin + size) / page * page;
+  if (end > from) (void)madvise((void *)from, end - from, MADV_HUGEPAGE);
+#else
+  (void)x;
+#endif
 }
 
 /* ---- entries ---- */
@@ -73,7 +88,8 @@ static uint64_t digest_of(SEXP x, int threads) {
       }
       return digest;
     case VECSXP:
-      for (size_t i = 0; i < n; i++) digest = spd_digest_join(digest, digest_of(VECTOR_ELT(x, (R_xlen_t)i), threads));
+      for (size_t i = 0; i < n; i++)
+        R_CheckUserInterrupt(), digest = spd_digest_join(digest, digest_of(VECTOR_ELT(x, (R_xlen_t)i), threads));
       return digest;
     default: Rf_error("internal: only plain vectors and lists of them have a digest");
   }

@@ -31,7 +31,7 @@ struct outcome {
 };
 
 /* Row i of the workspace becomes the spectrum, prepared; zeros where the file is bad. */
-static void read_one(struct outcome *outcome, struct workspace *space, size_t i, const char *path, struct spd_log_grid grid,
+static void read_one(struct outcome *outcome, struct workspace *space, size_t i, const char *path, struct spd_uniform_grid grid,
                      const struct spd_preparation *preparation) {
   double *flux = space->block->flux + i * grid.size, *ivar = space->block->ivar + i * grid.size;
   outcome->status = spd_sdss_read(&space->pixels, &outcome->object, path, &outcome->error);
@@ -54,12 +54,12 @@ static void read_one(struct outcome *outcome, struct workspace *space, size_t i,
 
 static SEXP text_or_na(const char *text) { return text[0] ? Rf_mkChar(text) : NA_STRING; }
 
-enum { Z, Z_ERR, SN_MEDIAN, NORM, ZWARNING, N_REAL };
+enum { Z, Z_ERR, SN_MEDIAN, NORM, ZWARNING, RA, DEC, N_REAL };
 enum { FOUND, PLATE, MJD, FIBER, FIELD, N_INTEGER };
 enum { PROBLEM, CLASS, SUBCLASS, PLATE_QUALITY, INSTRUMENT, CATALOGID, SDSS_ID, N_TEXT };
 static const char *const read_names[] = {
-    "flux",  "ivar",  "z",       "z_err", "sn_median", "norm",          "zwarning",   "found",     "plate",   "mjd",
-    "fiber", "field", "problem", "class", "subclass",  "plate_quality", "instrument", "catalogid", "sdss_id",
+    "flux", "ivar",  "z",     "z_err",   "sn_median", "norm",     "zwarning",      "ra",         "dec",       "found",   "plate",
+    "mjd",  "fiber", "field", "problem", "class",     "subclass", "plate_quality", "instrument", "catalogid", "sdss_id",
 };
 
 /* Where a file is bad, `problem` is the sentence and all else is NA; its rows of flux and ivar are zeros. */
@@ -67,7 +67,8 @@ static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
   int ok = outcome->status == SPD_STATUS_OK;
   const struct spd_sdss_object *object = &outcome->object;
   double reals[N_REAL] = {
-      [Z] = object->z, [Z_ERR] = object->z_err, [SN_MEDIAN] = object->sn_median, [NORM] = outcome->norm, [ZWARNING] = object->zwarning};
+      [Z] = object->z,   [Z_ERR] = object->z_err, [SN_MEDIAN] = object->sn_median, [NORM] = outcome->norm, [ZWARNING] = object->zwarning,
+      [RA] = object->ra, [DEC] = object->dec};
   int integers[N_INTEGER] = {
       [FOUND] = outcome->found, [PLATE] = object->plate, [MJD] = object->mjd, [FIBER] = object->fiber, [FIELD] = object->field};
   const char *texts[N_TEXT] = {[PROBLEM] = "",
@@ -92,7 +93,7 @@ struct reading {
   const char **files;
   double *flux, *ivar;
   size_t n, start, stop;
-  struct spd_log_grid grid;
+  struct spd_uniform_grid grid;
   const struct spd_preparation *preparation;
 };
 
@@ -115,7 +116,7 @@ SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
   const int n_names = 2 + N_REAL + N_INTEGER + N_TEXT;
   SEXP result = PROTECT(r_list_new(n_names, read_names));
   struct spd_preparation preparation = r_preparation(recipe);
-  struct spd_log_grid grid = {r_number(log_first, "log_first"), SPD_SDSS_STEP, preparation.n_observed};
+  struct spd_uniform_grid grid = {r_number(log_first, "log_first"), SPD_SDSS_STEP, preparation.n_observed};
   for (int i = 0; i < n_names; i++)
     SET_VECTOR_ELT(result, i,
                    i < 2                        ? Rf_allocMatrix(REALSXP, (int)n, (int)grid.size)

@@ -1,16 +1,22 @@
 /* Sessions: objects outside R that live within or between .Call entries. */
 #include "r-session.h"
-#include "cpu/create.h"
-#include "cuda/create.h"
 
 #include <string.h>
+#include <unistd.h>
+
+#include "cpu/create.h"
+#include "cuda/create.h"
+#include "r-entries.h"
 
 static void finalize(SEXP pointer) {
   struct r_session *session = R_ExternalPtrAddr(pointer);
   if (!session) return;
   R_ClearExternalPtr(pointer);
   spd_training_destroy(session->training);
-  spd_refiner_destroy(session->refiner);
+  r_results_free(session->results, session);
+  spd_writer_destroy(session->writer);
+  spd_survey_close(&session->file);
+  spd_inference_destroy(session->inference);
   spd_model_destroy(session->model);
   if (session->backend) session->backend->ops->destroy(session->backend);
   free(session->flux);
@@ -29,6 +35,8 @@ SEXP r_session_new(struct r_session **session) {
   R_RegisterCFinalizerEx(pointer, finalize, TRUE);
   *session = calloc(1, sizeof **session);
   if (!*session) Rf_error("could not allocate a session");
+  (*session)->file.file = -1;
+  (*session)->process = getpid();
   R_SetExternalPtrAddr(pointer, *session);
   UNPROTECT(1);
   return pointer;
@@ -41,6 +49,22 @@ struct r_session *r_session_get(SEXP pointer) {
   struct r_session *session = ours ? R_ExternalPtrAddr(pointer) : NULL;
   if (!session) Rf_error("internal: this session is closed");
   return session;
+}
+
+spd_status r_session_write(struct r_session *session, const char *path, size_t chunk, struct spd_error *error) {
+  SPD_TRY(spd_survey_reopen(&session->file, path, error));
+  return spd_writer_create(&session->writer, &session->file, chunk, error);
+}
+
+spd_status r_session_finish(struct r_session *session, struct spd_error *error) {
+  SPD_TRY(spd_writer_wait(session->writer, error));
+  return spd_survey_finish(&session->file, NULL, NULL, 0, r_interrupted, error);
+}
+
+SEXP ffi_session_close(SEXP pointer) {
+  r_session_get(pointer);
+  r_session_free(pointer);
+  return R_NilValue;
 }
 
 static int choice(SEXP options, const char *name, const char *const *choices) {

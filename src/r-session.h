@@ -3,10 +3,12 @@
 #define SPD_R_SESSION_H
 
 #include <stdlib.h>
+#include <sys/types.h>
 
 #include "cuda/create.h"
+#include "data/writer.h"
+#include "network/infer.h"
 #include "network/model.h"
-#include "network/refine.h"
 #include "network/train.h"
 #include "r-survey.h"
 #include "r-util.h"
@@ -17,10 +19,15 @@ struct r_session {
   struct spd_backend *backend;
   struct spd_model *model;
   struct spd_training *training;
-  struct spd_refiner *refiner;
+  struct spd_inference *inference;
+  struct r_results *results; /* of the inference; r-infer.c */
+  struct spd_survey file;    /* that `writer` appends to, if it is not NULL */
+  struct spd_writer *writer;
+  pid_t process; /* that the session was opened in */
   float *flux, *ivar, *z;
-  struct spd_surveys surveys; /* instead of flux and ivar */
-  uint64_t *places;
+  struct spd_surveys surveys; /* or */
+  struct spd_columns columns; /* instead of flux and ivar */
+  uint64_t *places;           /* of the spectra in the surveys or columns */
   unsigned char *is_training;
   struct spd_schedule schedule;
 };
@@ -29,6 +36,12 @@ struct r_session {
 SEXP r_session_new(struct r_session **session);
 struct r_session *r_session_get(SEXP pointer);
 void r_session_free(SEXP pointer);
+/* Hands what is complete to the session's writer. */
+void r_results_free(struct r_results *results, struct r_session *session);
+/* Opens a survey file for the session to append to, chunk rows at a time; path: not R's buffer of expanded names */
+spd_status r_session_write(struct r_session *session, const char *path, size_t chunk, struct spd_error *error);
+/* Waits for what was put, and ends the file. Interrupted: SPD_STATUS_INTERRUPTED */
+spd_status r_session_finish(struct r_session *session, struct spd_error *error);
 
 /* Where to compute, from an R list: device ("cpu" or "cuda"), threads, precision ("fp32", "tf32", "bf16", "fp16"). */
 struct r_device {

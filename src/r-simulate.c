@@ -1,12 +1,15 @@
 /* .Call entries of simulated spectra. */
 #include <limits.h>
 
+#include <string.h>
+
+#include "core/bytes.h"
 #include "core/rng.h"
 #include "core/threads.h"
 #include "data/simulate.h"
 #include "r-entries.h"
+#include "r-session.h"
 #include "r-spectra.h"
-#include "r-util.h"
 
 /* (n, k): row i is that of number first + i in a sample of any size with this seed. */
 SEXP ffi_uniforms(SEXP seed, SEXP first, SEXP n, SEXP k) {
@@ -68,26 +71,51 @@ struct workspace {             /* one per thread */
   double *mix, *lines; /* of one object */
 };
 
+/* Where a file's rows have what is made here; the other columns are R's */
+struct places {
+  size_t flux, ivar, norm, sn; /* offsets */
+};
+
 /* Objects from start to stop - 1, in blocks */
 struct making {
   const struct spd_simulation *s;
   const struct spd_preparation *preparation;
   struct workspace *spaces;
-  size_t n, start, stop;
-  uint64_t offset; /* number of object 0 in the sample */
+  size_t n, start, stop, block; /* block: rows of one */
+  uint64_t offset;              /* number of object 0 in the sample */
   const double *z, *mix, *ebv, *lines, *line_sigma, *sn, *brightness, *contrast;
   double *flux, *ivar, *truth, *rest, *norm; /* rest: NULL if not kept */
   int *found;
+  /* or rows of a file from `start` on */
+  unsigned char *rows;
+  size_t row_bytes;
+  struct places places;
   spd_status *statuses; /* of the blocks */
   struct spd_error *errors;
 };
+
+static void put_floats(unsigned char *to, const double *from, size_t n) {
+  for (size_t m = 0; m < n; m++) spd_put_float(to + 4 * m, (float)from[m]);
+}
+
+/* A prepared spectrum into its row of the file */
+static void put_spectrum(const struct making *k, size_t row, double norm, const double *flux, const double *ivar, double *work) {
+  const size_t n_observed = k->s->n_observed;
+  unsigned char *to = k->rows + (row - k->start) * k->row_bytes;
+  double sn;
+  spd_prepare_sn(&sn, flux, ivar, work, n_observed);
+  spd_put_double(to + k->places.norm, norm);
+  spd_put_double(to + k->places.sn, sn);
+  put_floats(to + k->places.flux, flux, n_observed);
+  put_floats(to + k->places.ivar, ivar, n_observed);
+}
 
 static void make_block(const void *context, size_t block, int thread) {
   const struct making *k = context;
   const struct spd_simulation *s = k->s;
   struct workspace *space = &k->spaces[thread];
-  const size_t n = k->n, n_observed = s->n_observed, first = k->start + block * R_BLOCK;
-  const size_t count = k->stop - first < R_BLOCK ? k->stop - first : R_BLOCK;
+  const size_t n = k->n, n_observed = s->n_observed, first = k->start + block * k->block;
+  const size_t count = k->stop - first < k->block ? k->stop - first : k->block;
   k->statuses[block] = SPD_STATUS_OK;
   for (size_t i = 0; i < count; i++) {
     const size_t row = first + i;
@@ -96,44 +124,102 @@ static void make_block(const void *context, size_t block, int thread) {
     const struct spd_object object = {k->z[row],          space->mix,       k->ebv[row], space->lines,   k->line_sigma[row],
                                       k->brightness[row], k->contrast[row], k->sn[row],  k->offset + row};
     double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed, *t = space->truth + i * n_observed;
-    double *x = k->rest ? space->rest + i * s->n_rest : NULL;
+    double *x = k->rest ? space->rest + i * s->n_rest : NULL, norm;
     k->statuses[block] = spd_simulate(t, y, w, x, &object, s, space->work, &k->errors[block]);
     if (k->statuses[block] != SPD_STATUS_OK) return;
     spd_prepare_clean(y, w, n_observed);
-    k->found[row] = spd_prepare_normalize(&k->norm[row], y, w, space->work, k->z[row], k->preparation);
-    const double unit = k->found[row] == SPD_NORM_FOUND ? k->norm[row] : 1.0;
+    const spd_norm found = spd_prepare_normalize(&norm, y, w, space->work, k->z[row], k->preparation);
+    if (k->rows) {
+      put_spectrum(k, row, norm, y, w, space->work);
+      continue;
+    }
+    k->found[row] = found, k->norm[row] = norm;
+    const double unit = found == SPD_NORM_FOUND ? norm : 1.0;
     for (size_t m = 0; m < n_observed; m++) t[m] /= unit;
     for (size_t r = 0; x && r < s->n_rest; r++) x[r] /= unit;
   }
+  if (k->rows) return;
   r_rows_to_columns(k->flux, space->flux, n, n_observed, first, count);
   r_rows_to_columns(k->ivar, space->ivar, n, n_observed, first, count);
   r_rows_to_columns(k->truth, space->truth, n, n_observed, first, count);
   if (k->rest) r_rows_to_columns(k->rest, space->rest, n, s->n_rest, first, count);
 }
 
+static size_t offset_of(const struct spd_survey *survey, const char *name, char type, size_t repeat) {
+  for (size_t c = 0; c < survey->n_columns; c++) {
+    const struct spd_survey_column *column = &survey->columns[c];
+    if (strcmp(column->name, name) == 0 && column->type == type && column->repeat == repeat) return column->offset;
+  }
+  Rf_error("internal: the survey has no column %s", name);
+}
+
+static struct places places_in(const struct spd_survey *survey, size_t n_observed) {
+  return (struct places){offset_of(survey, "FLUX", 'E', n_observed), offset_of(survey, "IVAR", 'E', n_observed),
+                         offset_of(survey, "NORM", 'D', 1), offset_of(survey, "sn_median", 'D', 1)};
+}
+
+/* The largest number of rows between two checks for user interrupts: enough that threads seldom wait for the last one */
+static size_t rows_at_once(int threads) { return (size_t)R_CHUNK * (size_t)(threads > 2 ? threads / 2 : 1); }
+
+enum { FILE_CHUNK = 1024, FILE_BLOCK = 4 };
+
+/* Makes objects from start to stop - 1. */
+static spd_status make(struct making *making, size_t start, size_t stop, int threads, struct spd_error *error) {
+  const size_t blocks = (stop - start + making->block - 1) / making->block;
+  making->start = start, making->stop = stop;
+  spd_parallel(threads, blocks, make_block, making);
+  for (size_t block = 0; block < blocks; block++) {
+    if (making->statuses[block] == SPD_STATUS_OK) continue;
+    *error = making->errors[block];
+    return making->statuses[block];
+  }
+  return SPD_STATUS_OK;
+}
+
+/* The same into a chunk of the session's file. columns: what R has of the rows of all objects */
+static spd_status make_chunk(struct making *making, struct r_session *session, SEXP columns, size_t start, size_t stop, int threads,
+                             struct spd_error *error) {
+  making->row_bytes = session->file.row_bytes;
+  SPD_TRY(spd_writer_next(&making->rows, session->writer, error));
+  SPD_TRY(r_survey_put(making->rows, &session->file, columns, making->n, start, stop - start, error));
+  SPD_TRY(make(making, start, stop, threads, error));
+  spd_writer_put(session->writer, stop - start);
+  return SPD_STATUS_OK;
+}
+
 /* objects: a list whose names are the fields of spd_object, n of each; first_row: the number of row 0 in the sample. recipe: as
- * for ffi_prepare_spectra. Returns flux, ivar, norm, found as that does, and truth and rest in the units of flux. */
-SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe) {
+ * for ffi_prepare_spectra. Returns flux, ivar, norm, found as that does, and truth and rest in the units of flux; or, with file =
+ * list(session, columns), NULL: then rows are appended to the file of ffi_survey_write(), with these as their first columns, but for NORM
+ * and sn_median. */
+SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEXP recipe, SEXP file) {
   struct spd_simulation s = simulation_from(shared);
   struct spd_preparation preparation = r_preparation(recipe);
   size_t n = (size_t)Rf_xlength(r_list_get(objects, "z")), n_observed = s.n_observed;
   if (preparation.n_observed != n_observed) Rf_error("internal: the recipe is for another grid");
   const double row_0 = r_whole(first_row, "first_row", 0, 1e15);
-  int with_rest = (int)r_whole(keep_rest, "keep_rest", 0, 1), threads = r_team_size(r_list_get(recipe, "threads"), n);
+  int with_rest = (int)r_whole(keep_rest, "keep_rest", 0, 1), threads = (int)r_list_whole(recipe, "threads", 1, 4096);
+  struct r_session *session = file == R_NilValue ? NULL : r_session_get(r_list_get(file, "session"));
+  const SEXP columns = session ? r_list_get(file, "columns") : R_NilValue;
+  if (session && (!session->writer || session->results || with_rest || TYPEOF(columns) != VECSXP))
+    Rf_error("internal: this session writes no survey");
+  const size_t block = session ? FILE_BLOCK : R_BLOCK, chunk = session ? FILE_CHUNK : rows_at_once(threads);
+  threads = spd_threads(threads, n / block + 1);
 
   static const char *const names[] = {"flux", "ivar", "truth", "rest", "norm", "found"};
-  SEXP result = PROTECT(r_list_new(6, names));
-  for (int i = 0; i < 3; i++) SET_VECTOR_ELT(result, i, Rf_allocMatrix(REALSXP, (int)n, (int)n_observed));
-  if (with_rest) SET_VECTOR_ELT(result, 3, Rf_allocMatrix(REALSXP, (int)n, (int)s.n_rest));
-  SET_VECTOR_ELT(result, 4, Rf_allocVector(REALSXP, (R_xlen_t)n));
-  SET_VECTOR_ELT(result, 5, Rf_allocVector(INTSXP, (R_xlen_t)n));
+  SEXP result = PROTECT(session ? R_NilValue : r_list_new(6, names));
+  if (!session) {
+    for (int i = 0; i < 3; i++) SET_VECTOR_ELT(result, i, Rf_allocMatrix(REALSXP, (int)n, (int)n_observed));
+    if (with_rest) SET_VECTOR_ELT(result, 3, Rf_allocMatrix(REALSXP, (int)n, (int)s.n_rest));
+    SET_VECTOR_ELT(result, 4, Rf_allocVector(REALSXP, (R_xlen_t)n));
+    SET_VECTOR_ELT(result, 5, Rf_allocVector(INTSXP, (R_xlen_t)n));
+  }
 
   struct workspace *spaces = (struct workspace *)R_alloc((size_t)threads, sizeof *spaces);
   for (int i = 0; i < threads; i++) {
-    spaces[i].flux = (double *)R_alloc(3 * R_BLOCK * n_observed, sizeof(double));
-    spaces[i].ivar = spaces[i].flux + R_BLOCK * n_observed;
-    spaces[i].truth = spaces[i].ivar + R_BLOCK * n_observed;
-    spaces[i].rest = with_rest ? (double *)R_alloc(R_BLOCK * s.n_rest, sizeof(double)) : NULL;
+    spaces[i].flux = (double *)R_alloc(3 * block * n_observed, sizeof(double));
+    spaces[i].ivar = spaces[i].flux + block * n_observed;
+    spaces[i].truth = spaces[i].ivar + block * n_observed;
+    spaces[i].rest = with_rest ? (double *)R_alloc(block * s.n_rest, sizeof(double)) : NULL;
     spaces[i].work = (double *)R_alloc(spd_simulate_work(&s), sizeof(double));
     spaces[i].mix = (double *)R_alloc(s.n_components + s.n_lines, sizeof(double));
     spaces[i].lines = spaces[i].mix + s.n_components;
@@ -142,6 +228,7 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
                           .preparation = &preparation,
                           .spaces = spaces,
                           .n = n,
+                          .block = block,
                           .offset = (uint64_t)row_0,
                           .z = r_list_numbers(objects, "z", n),
                           .mix = r_list_numbers(objects, "mix", n * s.n_components),
@@ -151,25 +238,20 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
                           .sn = r_list_numbers(objects, "sn", n),
                           .brightness = r_list_numbers(objects, "brightness", n),
                           .contrast = r_list_numbers(objects, "contrast", n),
-                          .flux = REAL(VECTOR_ELT(result, 0)),
-                          .ivar = REAL(VECTOR_ELT(result, 1)),
-                          .truth = REAL(VECTOR_ELT(result, 2)),
+                          .flux = session ? NULL : REAL(VECTOR_ELT(result, 0)),
+                          .ivar = session ? NULL : REAL(VECTOR_ELT(result, 1)),
+                          .truth = session ? NULL : REAL(VECTOR_ELT(result, 2)),
                           .rest = with_rest ? REAL(VECTOR_ELT(result, 3)) : NULL,
-                          .norm = REAL(VECTOR_ELT(result, 4)),
-                          .found = INTEGER(VECTOR_ELT(result, 5)),
-                          .statuses = (spd_status *)R_alloc(R_CHUNK / R_BLOCK, sizeof(spd_status)),
-                          .errors = (struct spd_error *)R_alloc(R_CHUNK / R_BLOCK, sizeof(struct spd_error))};
+                          .norm = session ? NULL : REAL(VECTOR_ELT(result, 4)),
+                          .found = session ? NULL : INTEGER(VECTOR_ELT(result, 5)),
+                          .statuses = (spd_status *)R_alloc(chunk / block, sizeof(spd_status)),
+                          .errors = (struct spd_error *)R_alloc(chunk / block, sizeof(struct spd_error))};
+  if (session) making.places = places_in(&session->file, n_observed);
   spd_status status = SPD_STATUS_OK;
   struct spd_error error = {""};
-
-  for (size_t start = 0; start < n && status == SPD_STATUS_OK; start += R_CHUNK) {
-    size_t stop = n - start < R_CHUNK ? n : start + R_CHUNK;
-    making.start = start, making.stop = stop;
-    spd_parallel(threads, (stop - start + R_BLOCK - 1) / R_BLOCK, make_block, &making);
-    for (size_t block = 0; block * R_BLOCK < stop - start && status == SPD_STATUS_OK; block++) {
-      status = making.statuses[block];
-      error = making.errors[block];
-    }
+  for (size_t start = 0; start < n && status == SPD_STATUS_OK; start += chunk) {
+    const size_t stop = n - start < chunk ? n : start + chunk;
+    status = session ? make_chunk(&making, session, columns, start, stop, threads, &error) : make(&making, start, stop, threads, &error);
     R_CheckUserInterrupt();
   }
   UNPROTECT(1);

@@ -5,8 +5,8 @@
 #include "data/prepare.h"
 #include "r-numbers.h"
 
-/* recipe: a list of wave, sky (wavelengths of lines, may be empty), half_width, window, normalize, threads; made by preparation() in
- * R/spectra.R. The result points into it, or into R_alloc'ed memory. */
+/* recipe: a list of wave, sky (wavelengths of lines, may be empty), half_width (of all lines, or of each), window, normalize, threads; made
+ * by preparation() in R/spectra.R. The result points into it, or into R_alloc'ed memory. */
 struct spd_preparation r_preparation(SEXP recipe);
 
 /* Buffers of one thread for a block of spectra */

@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include "core/bytes.h"
+#include "core/files.h"
 #include "r-entries.h"
 #include "r-numbers.h"
+#include "r-session.h"
 
 /* ---- opening ---- */
 
@@ -340,32 +342,46 @@ static int fits(SEXP x, size_t n, const struct spd_survey_column *c) {
   }
 }
 
-static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, struct spd_error *error) {
+static int is_own(const struct spd_survey *survey, size_t c) {
+  return strcmp(survey->columns[c].name, "PADDING") == 0 || (int)c == survey->checksum_column;
+}
+
+spd_status r_survey_put(unsigned char *rows, const struct spd_survey *survey, SEXP columns, size_t n, size_t first, size_t count,
+                        struct spd_error *error) {
   R_xlen_t k = 0;
   size_t widest = 1;
-  for (size_t c = 0; c < survey->n_columns; c++) {
+  for (size_t c = 0; c < survey->n_columns && k < Rf_xlength(columns); c++) {
     const struct spd_survey_column *column = &survey->columns[c];
-    if (column->repeat > widest) widest = column->repeat;
-    if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum_column) continue;
-    if (k == Rf_xlength(columns) || !fits(VECTOR_ELT(columns, k++), n, column))
+    if (is_own(survey, c)) continue;
+    if (!fits(VECTOR_ELT(columns, k++), n, column))
       return spd_fail(error, SPD_STATUS_INVALID, "what is to be appended does not fit the column %.60s of %.200s", column->name,
                       survey->file_name);
+    if (column->type == 'E' && column->repeat > widest) widest = column->repeat;
   }
-  unsigned char *rows = calloc(n ? n : 1, survey->row_bytes);
+  if (k < Rf_xlength(columns)) return spd_fail(error, SPD_STATUS_INVALID, "%.200s has fewer columns", survey->file_name);
   float *values = malloc(R_BLOCK * widest * sizeof *values);
-  spd_status status = rows && values ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for %zu rows", n);
-  for (size_t first = 0; status == SPD_STATUS_OK && first < n; first += R_BLOCK) {
+  if (!values) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for %zu rows", count);
+  for (size_t i = 0; i < count; i += R_BLOCK) {
     k = 0;
-    for (size_t c = 0; c < survey->n_columns; c++) {
-      const struct spd_survey_column *column = &survey->columns[c];
-      if (strcmp(column->name, "PADDING") == 0 || (int)c == survey->checksum_column) continue;
-      put_column(rows + first * survey->row_bytes, survey->row_bytes, VECTOR_ELT(columns, k++), first,
-                 n - first < R_BLOCK ? n - first : R_BLOCK, column, values);
-    }
+    for (size_t c = 0; c < survey->n_columns && k < Rf_xlength(columns); c++)
+      if (!is_own(survey, c))
+        put_column(rows + i * survey->row_bytes, survey->row_bytes, VECTOR_ELT(columns, k++), first + i,
+                   count - i < R_BLOCK ? count - i : R_BLOCK, &survey->columns[c], values);
   }
+  free(values);
+  return SPD_STATUS_OK;
+}
+
+static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, struct spd_error *error) {
+  R_xlen_t wanted = 0;
+  for (size_t c = 0; c < survey->n_columns; c++) wanted += !is_own(survey, c);
+  if (Rf_xlength(columns) != wanted)
+    return spd_fail(error, SPD_STATUS_INVALID, "%.200s has %lld columns to append to", survey->file_name, (long long)wanted);
+  unsigned char *rows = calloc(n ? n : 1, survey->row_bytes);
+  spd_status status =
+      rows ? r_survey_put(rows, survey, columns, n, 0, n, error) : spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for %zu rows", n);
   if (status == SPD_STATUS_OK) status = spd_survey_append(survey, rows, n, error);
   free(rows);
-  free(values);
   return status;
 }
 
@@ -385,6 +401,37 @@ SEXP ffi_survey_append(SEXP path, SEXP columns) {
   return R_NilValue;
 }
 
+/* A session that appends to a survey file, by ffi_simulate(), `chunk` rows at a time */
+SEXP ffi_survey_write(SEXP path, SEXP chunk) {
+  const char *expanded = path_of(path);
+  const char *where = strcpy(R_alloc(strlen(expanded) + 1, 1), expanded);
+  const size_t rows = (size_t)r_whole(chunk, "chunk", 1, 65536);
+  struct r_session *session;
+  SEXP pointer = PROTECT(r_session_new(&session));
+  struct spd_error error = {""};
+  const spd_status status = r_session_write(session, where, rows, &error);
+  if (status != SPD_STATUS_OK) {
+    r_session_free(pointer);
+    r_raise(status, &error);
+  }
+  UNPROTECT(1);
+  return pointer;
+}
+
+/* Waits until its rows are in the file, and ends the file. */
+SEXP ffi_survey_written(SEXP pointer) {
+  struct r_session *session = r_session_get(pointer);
+  if (!session->writer || session->results) Rf_error("internal: this session writes no survey");
+  struct spd_error error = {""};
+  const spd_status status = r_session_finish(session, &error);
+  if (status == SPD_STATUS_INTERRUPTED) R_CheckUserInterrupt();
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return R_NilValue;
+}
+
+/* Whether a program has the file open to append to */
+SEXP ffi_survey_locked(SEXP path) { return Rf_ScalarLogical(spd_file_is_locked(path_of(path))); }
+
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
   const size_t n = (size_t)Rf_xlength(inputs);
   const char *where = path_of(path);
@@ -399,9 +446,10 @@ SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
   struct spd_error error = {""};
   spd_status status = spd_survey_reopen(&survey, where, &error);
   if (status == SPD_STATUS_OK) {
-    status = spd_survey_finish(&survey, in, why, n, &error);
+    status = spd_survey_finish(&survey, in, why, n, r_interrupted, &error);
     spd_survey_close(&survey);
   }
+  if (status == SPD_STATUS_INTERRUPTED) R_CheckUserInterrupt();
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
 }

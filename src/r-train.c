@@ -7,87 +7,65 @@
 #include "r-network.h"
 #include "r-numbers.h"
 #include "r-session.h"
+#include "r-source.h"
 
-/* Rows of a column-major matrix, row by row; columns one after the other in blocks, so that lines of the cache are used whole */
-static void take_rows(float *to, SEXP matrix, SEXP rows, size_t n, size_t width) {
-  enum { AT_ONCE = 64 };
-  const size_t n_rows = (size_t)Rf_nrows(matrix);
-  const double *from = REAL_RO(matrix), *row = REAL_RO(rows);
-  for (size_t i0 = 0; i0 < n; i0 += AT_ONCE)
-    for (size_t m = 0; m < width; m++)
-      for (size_t i = i0; i < n && i < i0 + AT_ONCE; i++) to[i * width + m] = (float)from[m * n_rows + (size_t)row[i] - 1];
-}
-
-/* Where the spectra of a training are: `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra
- * each and `rows` over all of them. */
-struct data {
-  SEXP flux, ivar, paths, counts, rows;
-};
-
-static struct data check_data(SEXP list, size_t n, size_t width) {
-  const struct data d = {r_list_get(list, "flux"), r_list_get(list, "ivar"), r_list_get(list, "paths"), r_list_get(list, "counts"),
-                         r_list_get(list, "rows")};
-  if (d.flux == R_NilValue) {
-    r_check_texts(d.paths, "paths", R_ANY);
-    if (Rf_xlength(d.paths) == 0) Rf_error("internal: there are neither spectra nor survey files");
-    r_check_numbers(d.counts, "counts", (size_t)Rf_xlength(d.paths));
-    r_check_numbers(d.rows, "rows", n); /* their range is known once the files are open */
-    return d;
-  }
-  if (!Rf_isMatrix(d.flux)) Rf_error("internal: 'flux' must be a matrix of doubles");
-  const size_t n_rows = (size_t)Rf_nrows(d.flux);
-  r_check_matrix(d.flux, "flux", n_rows, width);
-  r_check_matrix(d.ivar, "ivar", n_rows, width);
-  r_check_rows(d.rows, n, (double)n_rows);
-  return d;
-}
-
-static spd_status open_files(struct r_session *session, const struct data *d, size_t n, size_t width, struct spd_error *error) {
-  SPD_TRY(r_surveys_open(&session->surveys, d->paths, d->counts, error));
-  session->places = malloc((n + 1) * sizeof *session->places);
-  if (!session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
-  int results = 0;
-  for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
-  const uint64_t n_there = session->surveys.first[session->surveys.n_files];
-  for (size_t i = 0; i < n; i++) {
-    const double row = REAL_RO(d->rows)[i];
-    if (!(row >= 1 && row <= (double)n_there) || session->surveys.files[0].n_observed != width || results)
-      return spd_fail(error, SPD_STATUS_FORMAT, "the survey files are not those that were opened: open_survey() them again");
-    session->places[i] = (uint64_t)row - 1;
-  }
-  return SPD_STATUS_OK;
-}
-
-static spd_status copy_spectra(struct r_session *session, const struct data *d, size_t n, size_t width, struct spd_error *error) {
-  session->flux = malloc((n * width + 1) * sizeof(float));
-  session->ivar = malloc((n * width + 1) * sizeof(float));
-  if (!session->flux || !session->ivar)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
-                    8e-6 * (double)(n * width));
-  take_rows(session->flux, d->flux, d->rows, n, width);
-  take_rows(session->ivar, d->ivar, d->rows, n, width);
-  return SPD_STATUS_OK;
-}
-
-static spd_status copy_redshifts(struct r_session *session, const double *z, const int *is_training, size_t n, struct spd_error *error) {
-  session->z = malloc((n + 1) * sizeof(float));
+static spd_status copy_membership(struct r_session *session, const int *is_training, size_t n, struct spd_error *error) {
   session->is_training = malloc(n + 1);
-  if (!session->z || !session->is_training) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate redshifts");
-  for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->is_training[i] = is_training[i] != 0;
+  if (!session->is_training) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training's membership");
+  for (size_t i = 0; i < n; i++) session->is_training[i] = is_training[i] != 0;
   return SPD_STATUS_OK;
+}
+
+/* The element `invariance` of the options: NULL for none (0), or a list. ids: numbers that stand for the ids of the n spectra, to be copied
+ * into R_alloc'ed memory. */
+static int take_invariance(struct spd_invariance_options *to, const uint64_t **ids, SEXP options, size_t n, uint64_t seed) {
+  const SEXP list = r_list_get(options, "invariance");
+  if (list == R_NilValue) return 0;
+  const double *const id = r_list_numbers(list, "ids", n), *const z = r_list_numbers(list, "z_range", 2);
+  const double *const range = r_list_numbers(list, "median_range", 2);
+  *to = (struct spd_invariance_options){.scale_free = r_list_flag(list, "scale_free"),
+                                        .similarity = r_list_real(list, "similarity"),
+                                        .consistency = r_list_real(list, "consistency"),
+                                        .sigma = r_list_real(list, "sigma"),
+                                        .amplitude = r_list_real(list, "amplitude"),
+                                        .width = r_list_real(list, "width"),
+                                        .median_from = range[0],
+                                        .median_to = range[1],
+                                        .fraction = r_list_real(list, "fraction"),
+                                        .z_low = z[0],
+                                        .z_high = z[1],
+                                        .noisy = r_list_real(list, "noisy"),
+                                        .noise = r_list_real(list, "noise"),
+                                        .masked = r_list_real(list, "masked"),
+                                        .slope = r_list_real(list, "slope"),
+                                        .period = (uint64_t)r_list_whole(list, "period", 1, 1e9),
+                                        .free_from = (uint64_t)r_list_whole(list, "free_from", 0, 1e15),
+                                        .cycle_consistency = r_list_flag(list, "cycle_consistency"),
+                                        .seed = seed};
+  if (!(to->fraction >= 0 && to->fraction <= 1) || !(to->masked >= 0 && to->masked <= 1) || !(to->z_low > -1 && to->z_high >= to->z_low))
+    Rf_error("internal: fractions must be between 0 and 1, redshifts above -1");
+  uint64_t *copy = (uint64_t *)(void *)R_alloc(n + 1, sizeof *copy);
+  for (size_t i = 0; i < n; i++) {
+    if (!(id[i] >= 0 && id[i] <= R_MOST_SEED)) Rf_error("internal: 'ids' must be whole numbers");
+    copy[i] = (uint64_t)id[i];
+  }
+  *ids = copy;
+  return 1;
 }
 
 static spd_status open_session(struct r_session *session, const struct spd_network *network, const float *weights,
                                const float *wave_observed, const float *wave_rest, size_t n, struct spd_training_options *options,
                                const struct r_device *device, struct spd_error *error) {
-  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size, SPD_MODEL_TRAIN, device, error));
+  const size_t copies = options->invariance ? spd_invariance_copies(options->invariance, options->batch_size) : 0;
+  SPD_TRY(
+      r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size + copies, SPD_MODEL_TRAIN, device, error));
   struct spd_source source = {.flux = session->flux,
                               .ivar = session->ivar,
                               .z = session->z,
                               .n_rows = n,
                               .is_training = session->is_training,
-                              .surveys = session->places ? &session->surveys : NULL,
-                              .places = session->places,
+                              .surveys = session->surveys.n_files ? &session->surveys : NULL,
+                              .places = session->surveys.n_files ? session->places : NULL,
                               .threads = device->threads};
   session->schedule = options->schedule;
   return spd_training_create(&session->training, session->model, &source, options, error);
@@ -101,7 +79,7 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   const size_t n = (size_t)Rf_xlength(z), width = network.architecture.n_observed;
   r_check_numbers(z, "z", n);
   if (!Rf_isLogical(is_training) || (size_t)Rf_xlength(is_training) != n) Rf_error("internal: 'is_training' must be %zu logicals", n);
-  const struct data d = check_data(data, n, width);
+  const struct r_source from = r_check_source(data, n, width);
   const float *observed_grid = r_float_vector(wave_observed, "wave_observed", width);
   const float *rest_grid = r_float_vector(wave_rest, "wave_rest", network.architecture.n_rest);
   const struct r_device device = r_device(options);
@@ -117,14 +95,18 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
                                    .adam = {.rate = 0,
                                             .beta1 = 0.9,
                                             .beta2 = 0.999,
-                                            .epsilon = 1e-8,
+                                            .epsilon = r_list_real(options, "epsilon"),
                                             .lsf_factor = r_list_real(options, "lsf_factor"),
-                                            .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")}};
+                                            .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")},
+                                   .clip = r_list_real(options, "clip")};
+  struct spd_invariance_options invariance;
+  if (take_invariance(&invariance, &o.ids, options, n, o.seed)) o.invariance = &invariance;
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
-  spd_status status = d.flux == R_NilValue ? open_files(session, &d, n, width, &error) : copy_spectra(session, &d, n, width, &error);
-  if (status == SPD_STATUS_OK) status = copy_redshifts(session, REAL_RO(z), LOGICAL_RO(is_training), n, &error);
+  spd_status status = r_source_open(session, &from, REAL_RO(z), n, width, &error);
+  if (status == SPD_STATUS_OK && from.flux != R_NilValue) status = r_source_copy(session, n, width, device.threads, &error);
+  if (status == SPD_STATUS_OK) status = copy_membership(session, LOGICAL_RO(is_training), n, &error);
   if (status == SPD_STATUS_OK) status = open_session(session, &network, parameters, observed_grid, rest_grid, n, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
     r_session_free(pointer);
@@ -134,9 +116,16 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   return pointer;
 }
 
+/* A session that trains; there are others. */
+static struct r_session *training_session(SEXP pointer) {
+  struct r_session *session = r_session_get(pointer);
+  if (!session->training) Rf_error("internal: this session does not train");
+  return session;
+}
+
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
   static const char *const names[] = {"step", "epoch", "loss", "learning_rate", "epoch_finished"};
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   const double limit = r_number(seconds, "seconds");
   SEXP list = PROTECT(r_list_new(5, names));
   for (int i = 0; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_ScalarReal(NA_REAL));
@@ -156,18 +145,21 @@ SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
   return list;
 }
 
-SEXP ffi_train_validate(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
+/* Validates for some seconds. Returns the mean loss, NA without validation rows, or NULL before the end. */
+SEXP ffi_train_validate(SEXP pointer, SEXP seconds) {
+  struct r_session *session = training_session(pointer);
+  const double limit = r_number(seconds, "seconds");
   double mean;
   uint64_t count;
+  int finished;
   struct spd_error error;
-  spd_status status = spd_training_validate(session->training, &mean, &count, &error);
+  spd_status status = spd_training_validate(session->training, limit, &finished, &mean, &count, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return Rf_ScalarReal(count ? mean : NA_REAL);
+  return finished ? Rf_ScalarReal(count ? mean : NA_REAL) : R_NilValue;
 }
 
 SEXP ffi_train_weights(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(spd_model_network(session->model)->size * sizeof(float))));
   struct spd_error error;
   spd_status status = spd_model_get_parameters((float *)(void *)RAW(weights), session->model, &error);
@@ -183,7 +175,7 @@ enum { N_COUNTS = 4, WEIGHTS = 5, N_STATE = 8 };
 static float *raw_floats(SEXP list, int i) { return (float *)(void *)RAW(VECTOR_ELT(list, i)); }
 
 SEXP ffi_train_state(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   const size_t bytes = spd_model_network(session->model)->size * sizeof(float);
   const struct spd_training_state s = spd_training_get_state(session->training);
   const double numbers[WEIGHTS] = {(double)s.epoch, (double)s.step, (double)s.step_in_epoch, (double)s.loss_count, s.loss_sum};
@@ -207,7 +199,7 @@ static spd_status restore(struct r_session *session, const struct spd_training_s
 }
 
 SEXP ffi_train_restore(SEXP pointer, SEXP list) {
-  struct r_session *session = r_session_get(pointer);
+  struct r_session *session = training_session(pointer);
   const struct spd_network *network = spd_model_network(session->model);
   uint64_t counts[N_COUNTS];
   for (int i = 0; i < N_COUNTS; i++) counts[i] = (uint64_t)r_list_whole(list, state_names[i], 0, 1e15);
@@ -217,12 +209,6 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   struct spd_error error;
   const spd_status status = restore(session, &state, weights, m, v, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return R_NilValue;
-}
-
-SEXP ffi_train_close(SEXP pointer) {
-  r_session_get(pointer);
-  r_session_free(pointer);
   return R_NilValue;
 }
 

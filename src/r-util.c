@@ -1,5 +1,6 @@
 #include "r-util.h"
 
+#include <R_ext/GraphicsEngine.h> /* which declares R_interrupts_pending */
 #include <math.h>
 #include <string.h>
 
@@ -11,6 +12,8 @@ void r_raise(spd_status status, const struct spd_error *error) {
   UNPROTECT(5);
   Rf_error("%s", error->message); /* not reached: raise_core_error() stops */
 }
+
+int r_interrupted(void) { return R_interrupts_pending && !R_interrupts_suspended; }
 
 /* ---- checks ---- */
 

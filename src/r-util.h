@@ -13,6 +13,9 @@
  * freed. */
 void r_raise(spd_status status, const struct spd_error *error);
 
+/* Whether the user has asked to stop. For loops that hold what an R error would leak: they end, free it, and R_CheckUserInterrupt(). */
+int r_interrupted(void);
+
 /* ---- checks of arguments ----
  *
  * Each raises an R error ("internal: ...") unless its argument has the named type and size. Users' mistakes are reported by R/checks.R;

@@ -96,5 +96,8 @@ if (requireNamespace("ggplot2", quietly = TRUE)) {
   }
 } else message("No pictures: ggplot2 is not installed.")
 
-message("\nWritten to ", output, "/: model.safetensors, latents.csv, ", length(pictures), " pictures")
+explore(fit, x, file.path(output, "explore.html"), refine = 3, title = paste(length(x), "spectra of the demo"), overwrite = TRUE)
+
+message("\nWritten to ", output, "/: model.safetensors, latents.csv, ", length(pictures), " pictures, and explore.html, ",
+        "which shows every spectrum in a browser")
 message(sprintf("%.0f s in all.", proc.time()[["elapsed"]] - started))

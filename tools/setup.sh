@@ -29,9 +29,11 @@ if [ "${1:-}" = tests ] && [ "$(uname -m)" = x86_64 ]; then
   command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || wanted="$wanted gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
   command -v qemu-aarch64 > /dev/null 2>&1 || wanted="$wanted qemu-user"
 fi
+browser='' # pages are tested in one; Ubuntu has no such package, and those tests skip
+if [ "${1:-}" = tests ] && ! command -v chromium > /dev/null 2>&1 && ! command -v google-chrome > /dev/null 2>&1; then browser=chromium; fi
 pkg-config --exists openblas 2> /dev/null || need libopenblas-dev
 pkg-config --exists cfitsio 2> /dev/null || need libcfitsio-dev
-r_packages='cli curl jsonlite ggplot2 knitr minpack.lm rmarkdown testthat uwot withr'
+r_packages='cli curl generics jsonlite ggplot2 knitr minpack.lm rmarkdown testthat tibble uwot withr'
 if command -v R > /dev/null 2>&1; then
   # shellcheck disable=SC2046
   for missing in $(Rscript --vanilla -e 'p <- commandArgs(TRUE); cat(p[!p %in% rownames(installed.packages())])' $r_packages); do
@@ -42,7 +44,7 @@ if command -v R > /dev/null 2>&1; then
 else
   for name in $r_packages; do need "r-cran-$name"; done
 fi
-[ -z "$packages$wanted" ] && exit 0
+[ -z "$packages$wanted$browser" ] && exit 0
 
 as_root=''
 if ! command -v apt-get > /dev/null 2>&1; then as_root=no
@@ -62,10 +64,12 @@ T
   exit 1
 fi
 packages="$packages$wanted"
-echo "Installing:$packages"
+echo "Installing:$packages${browser:+ $browser}"
+install() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" > /dev/null; }
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q > /dev/null
 # shellcheck disable=SC2086
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q > /dev/null &&
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages > /dev/null || {
+if [ -n "$packages" ] && ! install $packages; then
   echo "apt-get could not install:$packages" >&2
   exit 1
-}
+fi
+if [ -n "$browser" ] && ! install "$browser"; then echo "No $browser to install: tests in a browser skip."; fi

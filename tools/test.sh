@@ -42,7 +42,7 @@ step "set-up"
 if sh tools/setup.sh tests; then pass "set-up"; else fail "set-up"; finish; fi
 
 step "style"
-found=$(grep -rnE '#[[:space:]]*include[[:space:]]*[<"](R\.h|Rinternals\.h|Rdefines\.h|Rmath\.h|R_ext/)' src/core src/data src/network src/cpu src/cuda 2> /dev/null)
+found=$(grep -rnE '#[[:space:]]*include[[:space:]]*[<"](R\.h|Rinternals\.h|Rdefines\.h|Rmath\.h|R_ext/)' src/core src/data src/measure src/network src/cpu src/cuda 2> /dev/null)
 if [ -z "$found" ]; then pass "no R header below the glue"; else fail "R headers below the glue:"; echo "$found"; fi
 found=$(grep -rnE -e '-ffast-math|-march=native|omp_set_num_threads|openmp.*omp_set_dynamic' configure src 2> /dev/null | grep -v '\.o:' || true)
 if [ -z "$found" ]; then pass "no flag or call that changes arithmetic or the process"; else fail "ruled-out flags or calls:"; echo "$found"; fi
@@ -131,11 +131,13 @@ if [ $installed = yes ]; then
 fi
 
 if [ $installed = yes ]; then
-  step "killed trainings"
-  R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" Rscript --vanilla tests/faults/kill-training.R 4 > build/kills.log 2>&1
-  cat build/kills.log
-  line=$(tail -n 1 build/kills.log | grep -E "$summary")
-  if [ -n "$line" ]; then add "$line"; else fail "tests/faults/kill-training.R ended without a summary"; fi
+  for killed in training predict; do
+    step "kill-$killed"
+    R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" Rscript --vanilla tests/faults/kill-$killed.R 4 > build/kills.log 2>&1
+    cat build/kills.log
+    line=$(tail -n 1 build/kills.log | grep -E "$summary")
+    if [ -n "$line" ]; then add "$line"; else fail "tests/faults/kill-$killed.R ended without a summary"; fi
+  done
 fi
 
 if [ -z "$quick" ] && [ -n "$tarball" ]; then

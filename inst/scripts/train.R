@@ -55,7 +55,7 @@ options_table <- local({
     row("pools", "numbers", "", "pixels of the first two max-pools; as the kernels if not given"),
     row("encoder-hidden", "numbers", "128,64,32", "units of the encoder's hidden layers"),
     row("decoder-hidden", "numbers", "64,256,1024", "units of the decoder's hidden layers"),
-    row("no-redshift-input", "flag", "", "the encoder does not see the redshift"),
+    row("no-redshift-input", "flag", "", "the encoder does not see the redshift; so with --invariance"),
     row("weight-attention", "flag", "", "a second encoder reads the inverse variance"),
     row("decoder-activation", "choice:speculator|leaky_relu", "speculator", "activation of the decoder"),
     row("init", "choice:auto|random|simulated", "auto", "initial weights; auto: of simulated galaxies for up to 5000 spectra like them"),
@@ -68,6 +68,10 @@ options_table <- local({
     row("last", "flag", "", "keep the last epoch instead of that of the lowest validation loss"),
     row("refine", "flag", "", "the decoder learns at refined latents in the second half of the training"),
     row("refine-from", "number", "", "... after this fraction of the training"),
+    row("invariance", "choice:none|sdss|desi", "none", "losses that make latents independent of redshift, with these published values"),
+    row("invariance-form", "choice:scale-free|published", "scale-free", "... in this form"),
+    row("clip", "number", "", "largest norm of the mean loss's gradient; not limited if not given"),
+    row("epsilon", "number", "1e-8", "Adam's epsilon"),
     row("device", "choice:auto|cpu|cuda", "auto", "where to compute"),
     row("precision", "choice:fp32|tf32|fp16|bf16", "fp16", "of convolutions and activations on a GPU"),
     row("threads", "number", "", "threads; all cores if not given"),
@@ -202,7 +206,9 @@ fit_model <- function(o, given, x) {
   split_seed <- if (is.null(o$`split-seed`)) o$seed else o$`split-seed`
   training <- list(epochs = o$epochs, batch_size = o$`batch-size`, learning_rate = o$`learning-rate`, schedule = o$schedule,
                    cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = !o$last, lsf_rate = o$`lsf-rate`,
-                   lsf_sign = o$`lsf-sign`, refine = if (is.null(o$`refine-from`)) o$refine else o$`refine-from`, device = o$device,
+                   lsf_sign = o$`lsf-sign`, refine = if (is.null(o$`refine-from`)) o$refine else o$`refine-from`,
+                   invariance = if (o$invariance != "none") spender_invariance(o$invariance, o$`invariance-form`), clip = o$clip,
+                   epsilon = o$epsilon, device = o$device,
                    precision = o$precision, threads = o$threads, seed = o$seed, split_seed = split_seed, checkpoint = o$checkpoint,
                    checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume, progress = NULL, callback = callback)
   if (!is.null(o$start)) {
@@ -218,7 +224,7 @@ fit_model <- function(o, given, x) {
   }
   network <- spender_network(filters = o$filters, kernels = o$kernels, pools = if (is.null(o$pools)) o$kernels[1:2] else o$pools,
                              encoder_hidden = o$`encoder-hidden`, decoder_hidden = o$`decoder-hidden`,
-                             redshift_input = !o$`no-redshift-input`, weight_attention = o$`weight-attention`,
+                             redshift_input = !o$`no-redshift-input` && o$invariance == "none", weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
   shape <- list(latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, z_max = o$`z-max`, wave_rest = wave_rest,
                 network = network, init = o$init)

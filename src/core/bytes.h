@@ -46,13 +46,14 @@ static inline double spd_get_double(const unsigned char *from) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
+static inline void spd_put_float(unsigned char *to, float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits = spd_big32(bits);
+  memcpy(to, &bits, sizeof bits);
+}
 static inline void spd_put_floats(unsigned char *to, const float *from, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    uint32_t bits;
-    memcpy(&bits, from + i, sizeof bits);
-    bits = spd_big32(bits);
-    memcpy(to + 4 * i, &bits, sizeof bits);
-  }
+  for (size_t i = 0; i < n; i++) spd_put_float(to + 4 * i, from[i]);
 }
 static inline void spd_get_floats(float *to, const unsigned char *from, size_t n) {
   for (size_t i = 0; i < n; i++) {

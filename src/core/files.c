@@ -1,4 +1,5 @@
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE
+#define _DARWIN_C_SOURCE
 #define _FILE_OFFSET_BITS 64
 
 #include "core/files.h"
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,6 +40,16 @@ int spd_file_write(int file, const void *from, size_t n, uint64_t offset) {
     at += done, offset += (uint64_t)done, n -= (size_t)done;
   }
   return 1;
+}
+
+int spd_file_lock(int file) { return flock(file, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
+
+int spd_file_is_locked(const char *path) {
+  const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) return 0;
+  const int locked = !spd_file_lock(file);
+  close(file);
+  return locked;
 }
 
 /* ---- new files ---- */

@@ -14,6 +14,12 @@ int spd_file_read(void *to, size_t n, uint64_t offset, int file);
 /* Writes n bytes at `offset`. */
 int spd_file_write(int file, const void *from, size_t n, uint64_t offset);
 
+/* Locks an open file for this descriptor until it is closed, or its program ends. Returns 0 if another has it locked; 1 also where the file
+ * system has no locks. */
+int spd_file_lock(int file);
+/* Whether a file is there and locked */
+int spd_file_is_locked(const char *path);
+
 /* A new file that is written beside its final path under a temporary name. */
 struct spd_new_file {
   int descriptor; /* open for reading and writing */

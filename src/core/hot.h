@@ -11,6 +11,9 @@
 #define SPD_SIMD_SUM(variable)
 #endif
 
+/* For loops over a tile of registers, whose lengths are known when they are compiled */
+#define SPD_UNROLL SPD_PRAGMA(GCC unroll 16)
+
 /* A hot function is compiled for several x86 levels, and the dynamic loader picks one. Off under sanitizers: their runtime is not
  * initialised when the loader resolves the function. */
 #if defined(SPD_HAVE_TARGET_CLONES)

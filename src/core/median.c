@@ -7,7 +7,7 @@ static void swap(double *a, double *b) {
 }
 
 /* Reorders x so that x[k] is the element that sorting would put there, with no larger element before it (Hoare's FIND). */
-static double select_kth(double *x, size_t n, size_t k) {
+double spd_select(double *x, size_t n, size_t k) {
   size_t low = 0, high = n - 1;
   while (low < high) {
     size_t middle = low + (high - low) / 2;
@@ -32,7 +32,7 @@ static double select_kth(double *x, size_t n, size_t k) {
 }
 
 double spd_median(double *x, size_t n) {
-  double upper = select_kth(x, n, n / 2);
+  double upper = spd_select(x, n, n / 2);
   if (n % 2) return upper;
   double lower = x[0];
   for (size_t i = 1; i < n / 2; i++)

@@ -2,13 +2,6 @@
 
 #include <math.h>
 
-uint64_t spd_mix64(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
 float spd_uniform(uint64_t seed, uint64_t stream, uint64_t i) {
   uint64_t h = spd_mix64(spd_mix64(spd_mix64(seed) ^ stream) ^ i);
   return (float)(h >> 40) * (1.0f / 16777216.0f);

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-uint64_t spd_mix64(uint64_t x); /* splitmix64's output function, Steele et al. 2014 */
+#include "core/mix.h"
 
 /* Uniform in [0, 1) with 24 bits, for element i of stream t. */
 float spd_uniform(uint64_t seed, uint64_t stream, uint64_t i);

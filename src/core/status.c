@@ -22,6 +22,7 @@ const char *spd_status_name(spd_status status) {
     case SPD_STATUS_FORMAT: return "format";
     case SPD_STATUS_UNSUPPORTED: return "unsupported";
     case SPD_STATUS_DEVICE: return "device";
+    case SPD_STATUS_INTERRUPTED: return "interrupted";
   }
   return "unknown";
 }

@@ -11,7 +11,8 @@ typedef enum {
   SPD_STATUS_IO,          /* the operating system refused to open, read or write */
   SPD_STATUS_FORMAT,      /* a file's content is not what its format promises */
   SPD_STATUS_UNSUPPORTED, /* this build or this machine cannot do it */
-  SPD_STATUS_DEVICE       /* an accelerator or its library failed */
+  SPD_STATUS_DEVICE,      /* an accelerator or its library failed */
+  SPD_STATUS_INTERRUPTED  /* the caller asked for it */
 } spd_status;
 
 struct spd_error {

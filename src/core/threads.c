@@ -96,16 +96,20 @@ static void *work_until_stopped(void *nothing) {
   return nothing;
 }
 
-/* With the mutex. Signals are for the threads that R knows. */
-static void start_worker(void) {
-  struct worker *worker = malloc(sizeof *worker);
-  if (!worker) return;
+int spd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument) {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int failed = pthread_create(&worker->thread, NULL, work_until_stopped, NULL);
+  const int failed = pthread_create(thread, NULL, run, argument);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (failed) {
+  return !failed;
+}
+
+/* With the mutex */
+static void start_worker(void) {
+  struct worker *worker = malloc(sizeof *worker);
+  if (!worker) return;
+  if (!spd_thread_start(&worker->thread, work_until_stopped, NULL)) {
     free(worker);
     return;
   }

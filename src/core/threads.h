@@ -6,6 +6,7 @@
 #ifndef SPD_CORE_THREADS_H
 #define SPD_CORE_THREADS_H
 
+#include <pthread.h>
 #include <stddef.h>
 
 /* One piece of a loop. thread: index of the executing thread, from 0 to the loop's number of threads - 1, unique among those that run. */
@@ -22,6 +23,10 @@ int spd_threads(int wanted, size_t pieces);
 
 /* Ends all threads; required before the library is unloaded. The next spd_parallel() starts new ones. Must not be called during one. */
 void spd_threads_stop(void);
+
+/* Starts a thread for files, say, which its caller joins. Signals go to the threads that the program knows. Returns 0 where none can be
+ * created. */
+int spd_thread_start(pthread_t *thread, void *(*run)(void *), void *argument);
 
 /* Cores that this process may keep busy: those of its affinity mask, or fewer if a control group (container, Slurm job) grants less
  * processor time. At least 1. */

@@ -1,14 +1,9 @@
 /* The CPU backend: memory, threads, and the table of stages. */
-#if !defined(_GNU_SOURCE)
-#define _GNU_SOURCE /* MADV_HUGEPAGE */
-#endif
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "core/memory.h"
 #include "cpu/cpu.h"
 #include "cpu/create.h"
 
@@ -18,21 +13,10 @@ static void cpu_destroy(struct spd_backend *backend) {
   free(backend);
 }
 
-/* Large blocks on huge pages, where the system has them: fewer TLB misses in the strided products. */
 static spd_status cpu_alloc(struct spd_backend *backend, void **pointer, size_t bytes, struct spd_error *error) {
   (void)backend;
-  const size_t huge = (size_t)2 << 20;
-  *pointer = NULL;
-  if (bytes > SIZE_MAX - 2 * huge) return spd_fail(error, SPD_STATUS_NO_MEMORY, "asked for %zu bytes of memory", bytes);
-  size_t alignment = bytes >= 2 * huge ? huge : 64;
-  size_t rounded = (bytes + alignment) / alignment * alignment;
-  if (posix_memalign(pointer, alignment, rounded) != 0) {
-    *pointer = NULL;
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB; try a smaller batch size", (double)bytes / 1e6);
-  }
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (alignment == huge) madvise(*pointer, rounded, MADV_HUGEPAGE);
-#endif
+  *pointer = spd_memory_new(bytes);
+  if (!*pointer) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB; try a smaller batch size", (double)bytes / 1e6);
   memset(*pointer, 0, bytes);
   return SPD_STATUS_OK;
 }
@@ -165,6 +149,11 @@ static const struct spd_backend_ops cpu_ops = {
     /* .calibrate_backward = */ cpu_calibrate_backward,
     /* .loss_forward = */ cpu_loss_forward,
     /* .loss_backward = */ cpu_loss_backward,
+    /* .augment = */ cpu_augment,
+    /* .similarity_forward = */ cpu_similarity_forward,
+    /* .similarity_backward = */ cpu_similarity_backward,
+    /* .consistency_forward = */ cpu_consistency_forward,
+    /* .consistency_backward = */ cpu_consistency_backward,
     /* .dense_tangents = */ cpu_dense_tangents,
     /* .normal = */ cpu_normal,
     /* .spread = */ cpu_spread,
@@ -172,6 +161,8 @@ static const struct spd_backend_ops cpu_ops = {
     /* .narrow = */ cpu_narrow,
     /* .gather = */ cpu_gather,
     /* .log_ivar = */ cpu_log_ivar,
+    /* .add = */ cpu_add,
+    /* .clip = */ cpu_clip,
     /* .adam = */ cpu_adam,
 };
 

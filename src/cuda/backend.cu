@@ -273,6 +273,11 @@ static const struct spd_backend_ops cuda_ops = {
     /* .calibrate_backward = */ cuda_calibrate_backward,
     /* .loss_forward = */ cuda_loss_forward,
     /* .loss_backward = */ cuda_loss_backward,
+    /* .augment = */ cuda_augment,
+    /* .similarity_forward = */ cuda_similarity_forward,
+    /* .similarity_backward = */ cuda_similarity_backward,
+    /* .consistency_forward = */ cuda_consistency_forward,
+    /* .consistency_backward = */ cuda_consistency_backward,
     /* .dense_tangents = */ cuda_dense_tangents,
     /* .normal = */ cuda_normal,
     /* .spread = */ cuda_spread,
@@ -280,6 +285,8 @@ static const struct spd_backend_ops cuda_ops = {
     /* .narrow = */ cuda_narrow,
     /* .gather = */ cuda_gather,
     /* .log_ivar = */ cuda_log_ivar,
+    /* .add = */ cuda_add,
+    /* .clip = */ cuda_clip,
     /* .adam = */ cuda_adam,
 };
 

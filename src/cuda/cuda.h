@@ -389,11 +389,18 @@ spd_status cuda_calibrate_forward(struct spd_backend *, const struct spd_calibra
 spd_status cuda_calibrate_backward(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
 spd_status cuda_loss_forward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
 spd_status cuda_loss_backward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+spd_status cuda_augment(struct spd_backend *, const struct spd_augment *, size_t n, struct spd_error *);
+spd_status cuda_similarity_forward(struct spd_backend *, const struct spd_similarity *, size_t n, struct spd_error *);
+spd_status cuda_similarity_backward(struct spd_backend *, const struct spd_similarity *, size_t n, struct spd_error *);
+spd_status cuda_consistency_forward(struct spd_backend *, const struct spd_consistency *, size_t n, struct spd_error *);
+spd_status cuda_consistency_backward(struct spd_backend *, const struct spd_consistency *, size_t n, struct spd_error *);
 spd_status cuda_dense_tangents(struct spd_backend *, const struct spd_dense *, float *dy, const float *dx, size_t k, size_t n,
                                struct spd_error *);
 spd_status cuda_normal(struct spd_backend *, const struct spd_normal *, size_t n, struct spd_error *);
 spd_status cuda_spread(struct spd_backend *, const struct spd_spread *, size_t n, struct spd_error *);
 spd_status cuda_log_ivar(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+spd_status cuda_add(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+spd_status cuda_clip(struct spd_backend *, float *gradient, double norm, size_t count, struct spd_error *);
 spd_status cuda_adam(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                      const struct spd_adam *, struct spd_error *);
 

@@ -6,9 +6,8 @@
 
 #ifndef SPD_HAVE_CFITSIO
 
-spd_status spd_catalogue_open(struct spd_catalogue **catalogue, const char *path, int hdu, struct spd_error *error) {
-  (void)path;
-  (void)hdu;
+spd_status spd_catalogue_open(struct spd_catalogue **catalogue, const char *path, const char *name, int hdu, struct spd_error *error) {
+  (void)path, (void)name, (void)hdu;
   *catalogue = NULL;
   return spd_fail(error, SPD_STATUS_UNSUPPORTED, "this build of spender cannot read FITS files: install CFITSIO, then reinstall spender");
 }
@@ -67,20 +66,24 @@ void spd_catalogue_close(struct spd_catalogue *c) {
   free(c);
 }
 
-spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int hdu, struct spd_error *error) {
-  *out = NULL;
-  struct spd_catalogue *c = calloc(1, sizeof *c);
-  if (!c) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a catalogue");
-  strncpy(c->name, spd_file_name(path), sizeof c->name - 1);
-  int status = 0, type = 0;
-  LONGLONG n_rows = 0, start = 0, data = 0, end = 0;
-  spd_status result = spd_cfitsio_open_hdu(&c->opened, path, c->name, hdu, error);
-  if (result != SPD_STATUS_OK) {
-    free(c);
-    return result;
+/* The file, and the number of the HDU with that name */
+static spd_status open_named(struct spd_catalogue *c, int *hdu, const char *path, const char *name, struct spd_error *error) {
+  struct spd_fits_names *names = malloc(sizeof *names);
+  if (!names) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a catalogue");
+  spd_status result = spd_cfitsio_open_named(&c->opened, names, path, c->name, error);
+  if (result == SPD_STATUS_OK) {
+    *hdu = spd_fits_find_name(names, name) + 1;
+    if (*hdu == 0) result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s has no HDU %.60s", c->name, name);
   }
-  c->file = c->opened.file;
+  free(names);
+  return result;
+}
+
+static spd_status open_table(struct spd_catalogue *c, int hdu, struct spd_error *error) {
+  int status = 0, type = 0;
   long row_bytes = 0;
+  LONGLONG n_rows = 0, start = 0, data = 0, end = 0;
+  c->file = c->opened.file;
   fits_movabs_hdu(c->file, hdu, &type, &status);
   if (!status && type != BINARY_TBL && type != ASCII_TBL) status = NOT_TABLE;
   fits_get_num_rowsll(c->file, &n_rows, &status);
@@ -88,17 +91,25 @@ spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, int 
   fits_get_hduaddrll(c->file, &start, &data, &end, &status);
   if (end > c->opened.bytes) end = c->opened.bytes; /* the header promises more than the file holds */
   if (!status) status = spd_cfitsio_names(&c->table, c->file);
-  if (status)
-    result = fail_fits(c, "its table", status, error);
-  else if (n_rows < 0 || row_bytes < 0 || (row_bytes > 0 && n_rows > 0 && (end <= data || n_rows > (end - data) / row_bytes)))
-    result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut, or its table damaged", c->name);
-  if (result != SPD_STATUS_OK) {
-    spd_catalogue_close(c);
-    return result;
-  }
+  if (status) return fail_fits(c, "its table", status, error);
+  if (n_rows < 0 || row_bytes < 0 || (row_bytes > 0 && n_rows > 0 && (end <= data || n_rows > (end - data) / row_bytes)))
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s is cut, or its table damaged", c->name);
   c->n_rows = (uint64_t)n_rows;
-  *out = c;
   return SPD_STATUS_OK;
+}
+
+spd_status spd_catalogue_open(struct spd_catalogue **out, const char *path, const char *name, int hdu, struct spd_error *error) {
+  *out = NULL;
+  struct spd_catalogue *c = calloc(1, sizeof *c);
+  if (!c) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a catalogue");
+  strncpy(c->name, spd_file_name(path), sizeof c->name - 1);
+  spd_status result = name ? open_named(c, &hdu, path, name, error) : spd_cfitsio_open_hdu(&c->opened, path, c->name, hdu, error);
+  if (result == SPD_STATUS_OK) result = open_table(c, hdu, error);
+  if (result == SPD_STATUS_OK)
+    *out = c;
+  else
+    spd_catalogue_close(c);
+  return result;
 }
 
 uint64_t spd_catalogue_rows(const struct spd_catalogue *c) { return c->n_rows; }

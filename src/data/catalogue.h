@@ -22,9 +22,9 @@ struct spd_catalogue_column {
   size_t width; /* bytes of a text */
 };
 
-/* The table in HDU `hdu`, from 1, binary or ASCII; the file may be gzipped. Fails with SPD_STATUS_UNSUPPORTED in a build without
- * CFITSIO. */
-spd_status spd_catalogue_open(struct spd_catalogue **catalogue, const char *path, int hdu, struct spd_error *error);
+/* The table in the HDU that is called `name`, or, if that is NULL, in HDU `hdu`, from 1; binary or ASCII; the file may be gzipped. Fails
+ * with SPD_STATUS_UNSUPPORTED in a build without CFITSIO. */
+spd_status spd_catalogue_open(struct spd_catalogue **catalogue, const char *path, const char *name, int hdu, struct spd_error *error);
 void spd_catalogue_close(struct spd_catalogue *catalogue);
 uint64_t spd_catalogue_rows(const struct spd_catalogue *catalogue);
 

@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,11 +14,11 @@
 
 #include "data/fits.h"
 
-#define LARGEST ((size_t)1 << 36) /* bytes of a gzipped catalogue, unpacked */
+#define LARGEST ((size_t)1 << 36) /* bytes of a gzipped file, unpacked */
 
 spd_status spd_cfitsio_check_headers(const void *context, FILE *file, long long bytes) {
   const struct spd_cfitsio_headers *h = context;
-  if (spd_fits_headers_are_sound(file, bytes, h->last)) return SPD_STATUS_OK;
+  if (spd_fits_headers_are_sound(h->names, file, bytes, h->last)) return SPD_STATUS_OK;
   return spd_fail(h->error, SPD_STATUS_FORMAT, "%.200s is cut or damaged: its headers are not those of a FITS file", h->name);
 }
 
@@ -88,32 +89,48 @@ static spd_status look(struct spd_cfitsio_file *f, const char *path, const char 
   return status;
 }
 
+static spd_status open_checked(struct spd_cfitsio_file *f, const char *path, const char *name, struct spd_error *error) {
+  int status = 0;
+  if (f->unpacked)
+    fits_open_memfile(&f->file, name, READONLY, (void **)&f->unpacked, &f->size, 0, NULL, &status);
+  else
+    fits_open_diskfile(&f->file, path, READONLY, &status);
+  return status ? spd_fail(error, SPD_STATUS_FORMAT, "%.200s cannot be opened as a FITS file", name) : SPD_STATUS_OK;
+}
+
 spd_status spd_cfitsio_open(struct spd_cfitsio_file *f, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                             const void *context, struct spd_error *error) {
-  int status = 0;
   memset(f, 0, sizeof *f);
   spd_status result = look(f, path, name, most, check, context, error);
-  if (result == SPD_STATUS_OK) {
-    if (f->unpacked)
-      fits_open_memfile(&f->file, name, READONLY, (void **)&f->unpacked, &f->size, 0, NULL, &status);
-    else
-      fits_open_diskfile(&f->file, path, READONLY, &status);
-    if (status) result = spd_fail(error, SPD_STATUS_FORMAT, "%.200s cannot be opened as a FITS file", name);
-  }
+  if (result == SPD_STATUS_OK) result = open_checked(f, path, name, error);
   if (result != SPD_STATUS_OK) spd_cfitsio_close(f);
   return result;
 }
 
 spd_status spd_cfitsio_open_hdu(struct spd_cfitsio_file *file, const char *path, const char *name, int hdu, struct spd_error *error) {
-  const struct spd_cfitsio_headers headers = {name, hdu - 1, error};
+  const struct spd_cfitsio_headers headers = {name, hdu - 1, NULL, error};
   return spd_cfitsio_open(file, path, name, LARGEST, spd_cfitsio_check_headers, &headers, error);
+}
+
+spd_status spd_cfitsio_open_named(struct spd_cfitsio_file *file, struct spd_fits_names *names, const char *path, const char *name,
+                                  struct spd_error *error) {
+  const struct spd_cfitsio_headers headers = {name, INT_MAX, names, error};
+  return spd_cfitsio_open(file, path, name, LARGEST, spd_cfitsio_check_headers, &headers, error);
+}
+
+spd_status spd_cfitsio_reopen(struct spd_cfitsio_file *f, const struct spd_cfitsio_file *open, const char *path, const char *name,
+                              struct spd_error *error) {
+  *f = (struct spd_cfitsio_file){.unpacked = open->unpacked, .size = open->size, .is_borrowed = 1, .bytes = open->bytes};
+  const spd_status result = open_checked(f, path, name, error);
+  if (result != SPD_STATUS_OK) spd_cfitsio_close(f);
+  return result;
 }
 
 void spd_cfitsio_close(struct spd_cfitsio_file *f) {
   int status = 0;
   if (f->file) fits_close_file(f->file, &status);
   fits_clear_errmsg();
-  free(f->unpacked);
+  if (!f->is_borrowed) free(f->unpacked);
   memset(f, 0, sizeof *f);
 }
 

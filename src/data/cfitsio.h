@@ -15,16 +15,18 @@ struct spd_cfitsio_file {
   fitsfile *file;
   unsigned char *unpacked;
   size_t size;     /* of `unpacked` */
+  int is_borrowed; /* `unpacked` belongs to another file */
   long long bytes; /* of the file, unpacked */
 };
 
 /* Checks a file from its beginning before CFITSIO opens it (CFITSIO 4.2 and earlier copies some values without checking their length). The
  * error message begins with the file's name. */
 typedef spd_status spd_cfitsio_check(const void *context, FILE *file, long long bytes);
-/* The usual one: the headers of HDU 0 to `last`. */
+/* The usual one: the headers of HDU 0 to `last`, whose names are noted if they are wanted. */
 struct spd_cfitsio_headers {
   const char *name;
   int last;
+  struct spd_fits_names *names; /* or NULL */
   struct spd_error *error;
 };
 spd_cfitsio_check spd_cfitsio_check_headers; /* context: struct spd_cfitsio_headers */
@@ -32,8 +34,13 @@ spd_cfitsio_check spd_cfitsio_check_headers; /* context: struct spd_cfitsio_head
 /* Opens a file, gzipped or not (then of up to `most` bytes, unpacked), that passes `check`. */
 spd_status spd_cfitsio_open(struct spd_cfitsio_file *file, const char *path, const char *name, size_t most, spd_cfitsio_check *check,
                             const void *context, struct spd_error *error);
-/* The same for a table or image in HDU `hdu` (1: the primary HDU), with the usual check */
+/* The same with the usual check, for a table or image in HDU `hdu` (1: the primary HDU); for any HDU, with the names of all */
 spd_status spd_cfitsio_open_hdu(struct spd_cfitsio_file *file, const char *path, const char *name, int hdu, struct spd_error *error);
+spd_status spd_cfitsio_open_named(struct spd_cfitsio_file *file, struct spd_fits_names *names, const char *path, const char *name,
+                                  struct spd_error *error);
+/* Opens a file that is open once more, for another thread, without a check. What was unpacked is shared: close `open` last. */
+spd_status spd_cfitsio_reopen(struct spd_cfitsio_file *file, const struct spd_cfitsio_file *open, const char *path, const char *name,
+                              struct spd_error *error);
 void spd_cfitsio_close(struct spd_cfitsio_file *file);
 
 struct spd_cfitsio_table {

@@ -3,12 +3,15 @@
 
 #include "data/fits.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "core/bytes.h"
 #include "core/files.h"
+#include "core/hot.h"
 
 enum { CARD = SPD_FITS_CARD, BLOCK = SPD_FITS_BLOCK, VALUE_AT = 9 /* in a card, after "KEYWORD =" */ };
 
@@ -56,10 +59,23 @@ int spd_fits_card_text(char value[SPD_FITS_TEXT], const char *card, const char *
   return 1;
 }
 
+/* Keywords, perhaps with a number, that CFITSIO reads as integers, in any case. */
+static int is_integer_key(const char *card) {
+  static const char *const keys[] = {"BITPIX",  "NAXIS",  "PCOUNT", "GCOUNT", "TFIELDS", "THEAP",  "TNULL",   "TBCOL",  "BLANK",
+                                     "ZBITPIX", "ZNAXIS", "ZTILE",  "ZVAL",   "ZBLANK",  "ZTHEAP", "ZPCOUNT", "ZGCOUNT"};
+  for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++) {
+    size_t n = strlen(keys[k]);
+    if (strncasecmp(card, keys[k], n) != 0) continue;
+    while (n < 8 && isdigit((unsigned char)card[n])) n++;
+    if (n == 8 || card[n] == ' ' || card[n] == '=') return 1;
+  }
+  return 0;
+}
+
 int spd_fits_card_is_sound(const char *card) {
-  enum { LONGEST_NUMBER = 40 };
-  static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     "};
-  for (int k = 0; k < 4; k++)
+  enum { LONGEST_INTEGER = 28, LONGEST_NUMBER = 40 }; /* where an integer is expected, CFITSIO 4.2 overruns a buffer on longer texts */
+  static const char *const comments[] = {"COMMENT ", "HISTORY ", "        ", "END     ", "CONTINUE"};
+  for (int k = 0; k < 5; k++)
     if (memcmp(card, comments[k], 8) == 0) return 1;
   for (int i = 0; i < CARD; i++)
     if (card[i] < ' ' || card[i] > '~') return 0;
@@ -69,6 +85,8 @@ int spd_fits_card_is_sound(const char *card) {
   i++;
   while (i < CARD && card[i] == ' ') i++;
   const int from = i;
+  for (int k = i; is_integer_key(card) && k < CARD && card[k] != ' ' && card[k] != '/'; k++)
+    if (!strchr("+-.0123456789DEde", card[k]) || k - from >= LONGEST_INTEGER) return 0;
   if (i < CARD && card[i] == '\'') {
     for (i++; i < CARD; i++) {
       if (card[i] != '\'') continue;
@@ -87,17 +105,39 @@ int spd_fits_card_is_sound(const char *card) {
 
 enum { MAX_AXES = 9, MAX_HEADER_BLOCKS = 2000 };
 
-/* The cards that give the size of an HDU's data */
+/* What the cards say of an HDU: its name and the size of its data */
 struct extent {
   long long bitpix, n_axes, axes[MAX_AXES], heap, groups;
+  char name[SPD_FITS_TEXT];
+  uint64_t block_sizes, not_positive; /* bits: parameters of compression that are BLOCKSIZE; that are not positive integers */
 };
 
+/* Cards of a compressed image. CFITSIO divides by the sizes of tiles and blocks, has room for six axes, and takes a keyword in any case. */
+static int take_tile_card(struct extent *extent, const char *card) {
+  char upper[CARD], key[9], text[SPD_FITS_TEXT];
+  long long value = 0;
+  if (toupper((unsigned char)card[0]) != 'Z') return 1;
+  memcpy(upper, card, CARD);
+  for (int i = 0; i < 8; i++) upper[i] = (char)toupper((unsigned char)card[i]);
+  memcpy(key, upper, 8);
+  key[8] = '\0';
+  key[strcspn(key, " ")] = '\0';
+  const int is_integer = spd_fits_card_integer(&value, upper, key);
+  if (strcmp(key, "ZNAXIS") == 0) return is_integer && value >= 0 && value <= 6;
+  if (strncmp(key, "ZTILE", 5) == 0) return is_integer && value >= 1;
+  if (strncmp(key, "ZNAME", 5) == 0 && spd_fits_card_text(text, upper, key) && strncasecmp(text, "BLOCKSIZE", 9) == 0)
+    extent->block_sizes |= UINT64_C(1) << (unsigned)atoi(key + 5) % 64;
+  if (strncmp(key, "ZVAL", 4) == 0 && !(is_integer && value >= 1)) extent->not_positive |= UINT64_C(1) << (unsigned)atoi(key + 4) % 64;
+  return 1;
+}
+
 static int take_card(struct extent *extent, const char *card) {
-  if (!spd_fits_card_is_sound(card)) return 0;
+  if (!spd_fits_card_is_sound(card) || !take_tile_card(extent, card)) return 0;
   if (spd_fits_card_has(card, "BITPIX")) return spd_fits_card_integer(&extent->bitpix, card, "BITPIX");
   if (spd_fits_card_has(card, "NAXIS")) return spd_fits_card_integer(&extent->n_axes, card, "NAXIS");
   if (spd_fits_card_has(card, "PCOUNT")) return spd_fits_card_integer(&extent->heap, card, "PCOUNT");
   if (spd_fits_card_has(card, "GCOUNT")) return spd_fits_card_integer(&extent->groups, card, "GCOUNT");
+  if (spd_fits_card_has(card, "EXTNAME")) (void)spd_fits_card_text(extent->name, card, "EXTNAME"); /* or none */
   for (int axis = 1; axis <= MAX_AXES; axis++) {
     const char key[] = {'N', 'A', 'X', 'I', 'S', (char)('0' + axis), '\0'};
     if (spd_fits_card_has(card, key)) return spd_fits_card_integer(&extent->axes[axis - 1], card, key);
@@ -120,22 +160,49 @@ static long long data_bytes(const struct extent *extent) {
   return bytes <= most ? (long long)bytes : -1;
 }
 
-int spd_fits_headers_are_sound(FILE *file, long long file_size, int last) {
+/* Whether a header begins with the mandatory cards in their order (section 4.4.1): CFITSIO 4.2 continues after those that it cannot read,
+ * with whatever was in memory. */
+static int begins_well(const char *block, int hdu) {
+  long long n_axes, value;
+  const int is_table = hdu > 0 && (memcmp(block, "XTENSION= 'BINTABLE'", 20) == 0 || memcmp(block, "XTENSION= 'TABLE   '", 20) == 0);
+  if (!spd_fits_card_integer(&value, block + CARD, "BITPIX") || !spd_fits_card_integer(&n_axes, block + 2 * CARD, "NAXIS")) return 0;
+  if (n_axes < 0 || n_axes > MAX_AXES) return 0;
+  for (int axis = 1; axis <= n_axes; axis++) {
+    const char key[] = {'N', 'A', 'X', 'I', 'S', (char)('0' + axis), '\0'};
+    if (!spd_fits_card_integer(&value, block + (2 + axis) * CARD, key)) return 0;
+  }
+  return !is_table || (n_axes == 2 && spd_fits_card_integer(&value, block + 5 * CARD, "PCOUNT") &&
+                       spd_fits_card_integer(&value, block + 6 * CARD, "GCOUNT") &&
+                       spd_fits_card_integer(&value, block + 7 * CARD, "TFIELDS") && value >= 0 && value <= SPD_FITS_COLUMNS);
+}
+
+int spd_fits_find_name(const struct spd_fits_names *names, const char *name) {
+  for (int hdu = 0; hdu < names->n; hdu++)
+    if (strcasecmp(names->names[hdu], name) == 0) return hdu;
+  return -1;
+}
+
+int spd_fits_headers_are_sound(struct spd_fits_names *names, FILE *file, long long file_size, int last) {
   char block[BLOCK];
   long long at = 0;
+  if (names) names->n = 0;
   for (int hdu = 0; hdu <= last && at < file_size; hdu++) {
-    struct extent extent = {.bitpix = 0, .n_axes = -1, .groups = 1};
+    struct extent extent = {.bitpix = 0, .n_axes = -1, .groups = 1, .name = ""};
     int ended = 0;
     for (int n_blocks = 0; !ended; n_blocks++) {
-      if (n_blocks == MAX_HEADER_BLOCKS || fread(block, 1, BLOCK, file) != BLOCK) return 0;
+      const int is_whole = fread(block, 1, BLOCK, file) == BLOCK, is_first = n_blocks == 0;
+      if (names && hdu > 0 && is_first && (!is_whole || memcmp(block, "XTENSION= '", 11) != 0)) return 1; /* something else follows */
+      if (!is_whole || n_blocks == MAX_HEADER_BLOCKS || (is_first && !begins_well(block, hdu))) return 0;
       for (int i = 0; i < BLOCK && !ended; i += CARD) {
         ended = memcmp(block + i, "END     ", 8) == 0;
         if (!ended && !take_card(&extent, block + i)) return 0;
       }
       at += BLOCK;
     }
+    if (extent.block_sizes & extent.not_positive) return 0;
     const long long bytes = data_bytes(&extent);
     if (bytes < 0) return 0;
+    if (names && hdu < SPD_FITS_HDUS) memcpy(names->names[names->n++], extent.name, sizeof extent.name);
     at += (long long)spd_fits_padded((uint64_t)bytes);
     if (at < file_size && fseeko(file, (off_t)at, SEEK_SET) != 0) return 0;
   }
@@ -218,22 +285,26 @@ void spd_fits_end(struct spd_fits_header *h) {
 /* ---- checksums ---- */
 
 /* Adds two words at a time: the result is the same, since a carry out of 2^64 counts as 1, as one out of 2^32 does. */
+/* The sum of at most 2^30 words, which 64 bits hold */
+SPD_HOT static uint64_t sum_words(const unsigned char *bytes, size_t n) {
+  uint64_t total = 0;
+  SPD_SIMD_SUM(total)
+  for (size_t i = 0; i < n; i++) {
+    uint32_t word;
+    memcpy(&word, bytes + 4 * i, 4);
+    total += spd_big32(word);
+  }
+  return total;
+}
+
 uint32_t spd_fits_sum(uint32_t sum, const unsigned char *bytes, size_t n) {
+  enum { AT_ONCE = 1 << 30 };
   uint64_t total = sum;
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    uint64_t words;
-    memcpy(&words, bytes + i, 8);
-    words = spd_big64(words);
-    total += words;
-    total += total < words;
+  for (size_t left = n / 4, some; left > 0; left -= some, bytes += 4 * some) {
+    some = left < AT_ONCE ? left : AT_ONCE;
+    total += sum_words(bytes, some);
+    while (total >> 32) total = (total & 0xffffffffu) + (total >> 32); /* carries are added: modulo 2^32 - 1 */
   }
-  if (i + 4 <= n) {
-    const uint64_t word = (uint32_t)spd_get_int(bytes + i);
-    total += word;
-    total += total < word;
-  }
-  while (total >> 32) total = (total & 0xffffffffu) + (total >> 32);
   return (uint32_t)total;
 }
 

@@ -8,10 +8,11 @@
 #include <stdio.h>
 
 enum {
-  SPD_FITS_CARD = 80,    /* bytes */
-  SPD_FITS_BLOCK = 2880, /* bytes; headers and data are padded to whole blocks */
-  SPD_FITS_TEXT = 69,    /* bytes of a card's text, with the terminating 0 */
-  SPD_FITS_COLUMNS = 999 /* that a table may have */
+  SPD_FITS_CARD = 80,     /* bytes */
+  SPD_FITS_BLOCK = 2880,  /* bytes; headers and data are padded to whole blocks */
+  SPD_FITS_TEXT = 69,     /* bytes of a card's text, with the terminating 0 */
+  SPD_FITS_COLUMNS = 999, /* that a table may have */
+  SPD_FITS_HDUS = 256     /* that are known by name */
 };
 
 /* n bytes, padded to whole blocks */
@@ -27,9 +28,17 @@ int spd_fits_card_text(char value[SPD_FITS_TEXT], const char *card, const char *
 /* Whether CFITSIO can be given the card: it has no value, or one of printable characters, a closed text or something short. */
 int spd_fits_card_is_sound(const char *card);
 
+/* Names (EXTNAME) of a file's HDUs, the first of them; empty where an HDU has none */
+struct spd_fits_names {
+  int n;
+  char names[SPD_FITS_HDUS][SPD_FITS_TEXT];
+};
+/* Index of the first HDU with this name, in any case; -1 if there is none */
+int spd_fits_find_name(const struct spd_fits_names *names, const char *name);
+
 /* Whether the headers of HDU 0 to `last` (or as many as there are) consist of sound cards and say how long their data is. CFITSIO 4.2 and
- * earlier copies some values without checking their length. */
-int spd_fits_headers_are_sound(FILE *file, long long file_size, int last);
+ * earlier copies some values without checking their length. names: NULL, or what the HDUs are called */
+int spd_fits_headers_are_sound(struct spd_fits_names *names, FILE *file, long long file_size, int last);
 
 /* ---- a header in memory ---- */
 

@@ -50,6 +50,8 @@ static spd_status read_open(struct spd_image *image, fitsfile *file, const char 
   long sizes[2] = {0, 1};
   fits_movabs_hdu(file, hdu, &type, &status);
   if (status != 0 || type != IMAGE_HDU) return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has no image in HDU %d", name, hdu);
+  if (fits_is_compressed_image(file, &status)) /* CFITSIO 4.2 reads beyond damaged ones */
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s, HDU %d: the image is compressed: unpack it by CFITSIO's funpack", name, hdu);
   fits_get_img_dim(file, &n_axes, &status);
   if (status != 0 || n_axes < 1 || n_axes > 2)
     return spd_fail(error, SPD_STATUS_FORMAT, "%.200s, HDU %d: the image has %d axes, not 1 or 2", name, hdu, n_axes);

@@ -6,11 +6,12 @@
 
 #include "core/median.h"
 
-void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines, double half_width) {
+void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, const double *half_widths,
+                     size_t n_lines) {
   memset(sky, 0, n_observed);
   for (size_t i = 0; i < n_lines; i++)
     for (size_t m = 0; m < n_observed; m++)
-      if (fabs(wave[m] - lines[i]) <= half_width) sky[m] = 1;
+      if (fabs(wave[m] - lines[i]) <= half_widths[i]) sky[m] = 1;
 }
 
 size_t spd_prepare_clean(double *flux, double *ivar, size_t n) {
@@ -23,7 +24,7 @@ size_t spd_prepare_clean(double *flux, double *ivar, size_t n) {
   return n_negative;
 }
 
-size_t spd_prepare_place(double *flux, double *ivar, struct spd_log_grid grid, const float *raw_flux, const float *raw_ivar,
+size_t spd_prepare_place(double *flux, double *ivar, struct spd_uniform_grid grid, const float *raw_flux, const float *raw_ivar,
                          const float *loglam, const int32_t *and_mask, size_t n) {
   memset(flux, 0, grid.size * sizeof *flux);
   memset(ivar, 0, grid.size * sizeof *ivar);

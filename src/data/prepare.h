@@ -27,23 +27,24 @@ typedef enum {
   SPD_NORM_NOT_POSITIVE /* the median is zero, negative, or too small to divide by */
 } spd_norm;
 
-/* sky: (M); 1 where |wave - line| <= half_width for any of the lines, in any order. */
-void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, size_t n_lines, double half_width);
+/* sky: (M); 1 where |wave - line| <= the line's half-width, for any of the lines, in any order. */
+void spd_prepare_sky(unsigned char *sky, const double *wave, size_t n_observed, const double *lines, const double *half_widths,
+                     size_t n_lines);
 
 /* A pixel that is not finite becomes flux 0, ivar 0; an ivar up to SPD_PREPARE_LEAST_IVAR becomes 0 and the flux stays.
  * Both (n), in place. Returns how many ivars were negative. */
 size_t spd_prepare_clean(double *flux, double *ivar, size_t n);
 
-/* A grid of pixels uniform in log10 wavelength. */
-struct spd_log_grid {
+/* A grid of pixels uniform in wavelength, or in its log10. */
+struct spd_uniform_grid {
   double first, step;
   size_t size;
 };
 
-/* Copies n pixels to the nearest pixels of the grid. Pixels beyond its ends are dropped; grid pixels without a source get flux 0, ivar 0;
- * and_mask != 0 sets ivar to 0; pixels without a finite wavelength are skipped. flux, ivar: (grid.size), the others: (n). Returns 0, or 1 +
- * the index of a pixel whose spacing from its neighbour is not the grid's step. */
-size_t spd_prepare_place(double *flux, double *ivar, struct spd_log_grid grid, const float *raw_flux, const float *raw_ivar,
+/* Copies n pixels to the nearest pixels of a grid in log10 wavelength. Pixels beyond its ends are dropped; grid pixels without a source get
+ * flux 0, ivar 0; and_mask != 0 sets ivar to 0; pixels without a finite wavelength are skipped. flux, ivar: (grid.size), the others: (n).
+ * Returns 0, or 1 + the index of a pixel whose spacing from its neighbour is not the grid's step. */
+size_t spd_prepare_place(double *flux, double *ivar, struct spd_uniform_grid grid, const float *raw_flux, const float *raw_ivar,
                          const float *loglam, const int32_t *and_mask, size_t n);
 
 /* Sky mask and norm of one cleaned spectrum. With SPD_NORM_FOUND, flux is divided by *norm and ivar multiplied by its

@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "core/threads.h"
@@ -161,7 +160,8 @@ static void stop_thread(struct spd_reader *r) {
   r->running = r->stop = 0;
 }
 
-spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *surveys, int threads, struct spd_error *error) {
+spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *surveys, size_t ahead, int threads,
+                             struct spd_error *error) {
   *out = NULL;
   struct spd_reader *r = calloc(1, sizeof *r);
   if (!r) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the reader of surveys");
@@ -169,7 +169,8 @@ spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *
   r->surveys = surveys;
   r->threads = threads;
   r->width = surveys->files[0].n_observed;
-  r->capacity = n_rows < BLOCK * BLOCKS ? (size_t)n_rows : (size_t)BLOCK * BLOCKS;
+  r->capacity = ahead > 0 && ahead < (size_t)BLOCK * BLOCKS ? ahead : (size_t)BLOCK * BLOCKS;
+  if (n_rows < r->capacity) r->capacity = (size_t)n_rows;
   pthread_mutex_init(&r->mutex, NULL);
   pthread_cond_init(&r->changed, NULL);
   r->stride = most_row_bytes(surveys);
@@ -216,12 +217,11 @@ spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t c
   r->places = places;
   r->count = count;
   r->begun = r->given = r->taken = 0;
-  const int failed = pthread_create(&r->thread, NULL, read_ahead, r);
-  if (failed) {
+  r->running = spd_thread_start(&r->thread, read_ahead, r);
+  if (!r->running) {
     r->count = 0;
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not start the thread that reads surveys (%s)", strerror(failed));
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not start the thread that reads surveys");
   }
-  r->running = 1;
   r->process = getpid();
   return SPD_STATUS_OK;
 }

@@ -1,5 +1,5 @@
-/* Prefetches rows of survey files on a background thread into two buffers, each of one window of the order (data/order.h). Rows stay
- * encoded until the consumer decodes them. */
+/* Prefetches rows of survey files on a background thread into two buffers, each of one window of the order (data/order.h) or of
+ * fewer rows. Rows stay encoded until the consumer decodes them. */
 #ifndef SPD_DATA_READER_H
 #define SPD_DATA_READER_H
 
@@ -14,8 +14,9 @@ struct spd_surveys {
 
 struct spd_reader;
 
-/* threads: how many decode */
-spd_status spd_reader_create(struct spd_reader **reader, const struct spd_surveys *surveys, int threads, struct spd_error *error);
+/* ahead: rows of a buffer, 0 for a window of the order; threads: how many decode */
+spd_status spd_reader_create(struct spd_reader **reader, const struct spd_surveys *surveys, size_t ahead, int threads,
+                             struct spd_error *error);
 void spd_reader_destroy(struct spd_reader *reader);
 
 /* Starts delivering these rows of the surveys in this order: places[rows[0]], ..., or rows[0], ... if places is NULL. Both must stay valid

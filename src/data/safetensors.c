@@ -13,75 +13,9 @@
 
 #include "core/bytes.h"
 #include "core/files.h"
+#include "core/text.h"
 
 enum { PREFIX = 8, MOST_HEADER = 100000000, CHUNK = 65536 }; /* the format's own limit for a header: 100 MB */
-
-static const struct {
-  const char *name;
-  size_t size;
-} dtypes[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"I64", 8}, {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}};
-enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
-
-const char *spd_dtype_name(spd_dtype dtype) { return dtypes[dtype].name; }
-size_t spd_dtype_size(spd_dtype dtype) { return dtypes[dtype].size; }
-
-int spd_dtype_find(spd_dtype *dtype, const char *name) {
-  for (int i = 0; i < N_DTYPES; i++)
-    if (strcmp(dtypes[i].name, name) == 0) return *dtype = (spd_dtype)i, 1;
-  return 0;
-}
-
-/* ---- names in messages ---- */
-
-/* A name from a file may be long or hold control characters; a sentence shows its start, cut between characters. */
-struct shown {
-  char text[100];
-};
-static struct shown shown(const char *name) {
-  struct shown s;
-  size_t n = 0, most = sizeof s.text - 4;
-  for (; name[n] && n < most; n++) s.text[n] = (unsigned char)name[n] < 0x20 || name[n] == 0x7f ? '?' : name[n];
-  if (name[n]) {
-    while (n > 0 && ((unsigned char)name[n] & 0xc0) == 0x80) n--;
-    memcpy(s.text + n, "...", 3);
-    n += 3;
-  }
-  s.text[n] = 0;
-  return s;
-}
-
-/* A long path keeps its end: the file's own name. */
-static const char *tail(const char *path) {
-  enum { MOST = 240 };
-  size_t n = strlen(path);
-  if (n <= MOST) return path;
-  path += n - MOST;
-  while (((unsigned char)*path & 0xc0) == 0x80) path++;
-  return path;
-}
-
-/* ---- UTF-8 ---- */
-
-/* Bytes of the well-formed character at s (RFC 3629: no overlong forms, no surrogates), 0 where there is none. */
-static size_t utf8_length(const unsigned char *s, const unsigned char *end) {
-  size_t n = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : *s >= 0xe0 && *s < 0xf0 ? 3 : *s >= 0xf0 && *s < 0xf5 ? 4 : 0;
-  if (n == 0 || (size_t)(end - s) < n) return 0;
-  for (size_t i = 1; i < n; i++)
-    if ((s[i] & 0xc0) != 0x80) return 0;
-  if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-    return 0;
-  return n;
-}
-
-static int is_utf8(const char *text) {
-  const unsigned char *s = (const unsigned char *)text, *end = s + strlen(text);
-  while (s < end) {
-    size_t n = utf8_length(s, end);
-    if (n == 0) return 0;
-    s += n;
-  }
-  return 1;
-}
 
 static char *utf8_put(char *to, uint32_t c) {
   if (c < 0x80) {
@@ -111,7 +45,7 @@ struct parser {
 };
 
 static spd_status malformed(const struct parser *p, const char *what) {
-  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: not a safetensors file: %s at byte %zu of its header", tail(p->path), what,
+  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: not a safetensors file: %s at byte %zu of its header", spd_text_tail(p->path), what,
                   (size_t)(p->at - p->start));
 }
 
@@ -176,7 +110,7 @@ static spd_status parse_string(struct parser *p, const char **string) {
     if (c == '"') break;
     if (c < 0x20) return malformed(p, "a control character in a string");
     if (c != '\\') {
-      size_t n = utf8_length((unsigned char *)p->at, (unsigned char *)p->end);
+      size_t n = spd_text_utf8_length((unsigned char *)p->at, (unsigned char *)p->end);
       if (n == 0) return malformed(p, "text that is not UTF-8");
       memmove(to, p->at, n);
       to += n, p->at += n;
@@ -233,7 +167,7 @@ static spd_status parse_unsigned_array(struct parser *p, uint64_t *values, size_
 static spd_status grow(void **array, size_t n, size_t size, const struct parser *p) {
   if (n & (n - 1)) return SPD_STATUS_OK;
   void *larger = realloc(*array, (n ? 2 * n : 1) * size);
-  if (!larger) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(p->path));
+  if (!larger) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(p->path));
   *array = larger;
   return SPD_STATUS_OK;
 }
@@ -254,13 +188,13 @@ static spd_status parse_metadata(struct spd_safetensors *f, struct parser *p) {
 
 #define TENSOR_FAIL(...) tensor_fail(p, t->name, __VA_ARGS__)
 static spd_status tensor_fail(const struct parser *p, const char *name, const char *what) {
-  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' %s", tail(p->path), shown(name).text, what);
+  return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' %s", spd_text_tail(p->path), spd_text_shown(name).text, what);
 }
 
 static spd_status parse_tensor(struct spd_safetensors_tensor *t, struct parser *p) {
   enum { DTYPE = 1, SHAPE = 2, OFFSETS = 4 };
   unsigned seen = 0;
-  uint64_t shape[SPD_SAFETENSORS_MAX_RANK], offsets[2];
+  uint64_t shape[SPD_TENSOR_MAX_RANK], offsets[2];
   size_t n_offsets = 0;
   SPD_TRY(expect(p, '{'));
   do {
@@ -274,10 +208,10 @@ static spd_status parse_tensor(struct spd_safetensors_tensor *t, struct parser *
     if (field == DTYPE) {
       SPD_TRY(parse_string(p, &dtype));
       if (!spd_dtype_find(&t->dtype, dtype))
-        return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' has the unknown data type '%s'", tail(p->path), shown(t->name).text,
-                        shown(dtype).text);
+        return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: tensor '%s' has the unknown data type '%s'", spd_text_tail(p->path),
+                        spd_text_shown(t->name).text, spd_text_shown(dtype).text);
     } else if (field == SHAPE) {
-      SPD_TRY(parse_unsigned_array(p, shape, SPD_SAFETENSORS_MAX_RANK, &t->rank));
+      SPD_TRY(parse_unsigned_array(p, shape, SPD_TENSOR_MAX_RANK, &t->rank));
     } else {
       SPD_TRY(parse_unsigned_array(p, offsets, 2, &n_offsets));
     }
@@ -324,7 +258,7 @@ static const char *find_twice(const char **texts, size_t n) {
 static spd_status check_unique(const struct spd_safetensors *f, const struct parser *p) {
   size_t n = f->n_tensors + f->n_metadata;
   const char **texts = malloc((n ? n : 1) * sizeof *texts);
-  if (!texts) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(p->path));
+  if (!texts) return spd_fail(p->error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(p->path));
   spd_status status = SPD_STATUS_OK;
   for (size_t i = 0; i < f->n_tensors; i++) texts[i] = f->tensors[i].name;
   const char *twice = find_twice(texts, f->n_tensors);
@@ -334,7 +268,8 @@ static spd_status check_unique(const struct spd_safetensors *f, const struct par
     for (size_t i = 0; i < f->n_metadata; i++) texts[i] = f->metadata[i].key;
     twice = find_twice(texts, f->n_metadata);
     if (twice)
-      status = spd_fail(p->error, SPD_STATUS_FORMAT, "%s: metadata '%s' stands in the header twice", tail(p->path), shown(twice).text);
+      status = spd_fail(p->error, SPD_STATUS_FORMAT, "%s: metadata '%s' stands in the header twice", spd_text_tail(p->path),
+                        spd_text_shown(twice).text);
   }
   free(texts);
   return status;
@@ -378,7 +313,7 @@ static spd_status parse_header(struct spd_safetensors *f, struct parser *p, uint
     reached = t->end;
   }
   if (reached != data_bytes)
-    return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: %llu bytes follow the last tensor", tail(p->path),
+    return spd_fail(p->error, SPD_STATUS_FORMAT, "%s: %llu bytes follow the last tensor", spd_text_tail(p->path),
                     (unsigned long long)(data_bytes - reached));
   return SPD_STATUS_OK;
 }
@@ -386,12 +321,12 @@ static spd_status parse_header(struct spd_safetensors *f, struct parser *p, uint
 /* ---- reading ---- */
 
 static spd_status io_fail(struct spd_error *error, const char *path, const char *verb) {
-  return spd_fail(error, SPD_STATUS_IO, "%s: cannot %s: %s", tail(path), verb, strerror(errno));
+  return spd_fail(error, SPD_STATUS_IO, "%s: cannot %s: %s", spd_text_tail(path), verb, strerror(errno));
 }
 
 static spd_status read_at(void *to, size_t bytes, uint64_t offset, int descriptor, const char *path, struct spd_error *error) {
   const int read = spd_file_read(to, bytes, offset, descriptor);
-  if (read == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short", tail(path));
+  if (read == 0) return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short", spd_text_tail(path));
   return read < 0 ? io_fail(error, path, "read") : SPD_STATUS_OK;
 }
 
@@ -403,20 +338,21 @@ static spd_status open_file(struct spd_safetensors *f, struct spd_error *error) 
   f->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (f->descriptor < 0) return io_fail(error, path, "open");
   if (fstat(f->descriptor, &info) != 0) return io_fail(error, path, "read");
-  if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", tail(path));
+  if (!S_ISREG(info.st_mode)) return spd_fail(error, SPD_STATUS_IO, "%s: cannot read: not a regular file", spd_text_tail(path));
   uint64_t size = (uint64_t)info.st_size;
   if (size < PREFIX)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", tail(path), (unsigned long long)size);
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: only %llu bytes long", spd_text_tail(path),
+                    (unsigned long long)size);
   SPD_TRY(read_at(prefix, PREFIX, 0, f->descriptor, path, error));
   uint64_t length = spd_get_little(prefix, PREFIX);
   if (length < 2 || length > MOST_HEADER)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: a header of %llu bytes is not possible", tail(path),
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: not a safetensors file: a header of %llu bytes is not possible", spd_text_tail(path),
                     (unsigned long long)length);
   if (length > size - PREFIX)
     return spd_fail(error, SPD_STATUS_FORMAT, "%s: the file is cut short, or not a safetensors file: its header should have %llu bytes",
-                    tail(path), (unsigned long long)length);
+                    spd_text_tail(path), (unsigned long long)length);
   f->header = malloc((size_t)length + 1);
-  if (!f->header) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(path));
+  if (!f->header) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(path));
   SPD_TRY(read_at(f->header, (size_t)length, PREFIX, f->descriptor, path, error));
   f->header[length] = 0;
   f->data = PREFIX + length;
@@ -430,7 +366,7 @@ spd_status spd_safetensors_open(struct spd_safetensors **file, const char *path,
   if (f) f->descriptor = -1, f->path = malloc(strlen(path) + 1);
   if (!f || !f->path) {
     free(f);
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", tail(path));
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory to open it", spd_text_tail(path));
   }
   strcpy(f->path, path);
   spd_status status = open_file(f, error);
@@ -472,43 +408,6 @@ spd_status spd_safetensors_read(void *values, const struct spd_safetensors *file
   return SPD_STATUS_OK;
 }
 
-static float bits_to_float(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-static double bits_to_double(uint64_t bits) {
-  double value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-/* IEEE 754 binary16 */
-static float half_to_float(uint32_t bits) {
-  uint32_t sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 0x1f, fraction = bits & 0x3ff;
-  if (exponent == 31) return bits_to_float(sign | 0x7f800000 | fraction << 13);
-  if (exponent > 0) return bits_to_float(sign | (exponent + 112) << 23 | fraction << 13);
-  float value = (float)fraction * 0x1p-24f;
-  return sign ? -value : value;
-}
-
-static double element(spd_dtype dtype, const unsigned char *bytes) {
-  switch (dtype) {
-    case SPD_DTYPE_F64: return bits_to_double(spd_get_little(bytes, 8));
-    case SPD_DTYPE_F32: return bits_to_float((uint32_t)spd_get_little(bytes, 4));
-    case SPD_DTYPE_F16: return half_to_float((uint32_t)spd_get_little(bytes, 2));
-    case SPD_DTYPE_BF16: return bits_to_float((uint32_t)spd_get_little(bytes, 2) << 16);
-    case SPD_DTYPE_I64: return (double)(int64_t)spd_get_little(bytes, 8);
-    case SPD_DTYPE_I32: return (int32_t)(uint32_t)spd_get_little(bytes, 4);
-    case SPD_DTYPE_I16: return (int16_t)(uint16_t)spd_get_little(bytes, 2);
-    case SPD_DTYPE_I8: return (int8_t)bytes[0];
-    case SPD_DTYPE_U8: return bytes[0];
-    case SPD_DTYPE_BOOL: return bytes[0] != 0;
-  }
-  return 0;
-}
-
 /* Exactly one of floats and doubles is not NULL. */
 static spd_status read_converted(float *floats, double *doubles, const struct spd_safetensors *file,
                                  const struct spd_safetensors_tensor *tensor, struct spd_error *error) {
@@ -518,9 +417,9 @@ static spd_status read_converted(float *floats, double *doubles, const struct sp
     size_t n = tensor->count - i < most ? tensor->count - i : most;
     SPD_TRY(read_at(chunk, n * size, file->data + tensor->begin + i * size, file->descriptor, file->path, error));
     if (floats)
-      for (size_t j = 0; j < n; j++) floats[i + j] = (float)element(tensor->dtype, chunk + j * size);
+      for (size_t j = 0; j < n; j++) floats[i + j] = (float)spd_dtype_value(tensor->dtype, chunk + j * size);
     else
-      for (size_t j = 0; j < n; j++) doubles[i + j] = element(tensor->dtype, chunk + j * size);
+      for (size_t j = 0; j < n; j++) doubles[i + j] = spd_dtype_value(tensor->dtype, chunk + j * size);
   }
   return SPD_STATUS_OK;
 }
@@ -528,8 +427,8 @@ static spd_status read_converted(float *floats, double *doubles, const struct sp
 spd_status spd_safetensors_read_float(float *values, const struct spd_safetensors *file, const struct spd_safetensors_tensor *tensor,
                                       struct spd_error *error) {
   if (tensor->dtype > SPD_DTYPE_BF16)
-    return spd_fail(error, SPD_STATUS_FORMAT, "%s: tensor '%s' holds %s where floating-point numbers belong", tail(file->path),
-                    shown(tensor->name).text, spd_dtype_name(tensor->dtype));
+    return spd_fail(error, SPD_STATUS_FORMAT, "%s: tensor '%s' holds %s where floating-point numbers belong", spd_text_tail(file->path),
+                    spd_text_shown(tensor->name).text, spd_dtype_name(tensor->dtype));
   if (tensor->dtype == SPD_DTYPE_F32) return spd_safetensors_read(values, file, tensor, error);
   return read_converted(values, NULL, file, tensor, error);
 }
@@ -594,22 +493,23 @@ static spd_status check_items(const char *path, const struct spd_safetensors_ite
   for (size_t i = 0; i < n_items; i++) {
     const struct spd_safetensors_item *item = &items[i];
     size_t count = 1;
-    int fits = item->rank <= SPD_SAFETENSORS_MAX_RANK && (unsigned)item->dtype < N_DTYPES && is_utf8(item->name) &&
-               strcmp(item->name, "__metadata__") != 0;
+    int fits = item->rank <= SPD_TENSOR_MAX_RANK && (unsigned)item->dtype < SPD_N_DTYPES &&
+               spd_text_is_utf8(item->name, strlen(item->name)) && strcmp(item->name, "__metadata__") != 0;
     for (size_t j = 0; fits && j < item->rank && count > 0; j++) {
       fits = item->shape[j] == 0 || count <= SIZE_MAX / 8 / item->shape[j];
       count *= item->shape[j];
     }
     if (!fits || (count > 0 && !item->values))
-      return spd_fail(error, SPD_STATUS_INVALID, "%s: tensor '%s' has a name, type or shape that cannot be written", tail(path),
-                      shown(item->name).text);
+      return spd_fail(error, SPD_STATUS_INVALID, "%s: tensor '%s' has a name, type or shape that cannot be written", spd_text_tail(path),
+                      spd_text_shown(item->name).text);
   }
   for (size_t i = 0; i < n_metadata; i++)
-    if (!is_utf8(metadata[i].key) || !is_utf8(metadata[i].value))
-      return spd_fail(error, SPD_STATUS_INVALID, "%s: metadata '%s' is not UTF-8", tail(path), shown(metadata[i].key).text);
+    if (!spd_text_is_utf8(metadata[i].key, strlen(metadata[i].key)) || !spd_text_is_utf8(metadata[i].value, strlen(metadata[i].value)))
+      return spd_fail(error, SPD_STATUS_INVALID, "%s: metadata '%s' is not UTF-8", spd_text_tail(path),
+                      spd_text_shown(metadata[i].key).text);
 
   const char **texts = malloc((n ? n : 1) * sizeof *texts);
-  if (!texts) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(path));
+  if (!texts) return spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(path));
   for (size_t i = 0; i < n_items; i++) texts[i] = items[i].name;
   const char *twice = find_twice(texts, n_items);
   if (!twice) {
@@ -617,7 +517,8 @@ static spd_status check_items(const char *path, const struct spd_safetensors_ite
     twice = find_twice(texts, n_metadata);
   }
   spd_status status = SPD_STATUS_OK;
-  if (twice) status = spd_fail(error, SPD_STATUS_INVALID, "%s: '%s' cannot be written twice", tail(path), shown(twice).text);
+  if (twice)
+    status = spd_fail(error, SPD_STATUS_INVALID, "%s: '%s' cannot be written twice", spd_text_tail(path), spd_text_shown(twice).text);
   free(texts);
   return status;
 }
@@ -723,9 +624,9 @@ spd_status spd_safetensors_write(const char *path, const struct spd_safetensors_
   put_header(&header, items, n_items, metadata, n_metadata);
   spd_status status;
   if (header.failed)
-    status = spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", tail(path));
+    status = spd_fail(error, SPD_STATUS_NO_MEMORY, "%s: no memory for its header", spd_text_tail(path));
   else if (header.length > MOST_HEADER)
-    status = spd_fail(error, SPD_STATUS_INVALID, "%s: names and metadata exceed the format's 100 MB", tail(path));
+    status = spd_fail(error, SPD_STATUS_INVALID, "%s: names and metadata exceed the format's 100 MB", spd_text_tail(path));
   else
     status = write_file(path, &header, items, n_items, overwrite, error);
   free(header.bytes);

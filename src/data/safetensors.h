@@ -11,30 +11,12 @@
 #include <stdint.h>
 
 #include "core/status.h"
-
-enum { SPD_SAFETENSORS_MAX_RANK = 8 };
-
-typedef enum {
-  SPD_DTYPE_F64 = 0,
-  SPD_DTYPE_F32,
-  SPD_DTYPE_F16,
-  SPD_DTYPE_BF16,
-  SPD_DTYPE_I64,
-  SPD_DTYPE_I32,
-  SPD_DTYPE_I16,
-  SPD_DTYPE_I8,
-  SPD_DTYPE_U8,
-  SPD_DTYPE_BOOL
-} spd_dtype;
-
-const char *spd_dtype_name(spd_dtype dtype); /* "F32" */
-size_t spd_dtype_size(spd_dtype dtype);
-int spd_dtype_find(spd_dtype *dtype, const char *name); /* 0 where there is no such type */
+#include "data/dtype.h"
 
 struct spd_safetensors_tensor {
   const char *name; /* UTF-8 */
   spd_dtype dtype;
-  size_t rank, shape[SPD_SAFETENSORS_MAX_RANK];
+  size_t rank, shape[SPD_TENSOR_MAX_RANK];
   size_t count;
   uint64_t begin, end; /* bytes from the end of the header */
 };
@@ -73,7 +55,7 @@ spd_status spd_safetensors_read_double(double *values, const struct spd_safetens
 struct spd_safetensors_item {
   const char *name;
   spd_dtype dtype;
-  size_t rank, shape[SPD_SAFETENSORS_MAX_RANK];
+  size_t rank, shape[SPD_TENSOR_MAX_RANK];
   const void *values; /* in this machine's byte order */
 };
 

@@ -261,6 +261,14 @@ static spd_status read_sn(double *value, const struct table *table) {
   return SPD_STATUS_OK;
 }
 
+/* Where the fibre was, or else the object */
+static spd_status read_position(struct spd_sdss_object *object, const struct table *table) {
+  SPD_TRY(read_real(&object->ra, table, "PLUG_RA", 0));
+  SPD_TRY(read_real(&object->dec, table, "PLUG_DEC", 0));
+  if (isnan(object->ra)) SPD_TRY(read_real(&object->ra, table, "RA", 0));
+  return isnan(object->dec) ? read_real(&object->dec, table, "DEC", 0) : SPD_STATUS_OK;
+}
+
 static spd_status read_object(struct spd_sdss_object *object, const struct reader *reader) {
   struct table table;
   SPD_TRY(open_table(&table, reader, 2));
@@ -270,6 +278,7 @@ static spd_status read_object(struct spd_sdss_object *object, const struct reade
     return fail(reader, SPD_STATUS_FORMAT, "has no redshift: Z in HDU 2 is not finite and above -1");
   SPD_TRY(read_real(&object->z_err, &table, "Z_ERR", 0));
   SPD_TRY(read_sn(&object->sn_median, &table));
+  SPD_TRY(read_position(object, &table));
   SPD_TRY(read_whole(&object->zwarning, &table, "ZWARNING"));
   SPD_TRY(read_integer(&object->plate, &table, "PLATE"));
   SPD_TRY(read_integer(&object->mjd, &table, "MJD"));

@@ -23,6 +23,7 @@ enum {
 /* HDU 2 */
 struct spd_sdss_object {
   double z, z_err, sn_median;                            /* z is finite and above -1 */
+  double ra, dec;                                        /* degrees */
   double zwarning;                                       /* flags of up to 53 bits; NaN where the file has none */
   int plate, mjd, fiber, field;                          /* field: of SDSS-V, which has no plates */
   char catalogid[SPD_SDSS_TEXT], sdss_id[SPD_SDSS_TEXT]; /* of SDSS-V: 64-bit integers */

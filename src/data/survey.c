@@ -406,8 +406,14 @@ static spd_status prepare_to_append(struct spd_survey *s, struct spd_error *erro
   return SPD_STATUS_OK;
 }
 
+static spd_status lock(struct spd_survey *s, struct spd_error *error) {
+  if (spd_file_lock(s->file)) return SPD_STATUS_OK;
+  return spd_fail(error, SPD_STATUS_IO, "%.200s is being written by another program, or elsewhere in this one", s->file_name);
+}
+
 spd_status spd_survey_reopen(struct spd_survey *s, const char *path, struct spd_error *error) {
   spd_status status = open_file(s, path, O_RDWR, error);
+  if (status == SPD_STATUS_OK) status = lock(s, error);
   if (status == SPD_STATUS_OK) status = prepare_to_append(s, error);
   if (status != SPD_STATUS_OK) spd_survey_close(s);
   return status;
@@ -431,7 +437,7 @@ spd_status spd_survey_append(struct spd_survey *s, unsigned char *rows, size_t c
   return SPD_STATUS_OK;
 }
 
-static spd_status sum_rows(uint32_t *sum, const struct spd_survey *s, struct spd_error *error) {
+static spd_status sum_rows(uint32_t *sum, const struct spd_survey *s, int (*stopped)(void), struct spd_error *error) {
   enum { STEP = 1 << 22 };
   const uint64_t end = spd_fits_padded(end_of_rows(s));
   unsigned char *bytes = malloc(STEP);
@@ -439,7 +445,7 @@ static spd_status sum_rows(uint32_t *sum, const struct spd_survey *s, struct spd
   *sum = 0;
   for (uint64_t at = s->rows_at; at < end && status == SPD_STATUS_OK; at += STEP) {
     size_t n = end - at < STEP ? (size_t)(end - at) : STEP;
-    status = read_all(bytes, s, n, at, error);
+    status = stopped && stopped() ? spd_fail(error, SPD_STATUS_INTERRUPTED, "interrupted") : read_all(bytes, s, n, at, error);
     if (status == SPD_STATUS_OK) *sum = spd_fits_sum(*sum, bytes, n);
   }
   free(bytes);
@@ -468,11 +474,11 @@ static spd_status write_rejected(struct spd_survey *s, const char *const *inputs
   return status;
 }
 
-spd_status spd_survey_finish(struct spd_survey *s, const char *const *inputs, const char *const *reasons, size_t n,
+spd_status spd_survey_finish(struct spd_survey *s, const char *const *inputs, const char *const *reasons, size_t n, int (*stopped)(void),
                              struct spd_error *error) {
   uint32_t sum;
   if (n > 0) SPD_TRY(write_rejected(s, inputs, reasons, n, error));
-  SPD_TRY(sum_rows(&sum, s, error));
+  SPD_TRY(sum_rows(&sum, s, stopped, error));
   SPD_TRY(flush(s, error));
   SPD_TRY(read_header(s, s->header_at, error));
   spd_fits_set_checksums(s->header, sum);

@@ -48,16 +48,17 @@ spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct s
 spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave, size_t n_observed,
                              const char *instrument, const char *prepared, const struct spd_survey_column *columns, size_t n_columns,
                              struct spd_error *error);
-/* Opens an existing one to append to. Bytes that a killed program left after the last whole row are cut off. */
+/* Opens an existing one to append to. Bytes that a killed program left after the last whole row are cut off. Fails while another has it
+ * open to append to. */
 spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);
 void spd_survey_close(struct spd_survey *survey);
 
 /* Sets the checksums of `count` rows (count, row_bytes) and appends them: rows, padding, flush, then the number of rows. */
 spd_status spd_survey_append(struct spd_survey *survey, unsigned char *rows, size_t count, struct spd_error *error);
-/* Ends the file: a table REJECTED of n inputs and reasons, if there are any, and the standard's checksums. It can be reopened.
- */
+/* Ends the file: a table REJECTED of n inputs and reasons, if there are any, and the standard's checksums, for which all rows are read: if
+ * `stopped` (NULL: never) says so meanwhile, SPD_STATUS_INTERRUPTED, and the file is as it was before. It can be reopened. */
 spd_status spd_survey_finish(struct spd_survey *survey, const char *const *inputs, const char *const *reasons, size_t n,
-                             struct spd_error *error);
+                             int (*stopped)(void), struct spd_error *error);
 /* The rows of REJECTED: *n of them, texts that the caller frees with *inputs and *reasons (one block each). */
 spd_status spd_survey_rejected(char ***inputs, char ***reasons, size_t *n, struct spd_survey *survey, struct spd_error *error);
 

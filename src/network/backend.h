@@ -159,6 +159,56 @@ struct spd_loss {
   float *dmodel;            /* (N, M): gradient of the mean over the batch */
 };
 
+/* Copies of the first n spectra of a batch as they would be at another redshift, with more noise and a masked block (Liang et al. 2023,
+ * arXiv:2302.02496). A copy follows from its row and its key alone. Pixels where the spectrum was not observed, and those of the block, get
+ * flux 0 and weight 0; a pixel that is interpolated from one without weight has none. */
+struct spd_augment {
+  size_t n_observed;
+  const float *wave_observed; /* (M) */
+  double z_low, z_high;       /* the new redshift is uniform between them */
+  double noisy, noise;        /* fraction of the pixels that get normal noise; its deviation, in units of the largest valid flux */
+  double masked;              /* fraction of the pixels that the block masks */
+  const uint64_t *key;        /* (N) start of each row's random numbers */
+  const float *flux, *ivar;   /* (N, M) */
+  const float *z;             /* (N) */
+  float *to_flux, *to_ivar;   /* (N, M) */
+  float *to_z;                /* (N) */
+};
+
+/* Distances between the restframe models of a batch and between its latents should agree, over all pairs (Liang et al. 2023):
+ *   x_i = rest_i / median of rest_i,  D_ij = sum_r root_r^2 (x_i - x_j)^2,  d_ij = |s_i - s_j|^2 / S,
+ *   l_i = 1/N sum over j != i of f(k (d_ij - D_ij)),  f(t) = sigma(t - 2.5) + sigma(-t - 2.5).
+ * With `scale_free` both distances are divided by their means over the pairs. Medians are over pixels from ... to - 1, the lower of the
+ * middle two if they are even in number. Gradients, through the medians and means too, are those of `factor` times the mean of l. */
+struct spd_similarity {
+  size_t n_rest, n_latent, from, to;
+  int scale_free;
+  double slope, factor;       /* slope: k */
+  const float *root;          /* (R): sqrt(W / R) */
+  const float *rest, *latent; /* (N, R), (N, S) */
+  float *median;              /* (N) */
+  uint32_t *middle;           /* (N) the pixel that has the median */
+  float *centred;             /* (N, R) root (x_i - the batch's mean), whose products make D */
+  float *spectral, *distance; /* (N, N): D, d; backward overwrites D by its coefficients */
+  double *sums;               /* (N + 2, 2): of each row; then the units of D and d, and what each pair's derivatives get through them */
+  double *loss;               /* (N) */
+  float *drest, *dlatent;     /* (N, R), (N, S) */
+};
+
+/* The latents s' of the copies of the first C spectra should be those of the spectra:
+ *   l_i = sigma(|s'_i - s_i|^2 / (S sigma^2 u)) - 1/2,
+ * with u = 1 or, with `scale_free`, the geometric mean of |s_i - s_j|^2 / (2 S) over neighbours of the batch: their typical variance. (A
+ * plain mean is what a few galaxies make it, and a training moves some far away to enlarge it.) The gradients are those of `factor` times
+ * the mean of l. */
+struct spd_consistency {
+  size_t n_latent, copies; /* S, C */
+  int scale_free;
+  double sigma, factor;
+  const float *latent, *copy; /* (N, S), (C, S) */
+  double *loss;               /* (C) */
+  float *dlatent, *dcopy;     /* (N, S), (C, S) */
+};
+
 /* Directions d (N, K, M) in which models change: with latents, coefficients of the calibration and redshift, in this order. */
 struct spd_directions {
   size_t n_observed, count; /* M, K */
@@ -255,6 +305,11 @@ struct spd_backend_ops {
   spd_status (*calibrate_backward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
   spd_status (*loss_backward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
+  spd_status (*augment)(struct spd_backend *, const struct spd_augment *, size_t n, struct spd_error *);
+  spd_status (*similarity_forward)(struct spd_backend *, const struct spd_similarity *, size_t n, struct spd_error *);
+  spd_status (*similarity_backward)(struct spd_backend *, const struct spd_similarity *, size_t n, struct spd_error *);
+  spd_status (*consistency_forward)(struct spd_backend *, const struct spd_consistency *, size_t n, struct spd_error *);
+  spd_status (*consistency_backward)(struct spd_backend *, const struct spd_consistency *, size_t n, struct spd_error *);
   /* dy (n, k, out) = act'(v) w dx (n, k, in): k directions for each of n spectra, whose v the forward pass has left */
   spd_status (*dense_tangents)(struct spd_backend *, const struct spd_dense *, float *dy, const float *dx, size_t k, size_t n,
                                struct spd_error *);
@@ -267,6 +322,10 @@ struct spd_backend_ops {
   spd_status (*gather)(struct spd_backend *, float *y, const float *x, const uint64_t *rows, size_t width, size_t n, struct spd_error *);
   /* y = log(x + 1e-6): the weight encoder's input. */
   spd_status (*log_ivar)(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+  /* y += x, both (count) */
+  spd_status (*add)(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+  /* Scales a gradient (count) to this norm if its norm is larger */
+  spd_status (*clip)(struct spd_backend *, float *gradient, double norm, size_t count, struct spd_error *);
   /* parameters, m, v, gradient: (count) */
   spd_status (*adam)(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                      const struct spd_adam *, struct spd_error *);

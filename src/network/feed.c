@@ -19,6 +19,8 @@ struct spd_feed {
   struct spd_lane lanes[2];
   size_t sent;               /* of the rows */
   struct spd_reader *reader; /* of a source in surveys */
+  uint64_t *places;          /* (batch_size): rows of the columns that a batch has */
+  const float *host_ivar;    /* of the loaded batch, or NULL */
 };
 
 enum { FLUX, IVAR, REDSHIFT, ROWS };
@@ -65,13 +67,23 @@ static spd_status make_resident(struct spd_feed *feed, struct spd_error *error) 
   return feed->reader ? upload_surveys(feed, error) : SPD_STATUS_OK;
 }
 
+/* Spectra that are decoded or converted, straight into a model in the host's memory: neither resident nor through lanes. */
+static int is_direct(const struct spd_feed *feed) {
+  return (feed->reader || feed->source.columns) && feed->backend->ops->shares_host_memory;
+}
+
 static size_t batch_bytes(const struct spd_feed *feed, size_t n) { return n * (2 * feed->width + 1) * sizeof(float); }
 
 static spd_status prepare(struct spd_feed *feed, spd_feed_way way, struct spd_error *error) {
   const struct spd_backend_ops *ops = feed->backend->ops;
   const struct spd_source *source = &feed->source;
-  if (source->surveys) SPD_TRY(spd_reader_create(&feed->reader, source->surveys, source->threads, error));
-  if (feed->reader && ops->shares_host_memory) return SPD_STATUS_OK; /* straight into the model */
+  if (source->surveys) SPD_TRY(spd_reader_create(&feed->reader, source->surveys, source->ahead, source->threads, error));
+  if (source->columns) {
+    feed->places = malloc(feed->batch_size * sizeof *feed->places);
+    if (!feed->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of a batch's rows");
+    way = SPD_FEED_STREAMED;
+  }
+  if (is_direct(feed)) return SPD_STATUS_OK;
   if (way == SPD_FEED_AUTO) {
     size_t available;
     SPD_TRY(ops->available(feed->backend, &available, error));
@@ -114,6 +126,7 @@ void spd_feed_destroy(struct spd_feed *feed) {
     if (feed->owned[i]) feed->backend->ops->free(feed->backend, feed->owned[i]);
   for (int i = 0; i < 2; i++)
     if (feed->lanes[i].host) feed->backend->ops->lane_close(feed->backend, &feed->lanes[i]);
+  free(feed->places);
   free(feed);
 }
 
@@ -122,33 +135,43 @@ static size_t batch_at(const struct spd_feed *feed, size_t from) {
   return left < feed->batch_size ? left : feed->batch_size;
 }
 
-/* From surveys to a backend that computes in the host's memory: neither resident nor through lanes. */
-static int is_direct(const struct spd_feed *feed) { return feed->reader && feed->backend->ops->shares_host_memory; }
+/* n spectra of the queued rows from `from` on into the host's memory. The reader delivers them in their order only. */
+static spd_status fetch(float *flux, float *ivar, float *z, struct spd_feed *feed, size_t from, size_t n, struct spd_error *error) {
+  const struct spd_source *source = &feed->source;
+  const uint64_t *rows = feed->rows + from;
+  const size_t width = feed->width;
+  for (size_t i = 0; i < n; i++) z[i] = source->z[rows[i]];
+  if (feed->reader) return spd_reader_next(flux, ivar, n, feed->reader, error);
+  if (source->columns) {
+    for (size_t i = 0; i < n; i++) feed->places[i] = source->places ? source->places[rows[i]] : rows[i];
+    const struct spd_columns *columns = source->columns;
+    spd_columns_take(flux, columns->flux, columns->n_rows, feed->places, n, width, source->threads);
+    if (!source->without_ivar) spd_columns_take(ivar, columns->ivar, columns->n_rows, feed->places, n, width, source->threads);
+    return SPD_STATUS_OK;
+  }
+  for (size_t i = 0; i < n; i++) {
+    memcpy(flux + i * width, source->flux + rows[i] * width, width * sizeof *flux);
+    memcpy(ivar + i * width, source->ivar + rows[i] * width, width * sizeof *ivar);
+  }
+  return SPD_STATUS_OK;
+}
 
-static spd_status read_into_model(struct spd_feed *feed, size_t n, size_t from, struct spd_error *error) {
+static spd_status fetch_into_model(struct spd_feed *feed, size_t n, size_t from, struct spd_error *error) {
   float *flux, *ivar, *z;
   SPD_TRY(spd_model_input(&flux, &ivar, &z, feed->model, n, error));
-  for (size_t i = 0; i < n; i++) z[i] = feed->source.z[feed->rows[from + i]];
-  return spd_reader_next(flux, ivar, n, feed->reader, error);
+  feed->host_ivar = ivar;
+  return fetch(flux, ivar, z, feed, from, n, error);
 }
 
 /* Fills the lane of the batch that starts at row `sent` and sends it on its way. */
 static spd_status send(struct spd_feed *feed, struct spd_error *error) {
   const struct spd_backend_ops *ops = feed->backend->ops;
-  const struct spd_source *source = &feed->source;
   const size_t n = batch_at(feed, feed->sent), width = feed->width;
   if (n == 0) return SPD_STATUS_OK;
   struct spd_lane *lane = &feed->lanes[feed->sent / feed->batch_size % 2];
   SPD_TRY(ops->lane_fill(feed->backend, lane, error));
-  float *flux = lane->host, *ivar = flux + n * width, *z = ivar + n * width;
-  if (feed->reader) SPD_TRY(spd_reader_next(flux, ivar, n, feed->reader, error));
-  for (size_t i = 0; i < n; i++) {
-    const uint64_t row = feed->rows[feed->sent + i];
-    z[i] = source->z[row];
-    if (feed->reader) continue;
-    memcpy(flux + i * width, source->flux + row * width, width * sizeof *flux);
-    memcpy(ivar + i * width, source->ivar + row * width, width * sizeof *ivar);
-  }
+  float *flux = lane->host, *ivar = flux + n * width;
+  SPD_TRY(fetch(flux, ivar, ivar + n * width, feed, feed->sent, n, error));
   feed->sent += n;
   return ops->lane_send(feed->backend, lane, batch_bytes(feed, n), error);
 }
@@ -167,13 +190,37 @@ spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t co
   return feed->backend->ops->upload(feed->backend, feed->owned[ROWS], rows, count * sizeof *rows, error);
 }
 
-spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error) {
+static spd_status load_resident(struct spd_feed *feed, size_t n, size_t from, struct spd_error *error) {
+  float *flux, *ivar, *z;
+  SPD_TRY(spd_model_load_rows(feed->model, feed->flux, feed->ivar, feed->z, feed->resident_rows + from, n, error));
+  if (!feed->backend->ops->shares_host_memory) return SPD_STATUS_OK;
+  SPD_TRY(spd_model_input(&flux, &ivar, &z, feed->model, n, error));
+  feed->host_ivar = ivar;
+  return SPD_STATUS_OK;
+}
+
+spd_status spd_feed_load(size_t *n, struct spd_feed *feed, struct spd_error *error) {
   const size_t from = feed->loaded;
   *n = batch_at(feed, from);
   if (*n == 0) return SPD_STATUS_OK;
   feed->loaded += *n;
-  if (is_direct(feed)) return read_into_model(feed, *n, from, error);
-  if (feed->resident) return spd_model_load_rows(feed->model, feed->flux, feed->ivar, feed->z, feed->resident_rows + from, *n, error);
-  SPD_TRY(spd_model_load_lane(feed->model, &feed->lanes[from / feed->batch_size % 2], *n, error));
-  return send(feed, error); /* while the backend still works on the batch before */
+  if (is_direct(feed)) return fetch_into_model(feed, *n, from, error);
+  if (feed->resident) return load_resident(feed, *n, from, error);
+  struct spd_lane *lane = &feed->lanes[from / feed->batch_size % 2];
+  feed->host_ivar = (const float *)lane->host + *n * feed->width;
+  return spd_model_load_lane(feed->model, lane, *n, error);
+}
+
+spd_status spd_feed_ahead(struct spd_feed *feed, struct spd_error *error) {
+  if (is_direct(feed) || feed->resident || feed->sent > feed->loaded) return SPD_STATUS_OK;
+  return send(feed, error);
+}
+
+spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error) {
+  SPD_TRY(spd_feed_load(n, feed, error));
+  return spd_feed_ahead(feed, error); /* while the backend still works on the batch before */
+}
+
+const float *spd_feed_ivar(const struct spd_feed *feed) {
+  return feed->source.columns && feed->source.without_ivar ? NULL : feed->host_ivar;
 }

@@ -3,17 +3,21 @@
 #ifndef SPD_NETWORK_FEED_H
 #define SPD_NETWORK_FEED_H
 
+#include "data/columns.h"
 #include "data/reader.h"
 #include "network/model.h"
 
 /* Rows of spectra, in host memory or in survey files. Not owned. */
 struct spd_source {
-  const float *flux, *ivar; /* (n_rows, M); NULL: they are in the surveys */
-  const float *z;           /* (n_rows) */
+  const float *flux, *ivar;          /* (n_rows, M); NULL: they are in the columns or the surveys */
+  const struct spd_columns *columns; /* converted batch by batch, and only streamed */
+  int without_ivar;                  /* the model needs none: that of columns is not converted */
+  const float *z;                    /* (n_rows) */
   uint64_t n_rows;
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
   const struct spd_surveys *surveys;
-  int threads;            /* of the host, to decode rows of surveys */
+  size_t ahead;           /* rows of surveys that are read ahead at a time, 0 for a window of the order */
+  int threads;            /* of the host, to decode rows of surveys and to convert columns */
   const uint64_t *places; /* (n_rows): where each row is in the surveys; NULL: at its own number */
 };
 
@@ -34,5 +38,11 @@ void spd_feed_destroy(struct spd_feed *feed);
 spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t count, struct spd_error *error);
 /* Loads the next batch into the model; *n is its size, 0 after the last. */
 spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error);
+
+/* Its parts: load a batch; get the following one ready, while the backend works on what it was given in between. */
+spd_status spd_feed_load(size_t *n, struct spd_feed *feed, struct spd_error *error);
+spd_status spd_feed_ahead(struct spd_feed *feed, struct spd_error *error);
+/* The loaded batch's ivar (n, M) on the host, until the batch after next is loaded; NULL where it is only on the backend, or left out */
+const float *spd_feed_ivar(const struct spd_feed *feed);
 
 #endif

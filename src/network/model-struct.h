@@ -22,8 +22,10 @@ struct tap {
 struct spd_model {
   struct spd_network network;
   struct spd_backend *backend;
-  struct spd_backend like; /* the backend's properties, also without a backend, when bytes are only counted */
-  size_t capacity, n;      /* n: spectra in the present batch */
+  struct spd_backend like;                /* the backend's properties, also without a backend, when bytes are only counted */
+  size_t capacity, n;                     /* n: spectra in the present batch */
+  size_t copies;                          /* augmented copies of spectra after them, which are encoded only (network/invariance.c) */
+  const float *added_rest, *added_latent; /* (n, R), (n, S): gradients that a backward pass adds to those of the loss; NULL: none */
   spd_model_purpose purpose;
   float *parameters, *gradient, *m, *v;
   float *observed_grid, *rest_grid;

@@ -69,6 +69,8 @@ static spd_status set_count(struct spd_model *model, size_t n, struct spd_error 
   if (n == 0 || n > model->capacity)
     return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra does not fit a model made for %zu", n, model->capacity);
   model->n = n;
+  model->copies = 0;
+  model->added_rest = model->added_latent = NULL;
   return SPD_STATUS_OK;
 }
 
@@ -121,10 +123,13 @@ spd_status spd_model_set_latent(struct spd_model *model, const float *latent, si
 
 /* One stage call inside the passes below, which name their variables alike */
 #define RUN(stage, ...) SPD_TRY(ops->stage(backend, __VA_ARGS__, n, error))
-#define PASS_VARIABLES(model)                             \
+#define PASS_VARIABLES_OF(model, count)                   \
   struct spd_backend *const backend = (model)->backend;   \
   const struct spd_backend_ops *const ops = backend->ops; \
-  const size_t n = (model)->n
+  const size_t n = (count)
+#define PASS_VARIABLES(model) PASS_VARIABLES_OF(model, (model)->n)
+/* The encoder's: copies come after the spectra */
+#define ENCODER_VARIABLES(model) PASS_VARIABLES_OF(model, (model)->n + (model)->copies)
 
 typedef spd_status forward_pass(struct spd_model *model, struct spd_error *error);
 
@@ -137,14 +142,14 @@ static spd_status bracketed(struct spd_model *model, forward_pass *pass, struct 
 }
 
 static spd_status trunk_forward(struct spd_model *model, struct trunk *trunk, struct spd_error *error) {
-  PASS_VARIABLES(model);
+  ENCODER_VARIABLES(model);
   RUN(stem_forward, &trunk->stem);
   for (size_t i = 0; i + 1 < SPD_BLOCKS; i++) RUN(block_forward, &trunk->blocks[i]);
   return SPD_STATUS_OK;
 }
 
 static spd_status encode(struct spd_model *model, struct spd_error *error) {
-  PASS_VARIABLES(model);
+  ENCODER_VARIABLES(model);
   SPD_TRY(trunk_forward(model, &model->spectrum, error));
   if (model->network.architecture.weight_attention) {
     SPD_TRY(ops->log_ivar(backend, model->log_ivar, model->ivar, n * model->network.architecture.n_observed, error));
@@ -168,15 +173,15 @@ static spd_status observe(struct spd_model *model, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
-spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) { return bracketed(model, encode, error); }
-spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) { return bracketed(model, decode, error); }
-spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) { return bracketed(model, observe, error); }
 static spd_status calibrate(struct spd_model *model, struct spd_error *error) {
   PASS_VARIABLES(model);
   if (model->calibrate.calibration.terms) RUN(calibrate_forward, &model->calibrate);
   return SPD_STATUS_OK;
 }
 
+spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) { return bracketed(model, encode, error); }
+spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) { return bracketed(model, decode, error); }
+spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) { return bracketed(model, observe, error); }
 spd_status spd_model_calibrate(struct spd_model *model, struct spd_error *error) { return bracketed(model, calibrate, error); }
 spd_status spd_model_get_calibration(double *coefficient, const struct spd_model *model, struct spd_error *error) {
   const struct spd_calibration *calibration = &model->calibrate.calibration;
@@ -198,13 +203,30 @@ spd_status spd_model_score(struct spd_model *model, double *losses, struct spd_e
 }
 
 static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, spd_tensor to, struct spd_error *error) {
-  PASS_VARIABLES(model);
+  ENCODER_VARIABLES(model);
   RUN(block_backward, &trunk->blocks[1]); /* from the segments to the pooled map of block 2 */
   if (to == SPD_TENSOR_BLOCK) return SPD_STATUS_OK;
   RUN(block_backward, &trunk->blocks[0]);
   if (to == SPD_TENSOR_STEM) return SPD_STATUS_OK;
   RUN(stem_backward, &trunk->stem);
   return SPD_STATUS_OK;
+}
+
+static spd_status encoder_backward(struct spd_model *model, spd_tensor to, struct spd_error *error) {
+  ENCODER_VARIABLES(model);
+  for (size_t i = model->n_encoder; i-- > 0;) RUN(dense_backward, &model->encoder[i]);
+  if (to < SPD_TENSOR_FEATURE) RUN(attend_backward, &model->attend);
+  if (to >= SPD_TENSOR_SEGMENTS) return SPD_STATUS_OK;
+  SPD_TRY(trunk_backward(model, &model->spectrum, to, error));
+  if (model->network.architecture.weight_attention && to == SPD_TENSOR_INPUT) SPD_TRY(trunk_backward(model, &model->weights, to, error));
+  return SPD_STATUS_OK;
+}
+
+/* Adds gradients of further losses to the gradient of a tensor */
+static spd_status add_gradient(struct spd_model *model, spd_tensor tensor, const float *gradient, struct spd_error *error) {
+  if (!gradient) return SPD_STATUS_OK;
+  return model->backend->ops->add(model->backend, model->taps[tensor].gradient, gradient, model->n * spd_model_tensor_size(model, tensor),
+                                  error);
 }
 
 /* From the gradient at `model->reached` down to `to`, an earlier tensor */
@@ -216,16 +238,13 @@ static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_er
   if (from >= SPD_TENSOR_OBSERVED && to < SPD_TENSOR_OBSERVED) {
     if (model->lsf.size) RUN(lsf_backward, &model->lsf);
     RUN(resample_backward, &model->resample);
+    SPD_TRY(add_gradient(model, SPD_TENSOR_REST, model->added_rest, error));
   }
-  if (from >= SPD_TENSOR_REST && to < SPD_TENSOR_REST)
+  if (from >= SPD_TENSOR_REST && to < SPD_TENSOR_REST) {
     for (size_t i = model->n_decoder; i-- > 0;) RUN(dense_backward, &model->decoder[i]);
-  if (to < SPD_TENSOR_LATENT)
-    for (size_t i = model->n_encoder; i-- > 0;) RUN(dense_backward, &model->encoder[i]);
-  if (to < SPD_TENSOR_FEATURE) RUN(attend_backward, &model->attend);
-  if (to >= SPD_TENSOR_SEGMENTS) return SPD_STATUS_OK;
-  SPD_TRY(trunk_backward(model, &model->spectrum, to, error));
-  if (model->network.architecture.weight_attention && to == SPD_TENSOR_INPUT) SPD_TRY(trunk_backward(model, &model->weights, to, error));
-  return SPD_STATUS_OK;
+    SPD_TRY(add_gradient(model, SPD_TENSOR_LATENT, model->added_latent, error));
+  }
+  return to < SPD_TENSOR_LATENT ? encoder_backward(model, to, error) : SPD_STATUS_OK;
 }
 
 static spd_status backward_loss(struct spd_model *model, spd_tensor to, struct spd_error *error) {
@@ -347,6 +366,11 @@ static struct spd_adam adam_factors(const struct spd_adam_options *o, uint64_t s
                            .correction1 = (float)(1.0 / decayed1),
                            .correction2 = (float)(1.0 / decayed2),
                            .lowest = -INFINITY};
+}
+
+spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error *error) {
+  SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
+  return model->backend->ops->clip(model->backend, model->gradient, norm, model->network.size, error);
 }
 
 spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {

@@ -89,6 +89,7 @@ struct spd_adam_options {
   double rate, beta1, beta2, epsilon, lsf_factor;
   int lsf_nonnegative;
 };
+spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error *error); /* before it: limits the gradient's norm */
 spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step, struct spd_error *error);
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cholesky.h"
 #include "network/model-struct.h"
 #include "network/scalar.h"
 
@@ -298,8 +299,8 @@ static void propose(struct spd_refiner *r, size_t i) {
     else
       a[j * k + j] = 1, step[j] = 0;
   }
-  const int solved = spd_factorise(a, k);
-  if (solved) spd_solve(step, a, k);
+  const int solved = spd_cholesky(a, k);
+  if (solved) spd_cholesky_solve(step, a, k);
   for (size_t j = 0; j < s; j++) r->trial[i * s + j] = r->host_latent[i * s + j] + (solved ? (float)step[j] : 0);
   r->trial_z[i] = r->host_z[i];
   const double dz = solved && r->options.with_redshift ? step[k - 1] : 0;
@@ -326,11 +327,11 @@ static void invert(struct spd_refiner *r, size_t n) {
   for (size_t i = 0; i < n; i++) {
     double *a = r->work, *column = r->work + k * k, *to = r->inverse + i * k * k;
     memcpy(a, r->matrix + i * k * k, k * k * sizeof *a);
-    const int sound = spd_factorise(a, k);
+    const int sound = spd_cholesky(a, k);
     for (size_t j = 0; j < k; j++) {
       memset(column, 0, k * sizeof *column);
       column[j] = 1;
-      if (sound) spd_solve(column, a, k);
+      if (sound) spd_cholesky_solve(column, a, k);
       for (size_t l = 0; l < k; l++) to[l * k + j] = sound ? column[l] : NAN;
     }
   }
@@ -355,7 +356,7 @@ static spd_status spread_group(float *to, struct spd_refiner *r, size_t n, struc
   for (size_t i = 0; i < n; i++) {
     double *factor = r->factor + i * k * k;
     memcpy(factor, r->inverse + i * k * k, k * k * sizeof *factor);
-    if (!spd_factorise(factor, k))
+    if (!spd_cholesky(factor, k))
       for (size_t j = 0; j < k * k; j++) factor[j] = NAN;
   }
   SPD_TRY(ops->upload(r->backend, (void *)r->spread.factor, r->factor, n * k * k * sizeof(double), error));

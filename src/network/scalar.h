@@ -7,13 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/cholesky.h"
+#include "core/mix.h"
 #include "network/network.h"
-
-#ifdef __CUDACC__
-#define SPD_INLINE static __host__ __device__ __forceinline__
-#else
-#define SPD_INLINE static inline
-#endif
 
 #define SPD_NORM_EPSILON 1e-5
 #define SPD_LEAKY_SLOPE 0.01f
@@ -78,34 +74,6 @@ SPD_INLINE double spd_residual(float *weight, float *product, float flux, float 
   return freedom > 0 ? 0.5 * (freedom + 1) * log1p(square / freedom) : 0.5 * square;
 }
 
-/* Small positive definite systems, row-major. Cholesky in place, the lower triangle; 0 if a is not positive definite. */
-SPD_INLINE int spd_factorise(double *a, size_t k) {
-  for (size_t j = 0; j < k; j++) {
-    for (size_t i = j; i < k; i++) {
-      double sum = a[i * k + j];
-      for (size_t l = 0; l < j; l++) sum -= a[i * k + l] * a[j * k + l];
-      if (i == j) {
-        if (!(sum > 0) || !isfinite(sum)) return 0;
-        a[j * k + j] = sqrt(sum);
-      } else {
-        a[i * k + j] = sum / a[j * k + j];
-      }
-    }
-  }
-  return 1;
-}
-
-SPD_INLINE void spd_solve(double *x, const double *l, size_t k) {
-  for (size_t i = 0; i < k; i++) {
-    for (size_t j = 0; j < i; j++) x[i] -= l[i * k + j] * x[j];
-    x[i] /= l[i * k + i];
-  }
-  for (size_t i = k; i-- > 0;) {
-    for (size_t j = i + 1; j < k; j++) x[i] -= l[j * k + i] * x[j];
-    x[i] /= l[i * k + i];
-  }
-}
-
 /* Legendre's polynomials P_0 ... P_{terms - 1} at pixel m of n, whose first is at -1 and last at 1 */
 SPD_INLINE void spd_legendre(double *p, size_t terms, size_t m, size_t n) {
   const double t = 2.0 * (double)m / (double)(n - 1) - 1.0;
@@ -127,8 +95,8 @@ SPD_INLINE double spd_calibration_solve(double *coefficient, double *matrix, con
   double penalty = 0;
   for (size_t k = 0; k < terms; k++) matrix[k * terms + k] += precision[k];
   coefficient[0] += precision[0];
-  if (spd_factorise(matrix, terms))
-    spd_solve(coefficient, matrix, terms);
+  if (spd_cholesky(matrix, terms))
+    spd_cholesky_solve(coefficient, matrix, terms);
   else
     for (size_t k = 0; k < terms; k++) coefficient[k] = k == 0;
   for (size_t k = 0; k < terms; k++) penalty += precision[k] * (coefficient[k] - (k == 0)) * (coefficient[k] - (k == 0));
@@ -226,5 +194,61 @@ SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float
   *from = a;
   *to = b;
 }
+
+/* ---- augmented copies and the losses of redshift invariance ---- */
+
+/* Number `i` of the sequence that a key starts, uniform in (0, 1) */
+SPD_INLINE double spd_drawn(uint64_t key, uint64_t i) {
+  return ((double)(spd_mix64(key ^ spd_mix64(i)) >> 12) + 0.5) * (1.0 / 4503599627370496.0);
+}
+
+/* Which of a row's numbers decide what: the redshift, the masked block, then three for each pixel. */
+enum { SPD_DRAWN_REDSHIFT, SPD_DRAWN_BLOCK, SPD_DRAWN_PIXELS };
+
+SPD_INLINE float spd_augmented_redshift(uint64_t key, double z_low, double z_high) {
+  return (float)(z_low + (z_high - z_low) * spd_drawn(key, SPD_DRAWN_REDSHIFT));
+}
+
+/* First pixel of the masked block of `size` among m pixels, and the size of one that is this fraction of them */
+SPD_INLINE size_t spd_block_size(double fraction, size_t m) { return (size_t)(fraction * (double)m + 0.5); }
+SPD_INLINE size_t spd_block_from(uint64_t key, size_t size, size_t m) {
+  return (size_t)(spd_drawn(key, SPD_DRAWN_BLOCK) * (double)(m - size + 1));
+}
+
+/* Noise of pixel m (Box & Muller 1958): most pixels have none */
+SPD_INLINE double spd_augmented_noise(uint64_t key, size_t m, double fraction, double deviation) {
+  const uint64_t i = SPD_DRAWN_PIXELS + 3 * (uint64_t)m;
+  if (spd_drawn(key, i) >= fraction) return 0;
+  return deviation * sqrt(-2.0 * log(spd_drawn(key, i + 1))) * cos(6.283185307179586 * spd_drawn(key, i + 2));
+}
+
+/* A pixel between pixels j and j + 1 of a spectrum, at `part` of the way, with this noise added. It has weight only if those that it is
+ * made of have. */
+SPD_INLINE void spd_augmented_pixel(float *to_flux, float *to_ivar, const float *flux, const float *ivar, size_t j, double part,
+                                    double noise) {
+  const double low = (double)ivar[j], high = (double)ivar[j + 1];
+  const double w = (part < 1 && !(low > 0)) || (part > 0 && !(high > 0)) ? 0 : (1 - part) * low + part * high;
+  *to_flux = (float)((1 - part) * (double)flux[j] + part * (double)flux[j + 1] + noise);
+  *to_ivar = (float)(w > 0 ? 1 / (1 / w + noise * noise) : 0);
+}
+
+/* f(t) = sigma(t - 2.5) + sigma(-t - 2.5), the similarity of a pair whose distances differ by t / k: between 0.15 and 1 */
+SPD_INLINE float spd_dissimilarity(float t) { return spd_sigmoid(t - 2.5f) + spd_sigmoid(-t - 2.5f); }
+SPD_INLINE float spd_dissimilarity_slope(float t) {
+  const float up = spd_sigmoid(t - 2.5f), down = spd_sigmoid(-t - 2.5f);
+  return up * (1.0f - up) - down * (1.0f - down);
+}
+
+/* sigma(q) - 1/2 and its derivative */
+SPD_INLINE double spd_consistency_loss(double q) { return 1 / (1 + exp(-q)) - 0.5; }
+SPD_INLINE double spd_consistency_slope(double q) {
+  const double small = exp(-q); /* q is not negative */
+  return small / ((1 + small) * (1 + small));
+}
+
+/* Medians are not taken to be smaller than this, lest a spectrum be divided by nothing; spectra of the data have about 1. */
+#define SPD_LEAST_MEDIAN 1e-3f
+/* Added to a mean distance that others are divided by: a batch whose spectra are all the same has none. */
+#define SPD_LEAST_DISTANCE 1e-12
 
 #endif

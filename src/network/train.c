@@ -42,15 +42,18 @@ struct spd_training {
   struct spd_training_options options;
   struct spd_feed *feed;
   uint64_t n_rows, n_training, n_validation;
-  const unsigned char *is_training; /* (n_rows), the source's */
-  uint64_t *order;                  /* (n_rows): the training rows of this epoch, in order */
-  uint64_t *validation;             /* (n_validation) rows */
-  double *losses;                   /* on the backend, (n_training or n_validation): of the rows in order of processing */
-  double *host_losses;              /* (the same) */
-  struct spd_refiner *refiner;      /* NULL where the decoder learns at the encoder's latents */
-  float *encoded;                   /* (batch_size, S) on the host */
-  double *before, *after, *slope;   /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
-  int feeding;                      /* the feed is on its way through `order` */
+  const unsigned char *is_training;  /* (n_rows), the source's */
+  uint64_t *order;                   /* (n_rows): the training rows of this epoch, in order */
+  uint64_t *validation;              /* (n_validation) rows */
+  double *losses;                    /* on the backend, (n_training or n_validation): of the rows in order of processing */
+  double *host_losses;               /* (the same) */
+  struct spd_refiner *refiner;       /* NULL where the decoder learns at the encoder's latents */
+  float *encoded;                    /* (batch_size, S) on the host */
+  double *before, *after, *slope;    /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
+  struct spd_invariance *invariance; /* NULL where the loss is the fidelity alone */
+  uint64_t *ids, *next_ids;          /* (n_rows), (n_training): of all rows, of those to come in this epoch */
+  int feeding;                       /* the feed is on its way through `order` */
+  uint64_t validated;                /* of the validation rows, when it is on its way through these */
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
   uint64_t loss_count;
@@ -71,6 +74,20 @@ static void start_epoch(struct spd_training *t) {
   t->step_in_epoch = 0;
   t->loss_sum = 0;
   t->loss_count = 0;
+}
+
+/* Without a refiner: its decoder does not learn at the latents that these losses are of. */
+static spd_status prepare_invariance(struct spd_training *t, struct spd_error *error) {
+  const size_t n = t->options.batch_size, copies = spd_invariance_copies(t->options.invariance, n);
+  if (t->refiner) return spd_fail(error, SPD_STATUS_INVALID, "a decoder that learns at refined latents excludes losses of invariance");
+  if (n + copies > spd_model_capacity(t->model))
+    return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra and %zu copies does not fit a model made for %zu", n, copies,
+                    spd_model_capacity(t->model));
+  t->ids = malloc(t->n_rows * sizeof *t->ids);
+  t->next_ids = malloc((t->n_training + 1) * sizeof *t->next_ids);
+  if (!t->ids || !t->next_ids) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  for (uint64_t i = 0; i < t->n_rows; i++) t->ids[i] = t->options.ids ? t->options.ids[i] : i;
+  return spd_invariance_create(&t->invariance, t->model, t->options.invariance, n, (size_t)t->n_training, error);
 }
 
 static spd_status prepare(struct spd_training *t, const struct spd_source *source, struct spd_error *error) {
@@ -99,6 +116,7 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
     if (!t->encoded || !t->before || !t->slope) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
     SPD_TRY(spd_refiner_create(&t->refiner, t->model, &one_step, error));
   }
+  if (t->options.invariance) SPD_TRY(prepare_invariance(t, error));
   SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->options.batch_size, t->options.way, error));
   start_epoch(t);
   return SPD_STATUS_OK;
@@ -130,6 +148,9 @@ void spd_training_destroy(struct spd_training *t) {
   struct spd_backend *backend = spd_model_backend(t->model);
   spd_feed_destroy(t->feed);
   spd_refiner_destroy(t->refiner);
+  spd_invariance_destroy(t->invariance);
+  free(t->ids);
+  free(t->next_ids);
   free(t->encoded);
   free(t->before);
   free(t->slope);
@@ -195,20 +216,43 @@ static spd_status refined_gradients(struct spd_training *t, uint64_t done, struc
   return spd_model_backward(t->model, error);
 }
 
+/* Gradients of all losses of the next batch */
+static spd_status invariant_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
+  size_t n;
+  SPD_TRY(spd_feed_next(&n, t->feed, error));
+  SPD_TRY(spd_invariance_copy(t->invariance, error));
+  SPD_TRY(spd_model_encode(t->model, error));
+  SPD_TRY(decode(t, done, error));
+  SPD_TRY(spd_invariance_losses(t->invariance, t->epoch, error));
+  return spd_model_backward(t->model, error);
+}
+
 static spd_status gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
   size_t n;
   if (t->refiner && t->step >= t->options.refine_from) return refined_gradients(t, done, error);
+  if (t->invariance) return invariant_gradients(t, done, error);
   SPD_TRY(forward(&n, t, done, error));
   return spd_model_backward(t->model, error);
+}
+
+/* The rows of this epoch after the first `done` */
+static spd_status start_feeding(struct spd_training *t, uint64_t done, struct spd_error *error) {
+  const size_t count = (size_t)(t->n_training - done);
+  SPD_TRY(spd_feed_start(t->feed, t->order + done, count, error));
+  t->feeding = 1;
+  if (!t->invariance) return SPD_STATUS_OK;
+  for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->order[done + i]];
+  return spd_invariance_begin(t->invariance, t->next_ids, count, t->epoch, error);
 }
 
 static spd_status one_step(struct spd_training *t, struct spd_error *error) {
   const uint64_t done = t->step_in_epoch * t->options.batch_size;
   struct spd_adam_options adam = t->options.adam;
-  if (!t->feeding) SPD_TRY(spd_feed_start(t->feed, t->order + done, (size_t)(t->n_training - done), error));
-  t->feeding = 1;
+  if (!t->feeding) SPD_TRY(start_feeding(t, done, error));
+  t->validated = 0;
   spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
   SPD_TRY(gradients(t, done, error));
+  if (t->options.clip > 0) SPD_TRY(spd_model_clip(t->model, t->options.clip, error));
   SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
   t->step++;
   t->step_in_epoch++;
@@ -263,15 +307,24 @@ spd_status spd_training_set_state(struct spd_training *t, const struct spd_train
   return SPD_STATUS_OK;
 }
 
-spd_status spd_training_validate(struct spd_training *t, double *mean, uint64_t *count, struct spd_error *error) {
+spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
+                                 struct spd_error *error) {
+  const double until = seconds_now() + seconds;
   double sum = 0;
-  uint64_t done = 0;
   *count = t->n_validation;
   *mean = NAN;
+  *finished = 1;
   if (t->n_validation == 0) return SPD_STATUS_OK;
+  if (t->validated == 0) SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
   t->feeding = 0; /* the feed must be restarted with the epoch's order afterwards */
-  SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
-  for (size_t n; done < t->n_validation; done += n) SPD_TRY(forward(&n, t, done, error));
+  do {
+    size_t n;
+    SPD_TRY(forward(&n, t, t->validated, error));
+    t->validated += n;
+  } while (t->validated < t->n_validation && seconds_now() < until);
+  *finished = t->validated == t->n_validation;
+  if (!*finished) return SPD_STATUS_OK;
+  t->validated = 0;
   SPD_TRY(add_losses(&sum, t, 0, t->n_validation, error));
   *mean = sum / (double)t->n_validation;
   return SPD_STATUS_OK;

@@ -3,6 +3,7 @@
 #define SPD_NETWORK_TRAIN_H
 
 #include "network/feed.h"
+#include "network/invariance.h"
 #include "network/refine.h"
 
 /* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
@@ -22,6 +23,9 @@ struct spd_training_options {
   struct spd_adam_options adam; /* rate and beta1 are the schedule's */
   spd_feed_way way;
   uint64_t refine_from; /* from this step on the decoder learns at latents refined by one step; UINT64_MAX: never */
+  double clip;          /* the gradient's norm is at most this; 0: no limit */
+  const struct spd_invariance_options *invariance; /* NULL: the loss is the fidelity alone */
+  const uint64_t *ids;                             /* (n_rows) of the source: identities of spectra, for invariance; NULL: row numbers */
 };
 
 struct spd_training;
@@ -32,7 +36,7 @@ void spd_training_destroy(struct spd_training *training);
 struct spd_progress {
   uint64_t epoch, step; /* of this training, from 0: finished ones */
   uint64_t step_in_epoch, steps_per_epoch;
-  double loss_sum; /* sum over the spectra of this epoch so far of their loss before each step */
+  double loss_sum; /* sum over the spectra of this epoch so far of their loss (the fidelity) before each step */
   uint64_t loss_count;
   int epoch_finished; /* the last advance ended an epoch */
 };
@@ -47,7 +51,9 @@ struct spd_training_state {
 struct spd_training_state spd_training_get_state(const struct spd_training *training);
 spd_status spd_training_set_state(struct spd_training *training, const struct spd_training_state *state, struct spd_error *error);
 
-/* Mean loss of the validation rows with the present weights; *count is 0 when there are none. */
-spd_status spd_training_validate(struct spd_training *training, double *mean, uint64_t *count, struct spd_error *error);
+/* Validates for some seconds, or to the end, which *finished says; then *mean is the mean loss of the validation rows with the present
+ * weights, and *count their number, 0 if there are none. The next call goes on, or begins anew after the end or an advance. */
+spd_status spd_training_validate(struct spd_training *training, double seconds, int *finished, double *mean, uint64_t *count,
+                                 struct spd_error *error);
 
 #endif

@@ -62,6 +62,18 @@ CHECK_UNUSED static void fits_file_table(struct fits_file *f, const struct fits_
   }
 }
 
+/* The header of an image extension of one axis or, if it has more than one row, two; fits_file_add() follows. */
+CHECK_UNUSED static void fits_file_image(struct fits_file *f, const char *name, int bitpix, int width, int height) {
+  spd_fits_add(&f->header, "XTENSION= 'IMAGE   '");
+  spd_fits_add_integer(&f->header, "BITPIX", bitpix);
+  spd_fits_add_integer(&f->header, "NAXIS", height > 1 ? 2 : 1);
+  spd_fits_add_integer(&f->header, "NAXIS1", width);
+  if (height > 1) spd_fits_add_integer(&f->header, "NAXIS2", height);
+  spd_fits_add_integer(&f->header, "PCOUNT", 0);
+  spd_fits_add_integer(&f->header, "GCOUNT", 1);
+  spd_fits_add_text(&f->header, "EXTNAME", name);
+}
+
 /* The first `size` bytes; all of them for 0 */
 CHECK_UNUSED static void fits_file_write(const struct fits_file *f, const char *path, size_t size) {
   FILE *file = fopen(path, "wb");

@@ -15,6 +15,8 @@ import os
 
 import numpy as np
 
+import invariance_vectors
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 EPS = 1e-5
 MARGIN = 2e-5  # smallest distance from a kink, relative to values of order 1
@@ -617,7 +619,10 @@ def main():
     make_resample(np.random.default_rng(5))
     make_lsf(np.random.default_rng(6))
     make_loss(np.random.default_rng(7))
-    make_calibrate(np.random.default_rng(9))
+    invariance_vectors.make_similarity(Writer("similarity"), np.random.default_rng(9))
+    invariance_vectors.make_consistency(Writer("consistency"), np.random.default_rng(10))
+    invariance_vectors.make_augment(Writer("augment"), np.random.default_rng(11), sdss_like(61))
+    make_calibrate(np.random.default_rng(12))
     make_adam(np.random.default_rng(8))
     make_schedule()
 

@@ -95,8 +95,8 @@ compile() {
   variant=$1 flags=$2 compiler=${3:-}
   mkdir -p "$build/$variant"
   rm -f "$build/$variant"/*
-  sources='src/core/*.c src/data/*.c src/network/*.c src/cpu/*.c src/cuda/none.c'
-  [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/network/*.c src/cpu/*.c src/cuda/*.cu'
+  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c'
+  [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/*.cu'
   [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="$sources tests/core/cuda-on-cpu/device.cpp"
   for source in $sources; do
     object=$(echo "${source#src/}" | tr / -)
@@ -161,7 +161,7 @@ if [ $gpu = yes ]; then
   elif { [ -n "${WRAPPER:-}" ] && [ -x build/core/gpu/test-stages ]; } ||
        compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
     link=$nvcc
-    for name in ${TESTS:-stages gradients reference cuda refine}; do
+    for name in ${TESTS:-stages invariance gradients reference cuda refine infer}; do
       run gpu "$name" '' "-lcublas $blas_libs $(echo "$libs" | sed 's/-pthread/-lpthread/')" "${WRAPPER:-}"
     done
   fi
@@ -190,7 +190,7 @@ played_cuda() {
   cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
   link=g++
   if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
-    for name in stages cuda refine; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+    for name in stages invariance cuda refine infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
     for name in gradients reference cuda refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
@@ -207,7 +207,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   compile release "$release" || return
-  for name in stages gradients reference threads train refine fourier product rows; do
+  for name in stages invariance gradients reference threads train refine fourier product rows flow; do
     among $name && run release $name "$release" "$blas_libs $libs"
   done
   # whatever OpenBLAS takes the processor for
@@ -224,7 +224,7 @@ int main(void) { return 0; }
 C
   then skip "races: a program built with -fsanitize=thread does not run here"
   elif compile races "$races"; then
-    for name in reader pool threads train; do among $name && run races $name "$races" "$libs"; done
+    for name in reader pool threads train infer flow; do among $name && run races $name "$races" "$libs"; done
   fi
 }
 
@@ -246,7 +246,7 @@ arm64() {
   cc=aarch64-linux-gnu-gcc link=aarch64-linux-gnu-gcc
   common=$(echo "$common" | sed "s|$fits_cflags -DSPD_HAVE_CFITSIO||; s|-DSPD_HAVE_ZLIB||")
   if compile arm64 "-O2 -fno-trapping-math -fno-math-errno"; then
-    for name in stages gradients fourier product threads train; do
+    for name in stages invariance gradients fourier product threads train; do
       among $name && run arm64 $name "-O2" "-static -lm -pthread" qemu-aarch64
     done
   fi

@@ -55,8 +55,9 @@ CHECK_UNUSED static void small_train_with(struct small_trained *out, struct spd_
   struct spd_training *training;
   const struct spd_source source = {
       .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys, .threads = 2};
-  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way, refine_from};
+  struct spd_training_options options = {SMALL_BATCH, seed, *schedule, {0, 0, 0.999, 1e-8, 1.0, 0}, way, refine_from, 0, NULL, NULL};
   uint64_t count;
+  int finished;
   memset(out, 0, sizeof *out);
   MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   MUST(spd_model_set_parameters(model, d->weights, error));
@@ -64,9 +65,9 @@ CHECK_UNUSED static void small_train_with(struct small_trained *out, struct spd_
   for (size_t i = 0; i < steps; i++) {
     MUST(spd_training_advance(training, 0, &out->progress, error));
     if (out->progress.epoch_finished) out->loss_sum = out->progress.loss_sum;
-    if (i % 3 == 1 && way != SPD_FEED_RESIDENT) MUST(spd_training_validate(training, &out->validation, &count, error));
+    if (i % 3 == 1 && way != SPD_FEED_RESIDENT) MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
   }
-  MUST(spd_training_validate(training, &out->validation, &count, error));
+  MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
   out->weights = check_alloc(net->size * sizeof(float));
   out->m = check_alloc(net->size * sizeof(float));
   out->v = check_alloc(net->size * sizeof(float));

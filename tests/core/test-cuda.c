@@ -237,18 +237,23 @@ static spd_status everything(const struct spd_network *net, const struct small_d
   struct spd_training *training = NULL;
   const unsigned char is_training[FEW] = {1, 1, 0, 1, 1, 1, 0, 1, 0};
   const struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = FEW, .is_training = is_training};
-  const struct spd_training_options options = {
-      batch < FEW ? batch : FEW, 1, {.rate = 1e-3, .constant = 1}, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_STREAMED, UINT64_MAX};
+  const struct spd_training_options options = {.batch_size = batch < FEW ? batch : FEW,
+                                               .seed = 1,
+                                               .schedule = {.rate = 1e-3, .constant = 1},
+                                               .adam = {0, 0, 0.999, 1e-8, 1.0, 0},
+                                               .way = SPD_FEED_STREAMED,
+                                               .refine_from = UINT64_MAX};
   struct spd_progress progress;
   double mean;
   uint64_t count;
+  int finished;
   spd_status status = spd_cuda_create(&backend, SPD_PRECISION_BF16, error);
   if (status == SPD_STATUS_OK)
     status = spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, batch, SPD_MODEL_TRAIN, error);
   if (status == SPD_STATUS_OK) status = spd_model_set_parameters(model, d->weights, error);
   if (status == SPD_STATUS_OK) status = spd_training_create(&training, model, &source, &options, error);
   if (status == SPD_STATUS_OK) status = spd_training_advance(training, 0, &progress, error);
-  if (status == SPD_STATUS_OK) status = spd_training_validate(training, &mean, &count, error);
+  if (status == SPD_STATUS_OK) status = spd_training_validate(training, 1e9, &finished, &mean, &count, error);
   completed = status == SPD_STATUS_OK;
   spd_training_destroy(training);
   spd_model_destroy(model);

@@ -1,4 +1,6 @@
 /* Header cards and checksums: what is written reads back, and what CFITSIO should not see is recognised. */
+#include <limits.h>
+
 #include "data/fits.h"
 #include "fits-files.h"
 
@@ -40,8 +42,14 @@ static void test_sound_cards(void) {
                                       "KEY     = 'it''s' / comment",
                                       "KEY     =  1.0000000000E+00",
                                       "HIERARCH LONG KEY = 5"};
-  static const char *const unsound[] = {"KEY     = 'open", "KEY     = \001", "HIERARCH LONG KEY = 'open",
-                                        "KEY     = 11111111112222222222333333333344444444445"};
+  static const char *const unsound[] = {"KEY     = 'open",
+                                        "KEY     = \001",
+                                        "HIERARCH LONG KEY = 'open",
+                                        "KEY     = 11111111112222222222333333333344444444445",
+                                        "NAXIS1  = 'a text'",
+                                        "zval2   = ( 4 / bytes (1, 2, 4)",
+                                        "ZTILE1  = T",
+                                        "NAXIS1  = 12345678901234567890123456789"};
   for (size_t i = 0; i < sizeof sound / sizeof *sound; i++) CHECK(spd_fits_card_is_sound(card(sound[i])), "refused: %s", sound[i]);
   for (size_t i = 0; i < sizeof unsound / sizeof *unsound; i++)
     CHECK(!spd_fits_card_is_sound(card(unsound[i])), "accepted: %s", unsound[i]);
@@ -49,7 +57,7 @@ static void test_sound_cards(void) {
 
 static int sound(struct fits_file *f, size_t size, int last) {
   FILE *file = fmemopen(f->bytes, size, "rb");
-  const int result = spd_fits_headers_are_sound(file, (long long)size, last);
+  const int result = spd_fits_headers_are_sound(NULL, file, (long long)size, last);
   fclose(file);
   return result;
 }
@@ -68,7 +76,53 @@ static void test_headers(void) {
   CHECK(!sound(f, f->size, 1), "petabytes of data are accepted");
   memcpy(rows, "NAXIS2  =                   -1", 30);
   CHECK(!sound(f, f->size, 1), "a negative size is accepted");
+  memcpy(rows, "COMMENT                       ", 30);
+  CHECK(!sound(f, f->size, 1), "a table without its number of rows is accepted");
   free(f);
+}
+
+/* An image and a table, with names; what follows them is no HDU */
+static void test_names(void) {
+  static struct spd_fits_names names;
+  const struct fits_column columns[] = {{"A", "J"}};
+  struct fits_file *f = fits_file_new();
+  fits_file_primary(f);
+  fits_file_image(f, "B_FLUX", -32, 10, 2);
+  fits_file_add(f, NULL, 80);
+  fits_file_table(f, columns, 1, 4, 3);
+  spd_fits_add_text(&f->header, "EXTNAME", "FIBERMAP");
+  fits_file_add(f, NULL, 12);
+  for (size_t more = 0; more < 4000; more += 1000) {
+    FILE *file = fmemopen(f->bytes, f->size + more, "rb");
+    CHECK(spd_fits_headers_are_sound(&names, file, (long long)(f->size + more), INT_MAX), "refused with %zu bytes more", more);
+    fclose(file);
+    CHECK(names.n == 3 && spd_fits_find_name(&names, "B_FLUX") == 1 && spd_fits_find_name(&names, "fibermap") == 2 &&
+              spd_fits_find_name(&names, "B_IVAR") == -1,
+          "%d HDUs, called '%s', '%s', '%s'", names.n, names.names[0], names.names[1], names.names[2]);
+  }
+  free(f);
+}
+
+/* Numbers of a compressed image by which CFITSIO divides */
+static void test_compressed(void) {
+  static const char *const cards[][2] = {{"ZTILE1  = 0", ""},
+                                         {"zTILE2  = -1", ""},
+                                         {"ZNAXIS  = 7", ""},
+                                         {"ZNAME1  = 'BLOCKSIZE'", "ZVAL1   = 0"},
+                                         {"ZVAL2   = 0.5", "ZNAME2  = 'blocksize'"}};
+  for (size_t i = 0; i < sizeof cards / sizeof *cards; i++)
+    for (int harmless = 0; harmless < 2; harmless++) {
+      const struct fits_column columns[] = {{"COMPRESSED_DATA", "1PB(9)"}};
+      struct fits_file *f = fits_file_new();
+      fits_file_primary(f);
+      fits_file_table(f, columns, 1, 8, 3);
+      spd_fits_add(&f->header, harmless ? "ZNAME1  = 'BLOCKSIZE'" : cards[i][0]);
+      spd_fits_add(&f->header, harmless ? "ZVAL1   = 32" : cards[i][1]);
+      fits_file_add(f, NULL, 24);
+      CHECK(sound(f, f->size, 1) == harmless, "'%s' and '%s'%s", cards[i][0], cards[i][1],
+            harmless ? ", mended, are refused" : " are accepted");
+      free(f);
+    }
 }
 
 static void test_checksums(void) {
@@ -103,6 +157,8 @@ int main(void) {
   test_values();
   test_sound_cards();
   test_headers();
+  test_names();
+  test_compressed();
   test_checksums();
   return check_end();
 }

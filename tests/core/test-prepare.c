@@ -25,11 +25,11 @@ static void test_clean(void) {
 static void test_sky(void) {
   double wave[M];
   unsigned char sky[M];
-  const double lines[] = {4025, 3999};
+  const double lines[] = {4025, 3999, 4012}, half_widths[] = {5, 1, 2.5};
   for (int m = 0; m < M; m++) wave[m] = 4000 + 5 * m;
-  spd_prepare_sky(sky, wave, M, lines, 2, 5);
-  const unsigned char want[M] = {1, 0, 0, 0, 1, 1, 1, 0, 0};
-  CHECK(memcmp(sky, want, M) == 0, "another mask than within 5 of 3999 and 4025");
+  spd_prepare_sky(sky, wave, M, lines, half_widths, 3);
+  const unsigned char want[M] = {1, 0, 1, 0, 1, 1, 1, 0, 0};
+  CHECK(memcmp(sky, want, M) == 0, "another mask than within 1 of 3999, 2.5 of 4012 and 5 of 4025");
 }
 
 static void test_normalize(void) {
@@ -55,7 +55,7 @@ static void test_normalize(void) {
 }
 
 static void test_place(void) {
-  const struct spd_log_grid grid = {3.6, 1e-4, 6};
+  const struct spd_uniform_grid grid = {3.6, 1e-4, 6};
   const float flux[] = {1, 2, 3, 4}, ivar[] = {1, 1, 1, 1}, loglam[] = {3.5999f, 3.6f, 3.6001f, 3.6002f},
               shifted[] = {3.6f, 3.60013f, 3.6002f, 3.6003f};
   const int32_t mask[] = {0, 0, 1, 0};

@@ -47,7 +47,7 @@ static void test_orders(void) {
   struct spd_surveys surveys;
   struct spd_reader *reader;
   open_both(&surveys);
-  MUST(spd_reader_create(&reader, &surveys, 2, error));
+  MUST(spd_reader_create(&reader, &surveys, 0, 2, error));
   uint64_t *order = malloc(ROWS * sizeof *order), *places = malloc(ROWS * sizeof *places);
   for (uint64_t epoch = 0; epoch < 3; epoch++) {
     spd_order_fill(order, ROWS, 7, epoch);
@@ -82,7 +82,7 @@ static void test_damage(void) {
   fseek(file, (long)(surveys.files[1].rows_at + 600 * surveys.files[1].row_bytes + 100), SEEK_SET);
   fputc(0x55, file);
   fclose(file);
-  MUST(spd_reader_create(&reader, &surveys, 2, error));
+  MUST(spd_reader_create(&reader, &surveys, 0, 2, error));
   uint64_t rows[ROWS];
   for (uint64_t i = 0; i < ROWS; i++) rows[i] = i;
   MUST(spd_reader_start(reader, rows, ROWS, NULL, error));
@@ -107,7 +107,7 @@ static void test_fork(void) {
   struct spd_surveys surveys;
   struct spd_reader *reader;
   open_both(&surveys);
-  MUST(spd_reader_create(&reader, &surveys, 2, error));
+  MUST(spd_reader_create(&reader, &surveys, 0, 2, error));
   uint64_t rows[ROWS];
   for (uint64_t i = 0; i < ROWS; i++) rows[i] = i;
   MUST(spd_reader_start(reader, rows, ROWS, NULL, error));

@@ -29,6 +29,7 @@ union stage {
   struct spd_lsf lsf;
   struct spd_loss loss;
   struct spd_calibrate calibrate;
+  struct spd_augment augment;
 };
 
 enum { MOST = 70, MOST_BUFFERS = 16 };
@@ -161,6 +162,12 @@ static void run_resample(struct spd_backend *b, union stage *s, size_t n) {
   MUST(b->ops->resample_backward(b, &s->resample, n, error));
 }
 
+static void run_augment(struct spd_backend *b, union stage *s, size_t n) {
+  float *z = (float *)s->augment.z;
+  for (size_t i = 0; i < n; i++) z[i] = fabsf(z[i]);
+  MUST(b->ops->augment(b, &s->augment, n, error));
+}
+
 static void test_stem(const struct cpu_kernels *kernels) {
   struct subject s = {.name = "stem", .run = run_stem};
   struct spd_stem *t = &s.stage.stem;
@@ -253,6 +260,19 @@ static void test_observed_frame(const struct cpu_kernels *kernels) {
     VALUES(&s, resample, y, MADE, n_observed);
     VALUES(&s, resample, dx, MADE, n_rest);
     DOUBLES(&s, resample, dz, MADE, 1);
+    test_subject(&s, kernels, 0, 0);
+  }
+  {
+    struct subject s = {.name = "augment", .run = run_augment};
+    s.stage.augment.n_observed = n_observed, s.stage.augment.wave_observed = wavelengths(&s, n_observed, 3800, 9200);
+    s.stage.augment.z_high = 0.5, s.stage.augment.noisy = 0.2, s.stage.augment.noise = 0.1, s.stage.augment.masked = 0.1;
+    VALUES(&s, augment, key, GIVEN, 2); /* the bits of two floats */
+    VALUES(&s, augment, z, GIVEN, 1);
+    VALUES(&s, augment, flux, GIVEN, n_observed);
+    VALUES(&s, augment, ivar, GIVEN, n_observed);
+    VALUES(&s, augment, to_flux, MADE, n_observed);
+    VALUES(&s, augment, to_ivar, MADE, n_observed);
+    VALUES(&s, augment, to_z, MADE, 1);
     test_subject(&s, kernels, 0, 0);
   }
   {

@@ -4,43 +4,14 @@
  */
 #define _XOPEN_SOURCE 700
 
-#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "check.h"
 #include "core/rng.h"
 #include "data/safetensors.h"
-
-enum { PATH = 512 };
-
-static char folder[PATH];
-
-static const char *in_folder(const char *name) {
-  static char path[2 * PATH];
-  snprintf(path, sizeof path, "%s/%s", folder, name);
-  return path;
-}
-
-static void write_bytes(const char *name, const void *bytes, size_t n) {
-  FILE *file = fopen(in_folder(name), "wb");
-  if (!file || fwrite(bytes, 1, n, file) != n || fclose(file) != 0) exit(2);
-}
-
-static unsigned char *read_bytes(const char *path, size_t *n) {
-  FILE *file = fopen(path, "rb");
-  if (!file) exit(2);
-  fseek(file, 0, SEEK_END);
-  *n = (size_t)ftell(file);
-  rewind(file);
-  unsigned char *bytes = check_alloc(*n);
-  if (fread(bytes, 1, *n, file) != *n) exit(2);
-  fclose(file);
-  return bytes;
-}
+#include "folder.h"
 
 static int count_files(void) {
   int n = 0;
@@ -48,13 +19,6 @@ static int count_files(void) {
   for (struct dirent *entry; (entry = readdir(dir));) n += entry->d_name[0] != '.';
   closedir(dir);
   return n;
-}
-
-static void clear_folder(void) {
-  DIR *dir = opendir(folder);
-  for (struct dirent *entry; (entry = readdir(dir));)
-    if (entry->d_name[0] != '.') remove(in_folder(entry->d_name));
-  closedir(dir);
 }
 
 /* Prefix, header and n data bytes. */
@@ -416,10 +380,7 @@ static void test_reference(void) {
 }
 
 int main(void) {
-  const char *parent = getenv("TMPDIR");
-  if (!parent) parent = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"; /* thousands of files: in memory where possible */
-  snprintf(folder, sizeof folder, "%s/test-safetensors-XXXXXX", parent);
-  if (!mkdtemp(folder)) return 2;
+  make_folder("test-safetensors");
   test_round_trip();
   test_half();
   test_headers();
@@ -428,7 +389,6 @@ int main(void) {
   test_full_disk();
   test_damage();
   test_reference();
-  clear_folder();
-  rmdir(folder);
+  remove_folder();
   return check_end();
 }

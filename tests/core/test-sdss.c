@@ -89,7 +89,7 @@ static void test_catalogue(void) {
   double z[ROWS];
   signed char good[ROWS];
   char names[ROWS * 5], ids[ROWS * 64];
-  MUST(spd_catalogue_open(&catalogue, path, 2, error));
+  MUST(spd_catalogue_open(&catalogue, path, NULL, 2, error));
   CHECK(spd_catalogue_rows(catalogue) == ROWS, "%llu rows", (unsigned long long)spd_catalogue_rows(catalogue));
   MUST(spd_catalogue_find(&column, catalogue, "z", error)); /* in another case */
   MUST(spd_catalogue_numbers(z, catalogue, &column, 0, ROWS, error));
@@ -109,7 +109,7 @@ static void test_catalogue(void) {
   CHECK(column.number == 0, "a column is found where there is none");
   CHECK_STATUS(spd_catalogue_find(&column, catalogue, "PAIR", error), SPD_STATUS_FORMAT, "'PAIR' that is not one value a row");
   spd_catalogue_close(catalogue);
-  CHECK_STATUS(spd_catalogue_open(&catalogue, path, 1, error), SPD_STATUS_FORMAT, "test-sdss.fits.tmp");
+  CHECK_STATUS(spd_catalogue_open(&catalogue, path, NULL, 1, error), SPD_STATUS_FORMAT, "test-sdss.fits.tmp");
   free(f);
   unlink(path);
 }
@@ -149,7 +149,7 @@ static void test_sdss(void) {
 }
 static void test_catalogue(void) {
   struct spd_catalogue *catalogue;
-  CHECK_STATUS(spd_catalogue_open(&catalogue, path, 2, error), SPD_STATUS_UNSUPPORTED, "install CFITSIO");
+  CHECK_STATUS(spd_catalogue_open(&catalogue, path, NULL, 2, error), SPD_STATUS_UNSUPPORTED, "install CFITSIO");
 }
 static void test_image(void) {
   struct spd_image image;

@@ -51,7 +51,7 @@ static void test_round_trip(void) {
   MUST(spd_survey_reopen(&s, path, error));
   append(&s, 4, 100);
   static const char *const inputs[] = {"a.fits", "folder/b.fits"}, *const reasons[] = {"is cut", "no"};
-  MUST(spd_survey_finish(&s, inputs, reasons, 2, error));
+  MUST(spd_survey_finish(&s, inputs, reasons, 2, NULL, error));
   spd_survey_close(&s);
   MUST(spd_survey_open(&s, path, error));
   CHECK(s.finished, "it is not finished");
@@ -67,7 +67,7 @@ static void test_round_trip(void) {
 
   MUST(spd_survey_reopen(&s, path, error)); /* and on */
   append(&s, 104, 2);
-  MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
+  MUST(spd_survey_finish(&s, NULL, NULL, 0, NULL, error));
   check_rows("continued", &s, 106);
   MUST(spd_survey_rejected(&found_inputs, &found_reasons, &n, &s, error));
   CHECK(n == 0, "%d rejected remain", (int)n);
@@ -102,7 +102,7 @@ static void test_refusals(void) {
   struct spd_survey s;
   make(&s);
   append(&s, 0, 5);
-  MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
+  MUST(spd_survey_finish(&s, NULL, NULL, 0, NULL, error));
   uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux_column].offset;
   spd_survey_close(&s);
   CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", "", NULL, 0, error), SPD_STATUS_IO, "creating");
@@ -113,7 +113,7 @@ static void test_refusals(void) {
 
   make(&s);
   append(&s, 0, 5);
-  MUST(spd_survey_finish(&s, NULL, NULL, 0, error));
+  MUST(spd_survey_finish(&s, NULL, NULL, 0, NULL, error));
   spd_survey_close(&s);
   FILE *file = fopen(path, "r+b");
   fseek(file, (long)(rows_at + 2 * row_bytes + flux_at + 5), SEEK_SET);
@@ -133,7 +133,7 @@ static void test_mutations(void) {
   make(&s);
   append(&s, 0, 4);
   static const char *const inputs[] = {"a.fits"}, *const reasons[] = {"is cut"};
-  MUST(spd_survey_finish(&s, inputs, reasons, 1, error));
+  MUST(spd_survey_finish(&s, inputs, reasons, 1, NULL, error));
   spd_survey_close(&s);
   FILE *file = fopen(path, "rb");
   fseek(file, 0, SEEK_END);

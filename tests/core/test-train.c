@@ -3,6 +3,7 @@
 #include "check.h"
 #include "cpu/cpu.h"
 #include "cpu/create.h"
+#include "network/model-struct.h"
 #include "small-training.h"
 #include "tolerances.h"
 #include "vectors.h"
@@ -262,6 +263,142 @@ static void test_refined_training(const struct setting *s) {
   small_trained_free(&plain);
 }
 
+/* ---- losses of invariance ---- */
+
+static const struct spd_invariance_options invariance = {.scale_free = 1,
+                                                         .similarity = 1,
+                                                         .consistency = 1,
+                                                         .sigma = 0.3,
+                                                         .amplitude = 20,
+                                                         .width = 1000,
+                                                         .median_from = 4000,
+                                                         .median_to = 5000,
+                                                         .fraction = 0.6,
+                                                         .z_low = 0,
+                                                         .z_high = 0.3,
+                                                         .noisy = 0.05,
+                                                         .noise = 0.2,
+                                                         .masked = 0.05,
+                                                         .slope = 3,
+                                                         .period = 2,
+                                                         .free_from = 3,
+                                                         .seed = 3};
+
+/* Some steps with all options; after `stop` of them the model and the training are made anew from the state. */
+static void train_invariant(struct small_trained *out, const struct setting *s, int threads, size_t steps, size_t stop, double clip,
+                            const uint64_t *ids) {
+  const struct small_data *d = &s->data;
+  const struct spd_source source = {
+      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training, .threads = 2};
+  const struct spd_training_options options = {SMALL_BATCH, 3,           ten_steps, {0, 0, 0.999, 1e-6, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX,
+                                               clip,        &invariance, ids};
+  const size_t bytes = s->net.size * sizeof(float), capacity = SMALL_BATCH + spd_invariance_copies(&invariance, SMALL_BATCH);
+  struct spd_training_state state;
+  struct spd_backend *backend;
+  uint64_t count;
+  int finished;
+  memset(out, 0, sizeof *out);
+  out->weights = check_alloc(bytes), out->m = check_alloc(bytes), out->v = check_alloc(bytes);
+  memcpy(out->weights, d->weights, bytes);
+  MUST(spd_cpu_create(&backend, threads, error));
+  for (size_t done = 0; done < steps;) {
+    const size_t until = done < stop ? stop : steps;
+    struct spd_model *model;
+    struct spd_training *training;
+    MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, capacity, SPD_MODEL_TRAIN, error));
+    MUST(spd_model_set_parameters(model, out->weights, error));
+    MUST(spd_model_set_moments(model, out->m, out->v, error));
+    MUST(spd_training_create(&training, model, &source, &options, error));
+    if (done) MUST(spd_training_set_state(training, &state, error));
+    for (; done < until; done++) {
+      MUST(spd_training_advance(training, 0, &out->progress, error));
+      if (done % 3 == 1) MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
+    }
+    state = spd_training_get_state(training);
+    MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
+    MUST(spd_model_get_parameters(out->weights, model, error));
+    MUST(spd_model_get_moments(out->m, out->v, model, error));
+    spd_training_destroy(training);
+    spd_model_destroy(model);
+  }
+  backend->ops->destroy(backend);
+}
+
+static void test_invariant_training(const struct setting *s) {
+  struct small_trained plain, first, other;
+  uint64_t ids[SMALL_ROWS];
+  for (uint64_t i = 0; i < SMALL_ROWS; i++) ids[i] = i;
+  train(&plain, s, 1, 3, 20, &ten_steps);
+  train_invariant(&first, s, 1, 20, 20, 0, NULL);
+  CHECK(memcmp(plain.weights, first.weights, s->net.size * sizeof(float)) != 0, "losses of invariance change nothing");
+  CHECK(first.progress.loss_count == plain.progress.loss_count, "%llu losses of an epoch with copies, %llu of a plain one",
+        (unsigned long long)first.progress.loss_count, (unsigned long long)plain.progress.loss_count);
+  small_trained_free(&plain);
+  for (size_t stop = 5; stop <= 13; stop += 4) { /* within and between epochs of 7 steps, with other threads, and ids that say the same */
+    train_invariant(&other, s, (int)(stop % 3) + 1, 20, stop, 0, ids);
+    CHECK(small_same_bits(&first, &other, s->net.size), "resumed after %zu steps, an invariant training has other bits", stop);
+    small_trained_free(&other);
+  }
+  ids[7] = 1000;
+  train_invariant(&other, s, 1, 20, 20, 0, ids);
+  CHECK(!small_same_bits(&first, &other, s->net.size), "another id gives the same copies");
+  small_trained_free(&other);
+  train_invariant(&other, s, 2, 20, 20, 1e-3, NULL);
+  CHECK(!small_same_bits(&first, &other, s->net.size), "clipping changes nothing");
+  small_trained_free(&other);
+  small_trained_free(&first);
+}
+
+/* A copy follows from seed, epoch and id: not from the batch, its place, or the threads. */
+static void test_copies(const struct setting *s) {
+  enum { N = 6 };
+  static const uint64_t rows[2][N] = {{0, 1, 2, 3, 4, 5}, {9, 3, 2, 8, 7, 1}};
+  const struct small_data *d = &s->data;
+  struct spd_invariance_options all = invariance;
+  const size_t m = s->net.architecture.n_observed;
+  float *copies[2];
+  all.fraction = 1;
+  for (int k = 0; k < 2; k++) {
+    struct spd_backend *backend;
+    struct spd_model *model;
+    struct spd_invariance *v;
+    MUST(spd_cpu_create(&backend, k + 1, error));
+    MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, 2 * N, SPD_MODEL_TRAIN, error));
+    MUST(spd_invariance_create(&v, model, &all, N, N, error));
+    MUST(spd_model_load_rows(model, d->flux, d->ivar, d->z, rows[k], N, error));
+    MUST(spd_invariance_begin(v, rows[k], N, 4, error));
+    MUST(spd_invariance_copy(v, error));
+    copies[k] = check_alloc(N * m * sizeof(float));
+    memcpy(copies[k], model->flux + N * m, N * m * sizeof(float));
+    if (k == 1) {
+      CHECK_STATUS(spd_invariance_copy(v, error), SPD_STATUS_INVALID, "too many");
+      MUST(spd_invariance_begin(v, rows[k], N, 5, error));
+      MUST(spd_invariance_copy(v, error));
+      CHECK(memcmp(copies[k], model->flux + N * m, N * m * sizeof(float)) != 0, "another epoch has the same copies");
+    }
+    spd_invariance_destroy(v);
+    spd_model_destroy(model);
+    backend->ops->destroy(backend);
+  }
+  for (size_t i = 0; i < N; i++)
+    for (size_t j = 0; j < N; j++)
+      if (rows[0][i] == rows[1][j])
+        CHECK(memcmp(copies[0] + i * m, copies[1] + j * m, m * sizeof(float)) == 0, "the copy of row %zu depends on the batch",
+              (size_t)rows[0][i]);
+  free(copies[0]);
+  free(copies[1]);
+}
+
+static void test_slope_of_epochs(void) {
+  const struct spd_invariance_options sdss = {.slope = 9.9, .period = 100, .free_from = 250};
+  const double want[] = {0, 0.1, 9.9, 0, 4.9, 0, 0};
+  const uint64_t epoch[] = {0, 1, 99, 100, 249, 250, 1000};
+  for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+    const double got = spd_invariance_slope(&sdss, epoch[i]);
+    CHECK(fabs(got - want[i]) < 1e-12, "k is %g in epoch %llu", got, (unsigned long long)epoch[i]);
+  }
+}
+
 /* ---- refusals ---- */
 
 static void test_refused_trainings(const struct setting *s) {
@@ -273,11 +410,21 @@ static void test_refused_trainings(const struct setting *s) {
   MUST(spd_cpu_create(&backend, 1, error));
   MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training};
-  struct spd_training_options options = {SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX};
+  struct spd_training_options options = {
+      SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX, 0, NULL, NULL};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = SMALL_BATCH;
+  options.invariance = &invariance;
+  CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "copies");
+  struct spd_invariance_options outside = invariance;
+  outside.fraction = 0, outside.median_from = 9000, outside.median_to = 9500;
+  options.invariance = &outside;
+  CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "normalised");
+  options.refine_from = 0;
+  CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "refined");
+  options.refine_from = UINT64_MAX, options.invariance = NULL;
   source.is_training = none;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "train");
   CHECK_STATUS(spd_model_load(model, d->flux, d->ivar, d->z, SMALL_BATCH + 1, error), SPD_STATUS_INVALID, "batch");
@@ -353,6 +500,9 @@ int main(int argc, char **argv) {
   test_lsf(s);
   test_parts_of_the_gradient(s);
   test_refined_training(s);
+  test_invariant_training(s);
+  test_copies(s);
+  test_slope_of_epochs();
   test_refused_trainings(s);
   test_refused_models(s); /* spoils the grids */
   setting_free(s);

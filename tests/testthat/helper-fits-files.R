@@ -38,8 +38,15 @@ fits_header <- function(...) {
   charToRaw(paste0(c(cards, strrep(" ", (-80 * length(cards)) %% 2880)), collapse = ""))
 }
 
-# A decimal number, not negative, as the 8 bytes of a 64-bit integer
+# A decimal number as the 8 bytes of a 64-bit integer
 int64 <- function(text) {
+  if (startsWith(text, "-")) { # the complement of what is one less
+    bytes <- as.integer(int64(substring(text, 2)))
+    last <- max(which(bytes > 0))
+    bytes[last] <- bytes[last] - 1L
+    bytes[seq_len(8) > last] <- 255L
+    return(as.raw(255L - bytes))
+  }
   digits <- as.integer(strsplit(text, "")[[1]])
   out <- raw(8)
   for (byte in 8:1) {
@@ -82,6 +89,93 @@ fits_table <- function(columns, ...) {
   }
   keys <- utils::modifyList(keys, list(...))
   c(do.call(fits_header, keys), body, raw((-length(body)) %% 2880))
+}
+
+gzipped <- function(bytes) {
+  path <- withr::local_tempfile()
+  con <- gzfile(path, "wb")
+  writeBin(bytes, con)
+  close(con)
+  readBin(path, raw(), 1e7)
+}
+bytes_of <- function(path) readBin(path, raw(), 1e7)
+
+# An image extension of a matrix with a row for each row of the image, or of a vector. `zero`: BZERO of unsigned integers. `packed`: as a
+# tile-compressed image, a gzipped tile for each row.
+fits_image <- function(name, values, bitpix = -32, zero = NULL, packed = FALSE) {
+  rows <- if (is.matrix(values)) nrow(values) else 1
+  width <- length(values) / max(rows, 1)
+  if (!is.null(zero)) values <- values - zero
+  write <- function(v) { # R's missing integer is -2^31
+    writeBin(if (bitpix > 0) suppressWarnings(as.integer(v)) else as.double(v), raw(), size = abs(bitpix) / 8, endian = "big")
+  }
+  scaling <- if (!is.null(zero)) list(BSCALE = 1, BZERO = zero)
+  axes <- if (is.matrix(values)) c(width, rows) else width
+  shape <- function(prefix) {
+    setNames(c(list(bitpix, length(axes)), as.list(axes)), paste0(prefix, c("BITPIX", "NAXIS", paste0("NAXIS", seq_along(axes)))))
+  }
+  if (!packed) {
+    body <- write(if (is.matrix(values)) t(values) else values)
+    return(c(do.call(fits_header, c(list(XTENSION = "IMAGE"), shape(""), list(PCOUNT = 0, GCOUNT = 1, EXTNAME = name), scaling)), body,
+             raw((-length(body)) %% 2880)))
+  }
+  tiles <- lapply(seq_len(rows), function(i) gzipped(write(values[i, ])))
+  sizes <- lengths(tiles)
+  pointers <- writeBin(as.integer(rbind(sizes, cumsum(c(0, sizes))[seq_len(rows)])), raw(), size = 4, endian = "big")
+  body <- c(pointers, unlist(tiles))
+  c(do.call(fits_header, c(list(XTENSION = "BINTABLE", BITPIX = 8, NAXIS = 2, NAXIS1 = 8, NAXIS2 = rows, PCOUNT = sum(sizes), GCOUNT = 1,
+                                TFIELDS = 1, TTYPE1 = "COMPRESSED_DATA", TFORM1 = sprintf("1PB(%d)", max(sizes)), ZIMAGE = TRUE),
+                           shape("Z"), list(ZTILE1 = width, ZTILE2 = 1, ZCMPTYPE = "GZIP_1", EXTNAME = name), scaling)), body,
+    raw((-length(body)) %% 2880))
+}
+
+# Pixels of made-up arms of DESI, from 0 on its grid: they overlap, and hold the window of the norm at small redshifts
+desi_arms <- function() list(B = 2100:2399, R = 2380:2699, Z = 2690:2899)
+desi_grid <- function() instrument(instrument("desi")$wave[2101:2900], "part of DESI")
+
+# A small file as DESI makes them, with a redrock file beside it (`redshifts`: its columns, in another order of rows; NULL for none).
+# hdus: what changes HDUs, which are raw vectors, by name. fibermap: columns that are added or, if NULL, left out. pixels(arm, plane):
+# matrices of ids and the arm's pixels. mask: arguments of fits_image()
+write_desi <- function(path, ids = c("39627866878511337", "-2713437", "7"), pixels = function(arm, plane) NULL, fibermap = list(),
+                       redshifts = list(), hdus = identity, mask = list(), cards = list(SURVEY = "sv3", PROGRAM = "bright",
+                                                                                       HPXPIXEL = 26065)) {
+  n <- length(ids)
+  number <- function(values, type = "D") list(type = type, values = rep_len(values, n))
+  targets <- rev(unique(ids))
+  fibermap <- utils::modifyList(list(
+    TARGETID = list(type = "K", values = ids), OBJTYPE = number("TGT", "3A"), COADD_FIBERSTATUS = number(0, "J"),
+    TARGET_RA = number(seq_len(n)), TARGET_DEC = number(-seq_len(n)), DESI_TARGET = number("0", "K"), BGS_TARGET = number("0", "K"),
+    SV3_DESI_TARGET = number("1152921504606846977", "K"), SV3_BGS_TARGET = number("2", "K"), COADD_NUMEXP = number(3, "I")
+  ), fibermap)
+  file <- list(
+    primary = do.call(fits_header, c(list(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), cards)),
+    FIBERMAP = fits_table(fibermap, EXTNAME = "FIBERMAP")
+  )
+  for (arm in names(desi_arms())) {
+    m <- desi_arms()[[arm]]
+    plane <- function(name, value) {
+      given <- pixels(arm, name)
+      if (is.null(given)) matrix(value, n, length(m)) else given
+    }
+    file[[paste0(arm, "_WAVELENGTH")]] <- fits_image(paste0(arm, "_WAVELENGTH"), 3600 + 0.8 * m, -64)
+    file[[paste0(arm, "_FLUX")]] <- fits_image(paste0(arm, "_FLUX"), plane("FLUX", 2))
+    file[[paste0(arm, "_IVAR")]] <- fits_image(paste0(arm, "_IVAR"), plane("IVAR", 4))
+    file[[paste0(arm, "_MASK")]] <- do.call(fits_image, c(list(paste0(arm, "_MASK"), plane("MASK", 0)),
+                                                          utils::modifyList(list(bitpix = 32), mask)))
+  }
+  bytes <- unlist(hdus(file), use.names = FALSE)
+  is_packed <- endsWith(path, ".gz")
+  writeBin(if (is_packed) gzipped(bytes) else bytes, path)
+  if (is.null(redshifts)) return(invisible(path))
+  n <- length(targets)
+  redshifts <- utils::modifyList(list(
+    TARGETID = list(type = "K", values = targets), Z = number(match(targets, unique(ids)) / 1000), ZERR = number(1e-5),
+    ZWARN = number("0", "K"),
+    SPECTYPE = number("GALAXY", "6A"), SUBTYPE = number("", "20A"), DELTACHI2 = number(1000)
+  ), redshifts)
+  writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(redshifts, EXTNAME = "REDSHIFTS")),
+           file.path(dirname(path), sub("\\.gz$", "", sub("^[a-z]+-", "redrock-", basename(path)))))
+  invisible(path)
 }
 
 # A small file as SDSS makes them. `coadd` and `object` change columns (NULL leaves one out); what begins with coadd_ or

@@ -13,3 +13,21 @@ small_fit <- function(x = small_spectra(), ..., latents = 2, epochs = 3, batch_s
   spender(x, latents = latents, epochs = epochs, batch_size = batch_size, validation = validation, threads = threads,
           progress = progress, network = network, ...)
 }
+
+# Runs code in a folder of its own.
+in_folder <- function(code) {
+  folder <- tempfile("model")
+  dir.create(folder)
+  old <- setwd(folder)
+  on.exit({
+    setwd(old)
+    unlink(folder, recursive = TRUE)
+  })
+  force(code)
+}
+
+# The class and the message of an error, for snapshots
+says <- function(expr) tryCatch({
+  expr
+  "no error"
+}, spender_error = function(e) cat(class(e)[1], ": ", conditionMessage(e), "\n", sep = ""))

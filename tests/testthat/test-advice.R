@@ -56,7 +56,7 @@ test_that("spender() warns unless it is told to be quiet, and print() repeats it
   })
   expect_true("spender_warning_fit_short" %in% warnings)
   expect_warning(small_fit(x, epochs = 1), NA)
-  text <- paste(capture.output(print(fit)), collapse = " ")
+  text <- gsub(" +", " ", paste(capture.output(print(fit)), collapse = " "))
   expect_match(text, "note +The|note +the")
   expect_match(text, paste0("perfect model \\(", format(perfect_loss(fit), digits = 4)))
   # not a constructed history: three dozen epochs at a high rate on few spectra

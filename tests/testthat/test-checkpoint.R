@@ -24,7 +24,7 @@ test_that("a checkpoint can be of any step", {
   options <- list(device = "cpu", precision = "fp32", threads = 1, batch_size = 8, seed = 1, rate = 1e-3,
                   total_steps = 2 * ceiling(sum(split_by_id(x$id, 0.2, 1)) / 8),
                   steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE,
-                  lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_)
+                  lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8)
   open <- function() {
     .Call(ffi_train_open, whole$architecture, .Call(ffi_network_fill, whole$architecture, 1), whole$instrument$wave, whole$wave_rest,
           list(flux = x$flux, ivar = x$ivar, rows = as.double(seq_along(x$z))), x$z, split_by_id(x$id, 0.2, 1), options)
@@ -33,7 +33,7 @@ test_that("a checkpoint can be of any step", {
     session <- open()
     for (i in seq_len(steps)) .Call(ffi_train_advance, session, 0)
     state <- .Call(ffi_train_state, session)
-    .Call(ffi_train_close, session)
+    .Call(ffi_session_close, session)
     session <- open()
     .Call(ffi_train_restore, session, state)
     epochs <- state$epoch
@@ -47,7 +47,7 @@ test_that("a checkpoint can be of any step", {
     }
     expect_identical(.Call(ffi_train_weights, session), whole$weights)
     expect_identical(losses, utils::tail(whole$history$train_loss, length(losses)))
-    .Call(ffi_train_close, session)
+    .Call(ffi_session_close, session)
   }
 })
 

@@ -45,7 +45,6 @@ test_that("principal components know what they do not know", {
 })
 
 test_that("normalised line fluxes of a spectrum without a norm are NA, physical ones are not", {
-  skip_if_not_installed("minpack.lm")
   x <- simulate_spectra(2, z = 0.05, seed = 3)
   x$norm[2] <- NA
   expect_warning(m <- measure_lines(x, "Halpha", physical = FALSE), "rows 2 ", class = "spender_warning_no_norm")

@@ -23,3 +23,11 @@ test_that("a fit's latents are embedded", {
   expect_equal(embed_latents(fit, x, neighbours = 5), embed_latents(encode(fit, x), neighbours = 5))
   expect_error(embed_latents(fit, x[1:4], neighbours = 5), "less than", class = "spender_error_invalid")
 })
+
+test_that("maps of many spectra do not depend on the number of threads", {
+  set.seed(4)
+  s <- matrix(rnorm(900), ncol = 3)
+  map <- function(...) embed_latents(s, nn_method = "annoy", n_epochs = 10, ...) # as uwot takes it from 4096 rows on
+  expect_identical(map(threads = 2), map(threads = 1))
+  expect_identical(map(threads = 2, batch = TRUE), map(threads = 1, batch = TRUE))
+})

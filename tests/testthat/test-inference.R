@@ -181,6 +181,7 @@ test_that("summary() compares the losses of encoder, refined latents, principal 
   expect_warning(s <- summary(both$fit, x, pca = spectra_pca(both$x, 2, iterations = 3)), class = "spender_warning_coverage")
   expect_named(s$losses, c("encoder", "refined", "pca", "noise"))
   expect_equal(s$losses[["refined"]], mean(predict(both$fit, x[-5], "loss", refine = 3)))
+  expect_equal(unname(s$chi2[2]), stats::median(predict(both$fit, x[-5], "chi2", refine = 3)))
   expect_equal(s$losses[["noise"]], mean(x$ivar[-5, ] > 0) / 2)
   expect_output(print(s), "compared +encoder [0-9.]+, refined [0-9.]+, pca [0-9.]+, noise [0-9.]+")
   expect_null(summary(both$fit)$losses)

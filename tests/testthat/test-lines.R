@@ -1,5 +1,3 @@
-skip_if_not_installed("minpack.lm")
-
 line <- function(wave, centre, flux, sigma_v) flux * dnorm(wave, centre, centre * sigma_v / 299792.458)
 
 test_that("noiseless lines are recovered, to the last digits of the fit", {
@@ -105,10 +103,83 @@ test_that("a line between a masked pixel and the next has an error, though its v
   flux[masked + 1] <- flux[masked + 1] + 0.5
   flux[masked] <- NA
   changes <- cbind(0.02, 0.05 * (seq_along(wave) == masked + 1), 0.01 * sin(wave / 5)) # one would be degenerate with velocity and width
-  m <- fit_lines(wave, flux, NULL, 6564.61, 600, 600, changes = changes)$lines
+  m <- fit_group(wave, flux, NULL, 6564.61, changes = changes)
   expect_lt(m$sigma, 30)
   expect_lt(m$ew_err, 1)
   expect_true(m$ew_err > 0 && is.na(m$velocity_err))
+})
+
+# Fits of the same data: the same values, to a millionth of their errors, where both found the same minimum
+same_lines <- function(found, oracle, data) {
+  expect_identical(names(found), names(oracle))
+  expect_identical(found$pixels, oracle$pixels)
+  nearest <- vapply(seq_len(nrow(oracle)), function(i) { # valid pixel, in widths
+    rest <- data$wave[data$ivar[oracle$row[i], ] > 0] / (1 + data$z[oracle$row[i]])
+    min(abs(rest - oracle$wave[i] * (1 + oracle$velocity[i] / light_speed))) / (oracle$wave[i] * oracle$sigma[i] / light_speed)
+  }, 0)
+  seen <- !is.na(oracle$flux) & nearest <= 3
+  expect_identical(is.na(found$flux), !seen)
+  expect_true(all(found$chi2 <= oracle$chi2 * (1 + 1e-9), na.rm = TRUE))
+  same <- which(seen & found$chi2 >= oracle$chi2 * (1 - 1e-9))
+  for (value in c("flux", "ew", "sigma", "velocity")) {
+    error <- paste0(value, "_err")
+    away <- (abs(found[[value]] - oracle[[value]]) / oracle[[error]])[same]
+    ratio <- (found[[error]] / oracle[[error]])[same]
+    expect_true(all(away < 1e-6, na.rm = TRUE))
+    expect_true(all(abs(ratio - 1) < 1e-4, na.rm = TRUE))
+    expect_identical(is.na(found[[error]])[same], is.na(oracle[[error]])[same])
+  }
+  length(same)
+}
+
+test_that("fits are those of minpack.lm, or better", {
+  skip_if_not_installed("minpack.lm")
+  x <- simulate_spectra(8, seed = 21)
+  lines <- spectral_lines()
+  lines <- lines[lines$name %in% eval(formals(measure_lines)$lines), ]
+  data <- line_data(x)
+  oracle <- fit_groups_r(data, lines, 40, 600, 600, exact = TRUE)
+  m <- fit_groups(data, lines, 40, 600, 600)
+  expect_gt(same_lines(m, oracle, data), 0.9 * nrow(m))
+  # at the velocities and widths of others
+  kept <- oracle
+  kept$velocity <- kept$velocity + 5
+  kept$sigma <- kept$sigma * 1.1
+  oracle <- fit_groups_r(data, lines, 40, 600, 600, kept, exact = TRUE)
+  expect_gt(same_lines(fit_groups(data, lines, 40, 600, 600, kept), oracle, data), 0.9 * nrow(m))
+})
+
+test_that("fits without weights, and errors from changes of the flux, are those of minpack.lm", {
+  skip_if_not_installed("minpack.lm")
+  wave <- seq(6480, 6650, by = 0.8)
+  centres <- c(6549.86, 6564.61, 6585.27)
+  set.seed(5)
+  flux <- 2 + line(wave, centres[1], 5, 150) + line(wave, centres[2], 40, 150) + line(wave, centres[3], 15, 150) +
+    0.02 * rnorm(length(wave))
+  changes <- cbind(line(wave, centres[2], 0.8, 150), 0.1 * sin(wave / 9), 0.02, line(wave, centres[3] + 0.5, 0.3, 150))
+  for (kept in list(NULL, c(10, 140))) {
+    m <- fit_group(wave, flux, NULL, centres, kept, changes)
+    r <- fit_lines_r(wave, flux, NULL, centres, 600, 600, kept, changes, exact = TRUE)$lines
+    same <- intersect(names(r), names(m))
+    expect_equal(m[same], r[same], tolerance = 1e-7)
+  }
+})
+
+test_that("the same bits for any number of threads, in memory and from a survey", {
+  x <- simulate_spectra(40, seed = 4)
+  x$norm[3] <- NA
+  lines <- c("OII_3727", "OII_3730", "Hbeta", "OIII_5008", "Halpha")
+  m <- measure_lines(x, lines, threads = 1)
+  expect_identical(measure_lines(x, lines, threads = 2), m)
+  expect_identical(measure_lines(x[7:9], lines)[-1], `rownames<-`(m[31:45, -1], NULL))
+  survey <- write_survey(x, withr::local_tempfile(fileext = ".fits"))
+  y <- as_spectra(survey)
+  expect_identical(measure_lines(survey, lines), measure_lines(y, lines))
+  lines <- known_lines(lines)
+  parts <- in_line_parts(survey, NULL, 0, NULL, TRUE, function(data) fit_groups(data, lines, 40, 600, 600), size = 16)
+  expect_identical(parts, measure_lines(y, lines$name))
+  expect_warning(d <- fit_doublet(survey), "rows 3 ", class = "spender_warning_no_norm")
+  expect_identical(d, suppressWarnings(fit_doublet(y)))
 })
 
 test_that("bad arguments are named", {

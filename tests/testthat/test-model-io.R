@@ -16,17 +16,6 @@ small_fit <- function(...) {
   ), class = "spender")
 }
 
-in_folder <- function(code) {
-  folder <- tempfile("model")
-  dir.create(folder)
-  old <- setwd(folder)
-  on.exit({
-    setwd(old)
-    unlink(folder, recursive = TRUE)
-  })
-  force(code)
-}
-
 # Writes `fit`, lets `change` alter what is in the file (tensors, metadata), and writes that.
 write_changed <- function(path, change, fit = small_fit()) {
   write_model(fit, path, overwrite = TRUE)
@@ -45,11 +34,6 @@ rename <- function(pattern, replacement) {
     as_plain(file)
   }
 }
-
-says <- function(expr) tryCatch({
-  expr
-  "no error"
-}, spender_error = function(e) cat(class(e)[1], ": ", conditionMessage(e), "\n", sep = ""))
 
 kept <- c("architecture", "weights", "instrument", "wave_rest", "history", "training")
 

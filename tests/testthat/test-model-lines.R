@@ -1,5 +1,3 @@
-skip_if_not_installed("minpack.lm")
-
 narrow <- instrument(seq(4000, 8000, by = 4))
 x <- simulate_spectra(60, narrow, z = rep(c(0.03, 0.1, 0.2, 0.28), 15), seed = 7)
 fit <- small_fit(x)
@@ -12,7 +10,7 @@ test_that("errors from changes of the flux are the scatter that such changes mak
   truth <- 2 + 5 * profile(at[1]) + 40 * profile(at[2]) + 15 * profile(at[3])
   set.seed(3)
   changes <- cbind(0.8 * profile(at[2]), 0.1 * sin(wave / 9), rep(0.02, length(wave)), 0.3 * profile(at[3] + 0.5))
-  fitted <- function(flux, ...) fit_lines(wave, flux, NULL, at, 600, 600, ...)$lines
+  fitted <- function(flux, ...) fit_group(wave, flux, NULL, at, ...)
   m <- fitted(truth, changes = changes)
   again <- lapply(1:300, function(i) fitted(truth + drop(changes %*% rnorm(4))))
   for (value in c("flux", "ew", "sigma", "velocity")) {
@@ -27,7 +25,7 @@ test_that("errors from changes of the flux are the scatter that such changes mak
 
 test_that("a model is measured as the data are where a line was observed, and in the restframe elsewhere", {
   some <- x[c(1, 2, which.max(x$z))]
-  m <- measure_model_lines(fit, some, c("Hbeta", "Halpha"), refine = 3)
+  m <- measure_model_lines(fit, some, c("Hbeta", "Halpha"), refine = 3, physical = FALSE)
   expect_identical(m$row, rep(1:3, each = 2))
   expect_identical(m$observed, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE)) # Halpha is beyond 8000
   columns <- c("flux", "ew", "sigma", "velocity", "continuum", "pixels")
@@ -37,6 +35,15 @@ test_that("a model is measured as the data are where a line was observed, and in
   rest <- measure_lines(predict(fit, some, "rest", refine = 3), c("Hbeta", "Halpha"), wave = fit$wave_rest)
   expect_equal(m[6, columns], rest[6, columns])
   expect_true(all(m$flux_err > 0 & m$ew_err > 0) && all(is.na(m$chi2)))
+})
+
+test_that("fluxes are in the units of the spectra's, as measure_lines() has them", {
+  some <- x[1:3]
+  m <- measure_model_lines(fit, some, c("Hbeta", "OIII_5008"))
+  normalised <- measure_model_lines(fit, some, c("Hbeta", "OIII_5008"), physical = FALSE)
+  for (column in c("flux", "flux_err", "continuum")) expect_equal(m[[column]], normalised[[column]] * rep(some$norm, each = 2))
+  expect_identical(m[c("ew", "ew_err", "sigma", "velocity")], normalised[c("ew", "ew_err", "sigma", "velocity")])
+  expect_equal(m$continuum, measure_lines(some, c("Hbeta", "OIII_5008"))$continuum, tolerance = 0.5)
 })
 
 test_that("errors are small where the noise is, and unknown where the spectrum does not determine the latents", {

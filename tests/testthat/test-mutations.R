@@ -58,15 +58,6 @@ survived <- function(bytes, use, extension = ".fits") {
   read
 }
 
-gzipped <- function(bytes) {
-  path <- withr::local_tempfile()
-  con <- gzfile(path, "wb")
-  writeBin(bytes, con)
-  close(con)
-  readBin(path, raw(), 1e7)
-}
-bytes_of <- function(path) readBin(path, raw(), 1e7)
-
 test_that("files that were changed at random do not end the session", {
   skip_without_cfitsio()
   withr::local_seed(as.numeric(Sys.getenv("SPENDER_MUTATION_SEED", "1")))
@@ -99,6 +90,17 @@ test_that("files that were changed at random do not end the session", {
     writeBin(gzipped(bytes_of(path)), at("spec.fits.gz"))
     use_spec(at("spec.fits.gz"))
   }))
+  # with masks of both kinds, packed and not
+  use_desi <- function(path) read_desi(path, desi_grid(), progress = FALSE, redshifts = data.frame(targetid = c("7", "-2713437"), z = 0.1))
+  for (packed in c(FALSE, TRUE)) {
+    write_desi(at("coadd-a.fits"), mask = list(packed = packed, zero = if (packed) 2147483648))
+    read[[if (packed) "desi_packed" else "desi"]] <- survived(bytes_of(at("coadd-a.fits")), use_desi)
+  }
+  redrock <- bytes_of(at("redrock-a.fits"))
+  read[["redrock"]] <- survived(redrock, function(path) {
+    file.copy(path, at("redrock-a.fits"), overwrite = TRUE)
+    read_desi(at("coadd-a.fits"), desi_grid(), progress = FALSE)
+  })
   image <- c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1),
              writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848))
   survey <- bytes_of(write_survey(x, at("survey.fits"))$files$path)
@@ -117,6 +119,8 @@ test_that("files that were changed at random do not end the session", {
     }),
     appended = survived(survey, function(path) append_spectra(x, path)),
     results = survived(bytes_of(at("results.fits")), read_predictions),
+    torch = survived(bytes_of(test_path("torch", "five.pt")), function(path) read_model(path, instrument = 3), ".pt"),
+    flow = survived(bytes_of(test_path("torch", "flow.pt")), function(path) predict(read_model(path), c(0, 0.1, 0)), ".pt"),
     model = survived(bytes_of(at("model.safetensors")), function(path) predict(read_model(path), x, "loss"), ".safetensors"),
     checkpoint = survived(bytes_of(checkpoint), function(path) small_fit(x, epochs = 1, checkpoint = path, resume = TRUE), ".safetensors")
   )

@@ -35,8 +35,8 @@ test_that("a file becomes one prepared spectrum", {
   expect_equal(x$z, 0.125)
   expect_equal(x$id, "0266-51602-0013")
   expect_equal(x$meta, data.frame(file = path, plate = 266L, mjd = 51602L, fiber = 13L, class = "GALAXY", subclass = NA_character_,
-                                  z_err = 2e-5, zwarning = 0L, sn_median = 4, plate_quality = "good", instrument = "SDSS"),
-               tolerance = 1e-6)
+                                  z_err = 2e-5, zwarning = 0L, sn_median = 4, plate_quality = "good", instrument = "SDSS",
+                                  ra = NA_real_, dec = NA_real_), tolerance = 1e-6)
   expect_equal(nrow(problems(x)), 0)
   lines <- sky_lines()$wave
   sky <- vapply(wave, function(w) any(abs(w - lines) <= 5), NA)
@@ -305,6 +305,38 @@ test_that("columns of a spectrum are read as what they are", {
   expect_equal(masked(list(type = "J", values = replace(integer(n), 4, -9)), coadd_cards = list(TNULL4 = -9)), 4)
 })
 
+test_that("positions are the fibre's, or else the object's", {
+  position <- function(...) {
+    columns <- lapply(c(...), function(value) list(type = "D", values = value))
+    unlist(read_sdss(local_file(object = columns, env = parent.frame()))$meta[c("ra", "dec")], use.names = FALSE)
+  }
+  expect_identical(position(PLUG_RA = 1, PLUG_DEC = -2, RA = 3, DEC = 4), c(1, -2))
+  expect_identical(position(RA = 3, DEC = 4), c(3, 4))
+  expect_identical(position(plug_ra = 1, PLUG_DEC = NaN, dec = 4), c(1, 4))
+})
+
+test_that("files are read as each data release has them", {
+  n <- 3800
+  upper <- setNames(lapply(c("E", "E", "E", "J"), function(type) list(type = type, values = rep(0, n))),
+                    c("FLUX", "LOGLAM", "IVAR", "AND_MASK"))
+  upper$FLUX$values <- rep(2, n)
+  upper$IVAR$values <- rep(4, n)
+  upper$LOGLAM$values <- 3.58 + 1e-4 * (seq_len(n) - 1)
+  upper$WRESL <- upper$FLUX # of DR18
+  lower <- list(flux = NULL, loglam = NULL, ivar = NULL, and_mask = NULL)
+  field <- list(PLATE = NULL, FIBERID = NULL, PLATEQUALITY = NULL, FIELDQUALITY = list(type = "4A", values = "good"),
+                FIELD = list(type = "J", values = 15170), MJD = list(type = "J", values = 59255),
+                CATALOGID = list(type = "K", values = "4544940698"))
+  id <- function(...) read_sdss(local_file(..., env = parent.frame()))$id
+  expect_identical(id(object = list(PLATE = list(type = "J", values = 10000)), coadd_cards = list(EXTNAME = "COADD")), "10000-51602-0013")
+  expect_identical(id(coadd = c(lower, upper)), "0266-51602-0013")
+  expect_identical(id(coadd = c(lower, upper), object = field, object_cards = list(EXTNAME = "SPALL")), "015170-59255-04544940698")
+  # of a redshift there are many in a later table, ZALL
+  path <- local_file(coadd = c(lower, upper), object = field)
+  writeBin(c(bytes_of(path), fits_table(list(Z = list(type = "E", values = c(1, 2, 3))), EXTNAME = "ZALL")), path)
+  expect_equal(read_sdss(path)$z, 0.125)
+})
+
 test_that("SDSS-V's files are read and selected by what they have", {
   folder <- withr::local_tempdir()
   object <- function(id, ...) {
@@ -323,14 +355,14 @@ test_that("SDSS-V's files are read and selected by what they have", {
   writeBin(readBin(file.path(folder, "unpacked"), raw(), 1e7), con)
   close(con)
   x <- read_sdss(folder, instrument = "boss", progress = FALSE)
-  expect_setequal(x$id, c(paste0("017057-59631-", c(ids, "7", "8", "9"))))
+  expect_setequal(x$id, c(paste0("017057-59631-", c(ids, paste0("0000000000", 7:9)))))
   expect_identical(nrow(problems(x)), 0L)
   expect_true(all(is.na(x$meta$plate)))
   expect_setequal(x$meta$catalogid, c(ids, "7", "8", "9"))
   expect_identical(x$meta$sdss_id[x$meta$catalogid == "9"], "54392544")
   expect_identical(x$meta$zwarning[x$meta$catalogid == "7"], 4294967296)
   expect_message(chosen <- select_galaxies(x), "5 of 6")
-  expect_false("017057-59631-7" %in% chosen$id)
+  expect_false("017057-59631-00000000007" %in% chosen$id)
   path <- withr::local_tempfile(fileext = ".fits")
   expect_setequal(as_spectra(write_survey(folder, path, instrument = "boss", progress = FALSE))$meta$catalogid, c(ids, "7", "8", "9"))
 })

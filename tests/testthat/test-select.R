@@ -110,3 +110,43 @@ test_that("a NaN in a catalogue is a missing value, which fails its cut", {
   expect_message(chosen <- select_galaxies(path), "11 of 12")
   expect_equal(nrow(chosen), 11)
 })
+
+test_that("catalogues of SDSS-V and DESI have the usual names, are gzipped, and are cut", {
+  skip_without_cfitsio()
+  number <- function(values, type = "D") list(type = type, values = values)
+  catalogue <- function(columns, ...) {
+    path <- withr::local_tempfile(fileext = ".fits.gz", .local_envir = parent.frame())
+    writeBin(gzipped(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE), fits_table(columns, ...))), path)
+    path
+  }
+  path <- catalogue(list(FIELD = number(c(15170, 15170), "J"), MJD = number(c(59255, 59255), "J"),
+                         CATALOGID = number(c("27021598108289694", "4544940698"), "K"), SDSS_ID = number(c("1", "2"), "K"),
+                         FIELDQUALITY = number(c("good", "bad"), "4A"), CLASS = number(c("GALAXY", "GALAXY"), "6A"),
+                         Z = number(c(0.1, 0.2)), Z_ERR = number(c(1e-5, 1e-5)), ZWARNING = number(c(0, 0), "J"),
+                         PLUG_RA = number(c(1, 2)), PLUG_DEC = number(c(-1, -2)), RA = number(c(3, 4))))
+  read <- read_catalogue(path)
+  expect_identical(read$catalogid, c("27021598108289694", "4544940698"))
+  expect_identical(read$ra, c(1, 2))
+  expect_identical(read$dec, c(-1, -2))
+  expect_identical(names(read_catalogue(path, c("PLUG_RA", "RA", "PLUG_DEC"))), c("plug_ra", "ra", "dec"))
+  expect_message(select_galaxies(read), "Selected 1 of 2")
+  n <- 5
+  path <- catalogue(list(TARGETID = number(as.character(1:n), "K"), SURVEY = number(c("main", "sv3", "main", "main", "main"), "7A"),
+                         SPECTYPE = number(rep("GALAXY", n), "6A"), Z = number(c(0.1, 0.2, 0.7, 0.3, 0.3)),
+                         ZERR = number(c(1e-5, 1e-5, 6e-4, 7e-4, 1e-5)), ZWARN = number(rep("0", n), "K"), DELTACHI2 = number(rep(50, n)),
+                         COADD_FIBERSTATUS = number(rep(0, n), "J"), ZCAT_PRIMARY = number(c(TRUE, TRUE, TRUE, TRUE, FALSE), "L"),
+                         DESI_TARGET = number(c("4", "0", "4", "4", "4"), "K"), SV3_DESI_TARGET = number(c("0", "8", "0", "0", "0"), "K"),
+                         BGS_TARGET = number(c("2", "0", "2", "2", "2"), "K"), TARGET_RA = number(1:n), TARGET_DEC = number(-(1:n))),
+                    EXTNAME = "ZCATALOG")
+  read <- read_catalogue(path, hdu = "zcatalog")
+  expect_setequal(names(read), c("targetid", "survey", "class", "z", "z_err", "zwarning", "deltachi2", "fiberstatus", "specprimary",
+                                 "desi_target", "bgs_target", "ra", "dec"))
+  expect_identical(read$desi_target, c("4", "8", "4", "4", "4"))
+  expect_identical(read$bgs_target, c("2", NA, "2", "2", "2"))
+  expect_message(chosen <- select_galaxies(read), "Selected 3 of 5")
+  expect_identical(chosen$targetid, c("1", "2", "3"))
+  expect_identical(attr(chosen, "dropped"), data.frame(row = 4:5, cut = c("z_err", "specprimary")))
+  expect_message(select_galaxies(read[setdiff(names(read), "bgs_target")]), "Selected 4 of 5") # who can tell which have safer redshifts
+  expect_message(select_galaxies(read[c("targetid", "class")]), "Not in the catalogue")
+  expect_error(read_catalogue(path, hdu = "REDSHIFTS"), "has no HDU REDSHIFTS", class = "spender_error_format")
+})

@@ -11,7 +11,7 @@ test_that("arguments that are not known are refused, with what was meant", {
     expect_error(predict(model, x, newdata = x), "`newdata`", class = "spender_error_invalid")
     expect_error(predict(model), "must be spectra", class = "spender_error_invalid")
   }
-  expect_error(predict(fit, x, "latent", "cpu", "fp32", NULL, NULL, NULL, FALSE, 0, NULL, FALSE, FALSE, 9), "too many",
+  expect_error(predict(fit, x, "latent", "cpu", "fp32", NULL, NULL, NULL, FALSE, 0, NULL, FALSE, FALSE, NULL, NULL, 9), "too many",
                class = "spender_error_invalid")
   for (f in list(encode, reconstruct, residuals)) expect_error(f(fit, x, path = "a.fits"), "takes no `path`",
                                                                class = "spender_error_invalid")
@@ -113,7 +113,6 @@ test_that("no spectra give results of no rows", {
     expect_identical(dim(predict(fit, survey, "latent")), c(0L, 2L))
     expect_identical(dim(as_spectra(survey)), c(0L, 251L))
   })
-  skip_if_not_installed("minpack.lm")
   expect_identical(length(classify_galaxies(measure_lines(none))), 0L)
   expect_identical(nrow(measure_model_lines(fit, none)), 0L)
 })

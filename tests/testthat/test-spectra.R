@@ -277,6 +277,11 @@ test_that("sky lines are in vacuum, with their source", {
   nearest <- function(w) min(abs(lines$wave - w))
   # [O I] 5577.34, Na I 5889.95 and 5895.92, Hg I 4358.33 and 5460.74 in air
   expect_lt(max(vapply(c(5578.89, 5891.58, 5897.56, 4359.56, 5462.26), nearest, 0)), 0.02)
+  # DESI's reach further and are masked the wider, the brighter they are
+  all <- all_sky_lines()
+  expect_identical(merge(all, lines)[names(lines)], merge(lines, lines)[names(lines)])
+  expect_true(all(all$intensity > 2, na.rm = TRUE) && max(all$wave) > 9824)
+  expect_equal(desi_half_width(c(NA, 2, 20)), c(5, 5, 10))
 })
 
 test_that("plots draw, also what cannot be normalised", {
@@ -318,10 +323,14 @@ test_that("entries in C look at the shapes that they are given", {
   x <- small_spectra(6)
   fit <- small_fit(x, epochs = 1)
   device <- choose_device("cpu", "fp32", 1)
-  run <- function(...) run_network(fit, "loss", device, 4, ...)
-  expect_error(run(flux = x$flux, ivar = x$ivar[1:3, ], z = x$z), "'ivar' must be 6 by 251, not 3 by 251")
-  expect_error(run(flux = x$flux[, -1], ivar = x$ivar, z = x$z), "'flux' must be 6 by 251, not 6 by 250")
-  expect_error(run(flux = x$flux, ivar = x$ivar, z = x$z[1:3]), "'flux' must be 3 by 251, not 6 by 251")
-  expect_error(run(flux = as.vector(x$flux), ivar = x$ivar, z = x$z), "'flux' must be a matrix of doubles")
+  run <- function(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)) {
+    .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, list(flux = flux, ivar = ivar, rows = rows),
+          x$z, !is.na(x$norm), "loss", encoder_only, NULL, c(device, batch_size = 4))
+  }
+  expect_error(run(ivar = x$ivar[1:3, ]), "'ivar' must be 6 by 251, not 3 by 251")
+  expect_error(run(flux = x$flux[, -1]), "'flux' must be 6 by 251, not 6 by 250")
+  expect_error(run(rows = 1), "'rows' must be a vector of 6 doubles, not 1")
+  expect_error(run(rows = as.double(2:7)), "there is no row 7 of 6")
+  expect_error(run(flux = as.vector(x$flux)), "'flux' must be a matrix of doubles")
   expect_error(.Call(ffi_spectra_quality, x$flux, x$ivar[1:3, ], 1L), "'ivar' must be 6 by 251")
 })

@@ -28,9 +28,17 @@ test_that("study-truth.R asks a fit what it knows, and keeps the fit", {
   expect_s3_class(readRDS(path), "spender")
 })
 
+test_that("study-invariance.R trains in each form and measures what was reached", {
+  skip_on_cran()
+  result <- study("study-invariance.R", "spectra=60", "epochs=2", "held=20", "filters=8,8,8", "latents=2", "pixels=251", "batch=16")
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  for (form in c("none", "scale-free", "published")) {
+    expect_match(result$output, paste0("^", form, " +fidelity .*scatter between redshifts"), all = FALSE)
+  }
+})
+
 test_that("study-doublet.R compares two resolutions", {
   skip_on_cran()
-  skip_if_not_installed("minpack.lm")
   result <- study("study-doublet.R", "spectra=40", "epochs=1", "members=2", "held=10", "filters=8,8,8")
   expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
   expect_match(result$output, "^two peaks in the model: .*true restframe 100 %", all = FALSE)
@@ -63,4 +71,15 @@ test_that("study-inference.R measures refined latents, and keeps the fit", {
   expect_match(result$output, "^scatter of latents under noise, over their errors: [0-9.]+ [0-9.]+$", all = FALSE)
   expect_match(result$output, "Student t of 3", all = FALSE)
   expect_equal(readRDS(path)$architecture$n_latent, 2)
+})
+
+test_that("study-density.R compares densities with the truth, and finds planted oddities", {
+  skip_on_cran()
+  result <- study("study-density.R", "rows=600", "held=200", "mclust=0", "samples=60", "epochs=2", "seeds=2", "spectra=120",
+                  "latents=2", "passes=1", "step=16", "ordinary=20", "odd=3", "threads=1")
+  expect_equal(result$status, 0L, info = paste(result$output, collapse = "\n"))
+  for (word in c("gaussian", "ring", "moons", "tails", "banana")) expect_match(result$output, paste0("^", word, ".*spline"), all = FALSE)
+  for (line in c("p-values of ordinary rows", "fit of 600 rows", "log p: ", "fraction found")) {
+    expect_match(result$output, paste0("^", line), all = FALSE)
+  }
 })

@@ -150,10 +150,23 @@ test_that("a simulated survey is the simulated spectra", {
   expect_identical(as.data.frame(survey)$true_ebv, x$truth$parameters$ebv)
   expect_error(simulate_survey(3, path), class = "spender_error_exists")
   # in parts, as a larger one is made
-  first <- simulate_rows(10, small_instrument(), z = z[1:10], seed = 4, z_grid = range(z))
-  second <- simulate_rows(20, small_instrument(), z = z[11:30], seed = 4, first = 10, z_grid = range(z))
+  plan <- plan_simulation(30, small_instrument(), z = z, seed = 4, threads = 1)
+  part <- function(n, first) {
+    drawn <- draw_objects(plan, n, first)
+    list(id = drawn$id, flux = .Call(ffi_simulate, drawn$shared, drawn$objects, first, FALSE, plan$recipe, NULL)$flux)
+  }
+  first <- part(10, 0)
+  second <- part(20, 10)
   expect_identical(rbind(first$flux, second$flux), x$flux)
   expect_identical(c(first$id, second$id), x$id)
+  # and to the last bit what write_survey() makes of the spectra, for any number of threads
+  written <- write_survey(x, withr::local_tempfile(fileext = ".fits"))
+  again <- simulate_survey(30, withr::local_tempfile(fileext = ".fits"), instrument = small_instrument(), z = z, seed = 4, threads = 3)
+  for (other in list(written, again)) {
+    fields <- c("flux", "ivar", "z", "norm")
+    expect_identical(unclass(as_spectra(other))[fields], unclass(as_spectra(survey))[fields])
+    expect_identical(as.data.frame(other)$sn_median, x$meta$sn_median)
+  }
 })
 
 test_that("what is no survey is refused", {
@@ -207,15 +220,15 @@ test_that("a full disk leaves a survey of whole rows, and an error that says so"
                    spender_error_io = function(e) cat("io:", conditionMessage(e), "\\n"))', path)
   script <- file.path(folder, "script.R")
   writeLines(code, script)
-  # files may have 11 MiB: room for the first 4096 spectra
+  # files may have 11 MiB: room for the first five chunks of 1024 spectra
   output <- suppressWarnings(system2("sh", c("-c", shQuote(paste("trap '' XFSZ; ulimit -f 22528;",
                                                                  shQuote(file.path(R.home("bin"), "Rscript")), "--vanilla",
                                                                 shQuote(script), "2>&1"))), stdout = TRUE))
   if (!any(grepl("^io:", output)) && file.exists(path) && length(open_survey(path)) == 6000) skip("ulimit -f has other units here")
   expect_match(output, "io: full.fits: writing failed", all = FALSE)
   survey <- open_survey(path)
-  expect_equal(length(survey), 4096)
-  expect_false(anyNA(as_spectra(survey[c(1, 4096)])$flux))
+  expect_equal(length(survey), 5120)
+  expect_false(anyNA(as_spectra(survey[c(1, 5120)])$flux))
 })
 
 test_that("a folder that is not there or not one is an error", {
@@ -249,7 +262,8 @@ test_that("a writer killed in the middle of appending is continued, with names o
   bytes <- readBin(path, raw(), file.size(path))
   .Call(ffi_survey_append, path, list(character(), double(), double(), character(), integer(), integer(), integer(), character(),
                                       character(), double(),
-                                      integer(), double(), character(), character(), matrix(0, 0, 3921), matrix(0, 0, 3921)))
+                                      integer(), double(), character(), character(), double(), double(),
+                                      matrix(0, 0, 3921), matrix(0, 0, 3921)))
   cat(strrep("x", 5000), file = path, append = TRUE)
   writeLines(paste(to_ascii(setdiff(files, good)), "is not a FITS file", sep = "\t"), rejects_path(path))
   expect_equal(nrow(problems(open_survey(path))), 0)

@@ -4,11 +4,17 @@
 #include <string.h>
 
 #include "data/safetensors.h"
+#include "data/torch.h"
 #include "r-entries.h"
 #include "r-util.h"
 
 static void close_file(SEXP pointer) {
   spd_safetensors_close(R_ExternalPtrAddr(pointer));
+  R_ClearExternalPtr(pointer);
+}
+
+static void close_torch(SEXP pointer) {
+  spd_torch_close(R_ExternalPtrAddr(pointer));
   R_ClearExternalPtr(pointer);
 }
 
@@ -27,12 +33,12 @@ static SEXP new_metadata(const struct spd_safetensors *file) {
 }
 
 /* dtype and shape; data stays NULL */
-static SEXP new_tensor(const struct spd_safetensors_tensor *t) {
+static SEXP new_tensor(spd_dtype dtype, size_t rank, const size_t *sides) {
   static const char *const fields[] = {"dtype", "shape", "data"};
   SEXP tensor = PROTECT(r_list_new(3, fields)), shape;
-  SET_VECTOR_ELT(tensor, 0, Rf_mkString(spd_dtype_name(t->dtype)));
-  SET_VECTOR_ELT(tensor, 1, shape = Rf_allocVector(REALSXP, (R_xlen_t)t->rank));
-  for (size_t i = 0; i < t->rank; i++) REAL(shape)[i] = (double)t->shape[i];
+  SET_VECTOR_ELT(tensor, 0, Rf_mkString(spd_dtype_name(dtype)));
+  SET_VECTOR_ELT(tensor, 1, shape = Rf_allocVector(REALSXP, (R_xlen_t)rank));
+  for (size_t i = 0; i < rank; i++) REAL(shape)[i] = (double)sides[i];
   UNPROTECT(1);
   return tensor;
 }
@@ -70,7 +76,7 @@ SEXP ffi_safetensors_read(SEXP path, SEXP names) {
     Rf_setAttrib(tensors, R_NamesSymbol, tensor_names);
     for (R_xlen_t i = 0; i < n && status == SPD_STATUS_OK; i++) {
       const struct spd_safetensors_tensor *t = &file->tensors[i];
-      SEXP tensor = new_tensor(t), data;
+      SEXP tensor = new_tensor(t->dtype, t->rank, t->shape), data;
       SET_VECTOR_ELT(tensors, i, tensor);
       SET_STRING_ELT(tensor_names, i, utf8(t->name));
       if (!is_wanted(names, t->name)) continue;
@@ -85,6 +91,43 @@ SEXP ffi_safetensors_read(SEXP path, SEXP names) {
   return result;
 }
 
+/* Is it a file of torch.save()? */
+SEXP ffi_torch_is(SEXP path) { return Rf_ScalarLogical(spd_torch_is(path_of(path))); }
+
+/* As ffi_safetensors_read(), from a file of torch.save(): list(tensors). */
+SEXP ffi_torch_read(SEXP path, SEXP names) {
+  static const char *const fields[] = {"tensors"};
+  const char *where = path_of(path);
+  if (names != R_NilValue) r_check_texts(names, "names", R_ANY);
+  SEXP result = PROTECT(r_list_new(1, fields));
+  SEXP pointer = PROTECT(R_MakeExternalPtr(NULL, R_NilValue, R_NilValue));
+  R_RegisterCFinalizerEx(pointer, close_torch, TRUE);
+  struct spd_torch *file;
+  struct spd_error error;
+  spd_status status = spd_torch_open(&file, where, &error);
+  if (status == SPD_STATUS_OK) {
+    R_SetExternalPtrAddr(pointer, file);
+    R_xlen_t n = (R_xlen_t)file->n_tensors;
+    SEXP tensors, tensor_names = PROTECT(Rf_allocVector(STRSXP, n));
+    SET_VECTOR_ELT(result, 0, tensors = Rf_allocVector(VECSXP, n));
+    Rf_setAttrib(tensors, R_NamesSymbol, tensor_names);
+    for (R_xlen_t i = 0; i < n && status == SPD_STATUS_OK; i++) {
+      const struct spd_torch_tensor *t = &file->tensors[i];
+      SEXP tensor = new_tensor(t->dtype, t->rank, t->shape), data;
+      SET_VECTOR_ELT(tensors, i, tensor);
+      SET_STRING_ELT(tensor_names, i, utf8(t->name));
+      if (!is_wanted(names, t->name)) continue;
+      SET_VECTOR_ELT(tensor, 2, data = Rf_allocVector(REALSXP, (R_xlen_t)t->count));
+      status = spd_torch_read(REAL(data), file, t, &error);
+    }
+    close_torch(pointer);
+    UNPROTECT(1);
+  }
+  UNPROTECT(2);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  return result;
+}
+
 /* Fills an item from list(dtype, shape, data); data are doubles, or raw bytes in this machine's order. */
 static void fill_item(struct spd_safetensors_item *item, const char *name, SEXP tensor) {
   SEXP dtype = r_list_get(tensor, "dtype"), shape = r_list_get(tensor, "shape"), data = r_list_get(tensor, "data");
@@ -92,7 +135,7 @@ static void fill_item(struct spd_safetensors_item *item, const char *name, SEXP 
   item->name = name;
   if (!Rf_isString(dtype) || Rf_xlength(dtype) != 1 || !spd_dtype_find(&item->dtype, CHAR(STRING_ELT(dtype, 0))))
     Rf_error("internal: tensor '%s' has no known dtype", name);
-  if (!Rf_isNumeric(shape) || Rf_xlength(shape) > SPD_SAFETENSORS_MAX_RANK) Rf_error("internal: tensor '%s' has no shape", name);
+  if (!Rf_isNumeric(shape) || Rf_xlength(shape) > SPD_TENSOR_MAX_RANK) Rf_error("internal: tensor '%s' has no shape", name);
   item->rank = (size_t)Rf_xlength(shape);
   PROTECT(shape = Rf_coerceVector(shape, REALSXP));
   for (size_t i = 0; i < item->rank; i++) {

@@ -1,0 +1,20 @@
+/* The spectra of a session: R's matrices, or rows of survey files. */
+#ifndef SPD_R_SOURCE_H
+#define SPD_R_SOURCE_H
+
+#include "r-session.h"
+
+/* `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra each and `rows` over all of them. */
+struct r_source {
+  SEXP flux, ivar, paths, counts, rows;
+};
+
+/* A list of these, n rows of `width` pixels */
+struct r_source r_check_source(SEXP list, size_t n, size_t width);
+/* Sets the session's redshifts and places, and opens its surveys or sets its columns, which point into R's matrices. */
+spd_status r_source_open(struct r_session *session, const struct r_source *source, const double *z, size_t n, size_t width,
+                         struct spd_error *error);
+/* Copies the columns' n rows to the session's flux and ivar. R's interrupts are looked at meanwhile. */
+spd_status r_source_copy(struct r_session *session, size_t n, size_t width, int threads, struct spd_error *error);
+
+#endif
