@@ -7,7 +7,8 @@
 #'   does not cover a pixel; `"rest"`, the restframe spectra (\eqn{n \times R}); `"latent"` (\eqn{n \times S}); `"loss"`
 #'   (\eqn{n}), see [spender()]; or `"chi2"` (\eqn{n}), the reduced \eqn{\chi^2}, see Details. All but
 #'   latents, loss and \eqn{\chi^2} are normalised fluxes; [reconstruct()] gives physical ones. `"covariance"` gives
-#'   the covariances of the latents (see [vcov.spender()]), `"z"` the redshifts that fit best (see Details). Several types, such as
+#'   the covariances of the latents (see [vcov.spender()]), `"z"` the redshifts that fit best (see Details),
+#'   `"calibration"` the coefficients of [flux_calibration()] and their errors. Several types, such as
 #'   `c("latent", "loss", "rest")`, are taken from one pass; `"z"` is one of them only with `refine_z = TRUE`.
 #' @param refine Number of Gauss-Newton steps by which latents are moved to their maximum of likelihood, starting from the encoder's; 0 for
 #'   the encoder's latents, as published. Two or three steps are enough after a usual training.
@@ -62,8 +63,8 @@
 #' predict(fit, x, "latent")
 #' dim(predict(fit, x[1:3], "rest"))
 #' predict(fit, x[1:3], c("latent", "loss"), keep = "class")
-predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z"), device = "auto",
-                            precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = NULL,
+predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z", "calibration"),
+                            device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE, refine = NULL,
                             robust = NULL, prior = FALSE, refine_z = FALSE, keep = NULL, progress = NULL, ...) {
   types <- if (missing(type)) "observed" else unique(vapply(type, match.arg, "", names(result_columns), USE.NAMES = FALSE))
   if (missing(x)) {
@@ -76,6 +77,9 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
   check_same_grid(object, x)
   check_flag(overwrite, "overwrite")
   check_keep(keep, x)
+  if ("calibration" %in% types && calibration_terms(object) == 0) {
+    abort("invalid", "This fit has no calibration: it was made without `flux_calibration` of spender().")
+  }
   inference <- new_inference(object, types, refine, robust, prior, refine_z)
   device <- choose_device(device, precision, threads)
   tick <- progress_bar("Spectra", length(x$z), shows_progress(progress))
@@ -103,6 +107,7 @@ shape_result <- function(value, type, latents) {
     loss = ,
     chi2 = value[, 1],
     z = `colnames<-`(value, c("z", "z_err", "improvement", "moved")),
+    calibration = `colnames<-`(value, calibration_names(ncol(value) / 2)),
     covariance = {
       k <- sqrt(ncol(value))
       names <- if (k > length(latents)) c(latents, "z") else latents
@@ -147,7 +152,7 @@ result_table <- function(values, catalogue) {
     value <- values[[type]]
     if (type == "latent") colnames(value) <- paste0("s", seq_len(ncol(value)))
     if (type == "z") colnames(value)[1] <- "z_refined"
-    if (type %in% c("latent", "z")) {
+    if (type %in% c("latent", "z", "calibration")) {
       catalogue <- cbind(catalogue, `rownames<-`(value, NULL))
     } else {
       catalogue[[type]] <- if (is.null(dim(value))) unname(value) else matrix(value, nrow(value))
@@ -193,7 +198,7 @@ predict_to_file <- function(fit, x, types, inference, path, overwrite, keep, dev
 create_results <- function(fit, x, types, inference, path, of, keep, ids) {
   k <- fit$architecture$n_latent + inference$with_redshift
   floats <- c(observed = length(fit$instrument$wave), rest = length(fit$wave_rest), latent = fit$architecture$n_latent, loss = 1, chi2 = 1,
-              covariance = k * (k + 1) / 2, z = 4)[types]
+              covariance = k * (k + 1) / 2, z = 4, calibration = 2 * calibration_terms(fit))[types]
   kept <- kept_columns(x, keep)
   check_columns(kept)
   taken <- toupper(keep) %in% result_columns
@@ -208,7 +213,7 @@ create_results <- function(fit, x, types, inference, path, of, keep, ids) {
 }
 
 result_columns <- c(observed = "OBSERVED", rest = "REST", latent = "LATENT", loss = "LOSS", chi2 = "CHI2", covariance = "COVARIANCE",
-                    z = "REDSHIFT")
+                    z = "REDSHIFT", calibration = "CALIBRATION")
 
 # Places of the lower triangle of a k x k matrix, row by row, as files hold covariances
 lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq_len(a) - 1)))
@@ -247,6 +252,7 @@ read_predictions <- function(path, table = FALSE) {
       loss = ,
       chi2 = value[, 1],
       z = `colnames<-`(value, c("z", "z_err", "improvement", "moved")),
+      calibration = `colnames<-`(value, calibration_names(ncol(value) / 2)),
       covariance = unpack_covariance(value),
       value
     )

@@ -27,6 +27,8 @@
 #' @param lsf_sign `"free"`, or `"nonnegative"` to keep the kernel's weights from going below zero.
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
+#' @param flux_calibration `NULL` for fluxes that are as good as their weights say, or [flux_calibration()]: the model of each spectrum is
+#'   multiplied by a factor, or a low-order polynomial, that fits it best.
 #' @param network Widths and options: [spender_network()], the paper's, or [fast_network()].
 #' @param init Initial weights: `"random"`; `"simulated"`, those of a fit of simulated galaxies, which comes with the package, for networks
 #'   with the `decoder_hidden` of [spender_network()] or [fast_network()]; or `"auto"`, these for up to 5000 spectra if they describe half
@@ -111,8 +113,8 @@
 #' fit
 #' encode(fit, x[1:3])
 spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL, network = spender_network(), init = c("auto", "random", "simulated"), epochs = NULL,
-                    batch_size = NULL, learning_rate = NULL,
+                    wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
+                    init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
                     refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
                     seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
@@ -139,7 +141,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
   check_number(seed, "seed", 0, 2^53, whole = TRUE)
 
-  architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf)
+  check_flux_calibration(flux_calibration)
+  architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf,
+                                   flux_calibration)
   fit <- structure(list(
     architecture = architecture,
     weights = .Call(ffi_network_fill, architecture, seed),
@@ -185,7 +189,7 @@ update.spender <- function(object, x, epochs, ...) {
 
 # Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
 training_arguments <- function() {
-  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "network", "init"))
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init"))
 }
 
 # Of those, the ones that decide the result; a fit keeps them as `training`.

@@ -67,8 +67,8 @@ void r_results_free(struct r_results *r, struct r_session *session) {
 /* ---- opening ---- */
 
 static spd_result result_of(const char *type) {
-  static const char *const types[SPD_RESULTS] = {"latent",   "latent_errors",   "covariance", "z",   "rest",
-                                                 "observed", "observed_errors", "loss",       "chi2"};
+  static const char *const types[SPD_RESULTS] = {"latent",   "latent_errors",   "covariance", "z",    "rest",
+                                                 "observed", "observed_errors", "loss",       "chi2", "calibration"};
   for (int i = 0; i < SPD_RESULTS; i++)
     if (strcmp(type, types[i]) == 0) return (spd_result)i;
   Rf_error("internal: unknown type '%s'", type);

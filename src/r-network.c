@@ -68,6 +68,12 @@ void r_architecture(SEXP list, struct spd_architecture *a) {
   if (offset > 1) FAIL_INVALID("the architecture's '%s' must be 0 or 1", "decoder_offset");
   a->decoder_offset = (int)offset;
   a->lsf = read_size(list, "lsf");
+  SEXP deviations = r_list_get(list, "calibration_sd"); /* older architectures have none */
+  if (deviations != R_NilValue && TYPEOF(deviations) != REALSXP) FAIL_INVALID("the architecture's '%s' must be numeric", "calibration_sd");
+  if (Rf_xlength(deviations) > SPD_MAX_CALIBRATION)
+    FAIL_INVALID("the architecture's '%s' must have at most %d elements", "calibration_sd", SPD_MAX_CALIBRATION);
+  a->n_calibration = (size_t)Rf_xlength(deviations);
+  for (size_t i = 0; i < a->n_calibration; i++) a->calibration_sd[i] = REAL_RO(deviations)[i];
 }
 
 void r_network(SEXP list, struct spd_network *network) {

@@ -1,4 +1,4 @@
-/* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 (paper eq. 1); the gradient is that of the batch's mean. */
+/* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 (paper eq. 1), and a penalty; the gradient is that of the batch's mean. */
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -19,6 +19,7 @@ static void forward_row(const void *context, size_t i, int thread) {
     double difference = (double)y[m] - model[m];
     sum += w[m] * difference * difference;
   }
+  if (s->penalty) sum += s->penalty[i];
   s->loss[i] = sum / (2.0 * (double)s->n_observed);
 }
 

@@ -10,11 +10,11 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "network/scalar.h"
 extern "C" {
 #include "cuda/create.h"
 #include "network/backend.h"
 }
+#include "network/scalar.h" /* after what it includes */
 
 struct cuda_backend {
   struct spd_backend base;
@@ -385,6 +385,8 @@ spd_status cuda_resample_forward(struct spd_backend *, const struct spd_resample
 spd_status cuda_resample_backward(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
 spd_status cuda_lsf_forward(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
 spd_status cuda_lsf_backward(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+spd_status cuda_calibrate_forward(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
+spd_status cuda_calibrate_backward(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
 spd_status cuda_loss_forward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
 spd_status cuda_loss_backward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
 spd_status cuda_augment(struct spd_backend *, const struct spd_augment *, size_t n, struct spd_error *);

@@ -1,4 +1,4 @@
-/* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 (paper eq. 1); the gradient is that of the batch's mean. */
+/* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 (paper eq. 1), and a penalty; the gradient is that of the batch's mean. */
 #include "cuda/cuda.h"
 
 static __device__ void weighted_range(size_t *from, size_t *to, const struct spd_loss &s, size_t i) {
@@ -16,7 +16,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) forward(struct spd_loss s
     sum += (double)s.ivar[row + m] * difference * difference;
   }
   sum = cuda_block_sum<CUDA_THREADS>(scratch, sum);
-  if (threadIdx.x == 0) s.loss[i] = sum / (2.0 * (double)s.n_observed);
+  if (threadIdx.x == 0) s.loss[i] = (s.penalty ? sum + s.penalty[i] : sum) / (2.0 * (double)s.n_observed);
 }
 
 static __global__ void backward(struct spd_loss s, float scale) {

@@ -125,13 +125,36 @@ struct spd_lsf {
   double *partial; /* (N, size) workspace of backward */
 };
 
-/* l_n = 1/(2M) sum_m w_m (y_m - y'_m)^2 over the pixels that the restframe covers with the LSF's whole footprint. */
+/* Flux calibration: each spectrum's model x is multiplied by a polynomial over its pixels, the one that fits the spectrum best,
+ *   y_m = q_m x_m,  q_m = sum_k c_k P_k(t_m),  t from -1 to 1, P_k of Legendre,
+ *   c minimises sum_m w_m (flux_m - y_m)^2 + sum_k p_k (c_k - [k = 0])^2 over the pixels that the loss counts. */
+struct spd_calibration {
+  size_t terms;                          /* 0: none, q = 1 */
+  double precision[SPD_MAX_CALIBRATION]; /* p */
+  const float *model;                    /* (N, M): x */
+  double *coefficient;                   /* (N, terms): c */
+};
+
+/* Forward finds c and makes y. Since c is at a minimum, the gradient of that sum with respect to x is q times that to y: exact. */
+struct spd_calibrate {
+  size_t n_rest, n_observed, lsf;
+  const float *wave_rest, *wave_observed;
+  const float *z;           /* (N) */
+  const float *flux, *ivar; /* (N, M) */
+  struct spd_calibration calibration;
+  double *penalty; /* (N): the sum's second part */
+  float *y;        /* (N, M) */
+  float *dy;       /* (N, M); backward turns it into the gradient of x, in place */
+};
+
+/* l_n = 1/(2M) [sum_m w_m (y_m - y'_m)^2 + penalty_n] over the pixels that the restframe covers with the LSF's whole footprint. */
 struct spd_loss {
   size_t n_rest, n_observed, lsf;
   const float *wave_rest, *wave_observed;
   const float *z;           /* (N) */
   const float *flux, *ivar; /* (N, M) */
   const float *model;       /* (N, M) */
+  const double *penalty;    /* (N); NULL for 0 */
   double *loss;             /* (N) */
   float *dmodel;            /* (N, M): gradient of the mean over the batch */
 };
@@ -186,31 +209,37 @@ struct spd_consistency {
   float *dlatent, *dcopy;     /* (N, S), (C, S) */
 };
 
+/* Directions d (N, K, M) in which models change: with latents, coefficients of the calibration and redshift, in this order. */
+struct spd_directions {
+  size_t n_observed, count; /* M, K */
+  const float *jacobian;    /* (N, K less the others, M): of the latents, before the calibration; d is q times it */
+  const float *slope;       /* (N, M): of the redshift, likewise; NULL without */
+  struct spd_calibration calibration;
+};
+
 /* Least squares of the latents (Gauss-Newton): with residuals r = flux - model over the pixels that the loss counts, and weights w,
- *   objective = sum w r^2 / 2,   gradient = J' W r,   matrix = J' W J.
+ *   objective = sum w r^2 / 2,   gradient = d W r,   matrix = d W d',
+ * and the calibration's expectations as in spd_calibration.
  * With `freedom` nu > 0 errors follow Student's t: objective = (nu + 1) / 2 sum log(1 + w r^2 / nu), and w (nu + 1) / (nu + w r^2) takes
  * the place of w in the other two. */
 struct spd_normal {
-  size_t n_rest, n_observed, lsf, directions; /* directions: K, with the slope */
+  size_t n_rest, lsf;
   const float *wave_rest, *wave_observed;
   const float *z;           /* (N) */
   const float *flux, *ivar; /* (N, M) */
-  const float *model;       /* (N, M) */
-  const float *jacobian;    /* (N, K, M), or (N, K - 1, M) with `slope` */
-  const float *slope;       /* (N, M): the last direction; may be NULL */
+  const float *model;       /* (N, M), calibrated */
+  struct spd_directions directions;
   double freedom;
   double *objective; /* (N) */
   double *gradient;  /* (N, K); may be NULL */
   double *matrix;    /* (N, K, K), symmetric; may be NULL */
 };
 
-/* Standard errors of the model from those of the latents: y = sqrt(diag(J C J')) with the covariance C = L L'. */
+/* Standard errors of the model from the covariance C = L L' of latents, calibration and redshift: y = sqrt(diag(d' C d)). */
 struct spd_spread {
-  size_t n_observed, directions; /* M; K, with the slope */
-  const float *jacobian;         /* (N, K, M), or (N, K - 1, M) with `slope` */
-  const float *slope;            /* (N, M): the last direction; may be NULL */
-  const double *factor;          /* (N, K, K): L, row-major; above the diagonal it is not read */
-  float *y;                      /* (N, M) */
+  struct spd_directions directions;
+  const double *factor; /* (N, K, K): L, row-major; above the diagonal it is not read */
+  float *y;             /* (N, M) */
 };
 
 /* The factors are computed in double and rounded once: 1 - 0.999 in float would be off by 1e-5. */
@@ -272,6 +301,8 @@ struct spd_backend_ops {
   spd_status (*resample_backward)(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
   spd_status (*lsf_forward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
   spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+  spd_status (*calibrate_forward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
+  spd_status (*calibrate_backward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
   spd_status (*loss_backward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);
   spd_status (*augment)(struct spd_backend *, const struct spd_augment *, size_t n, struct spd_error *);

@@ -19,7 +19,7 @@ struct spd_inference {
   struct spd_refiner *refiner; /* NULL unless latents are refined or errors are wanted */
   struct spd_source source;
   struct spd_inference_options options;
-  size_t n_observed, n_rest, n_latent, lsf, k;
+  size_t n_observed, n_rest, n_latent, n_calibration, lsf, k;
   float *observed_grid, *rest_grid;
   const uint64_t *rows;
   size_t begun, n;  /* of the rows; spectra of the batch */
@@ -28,7 +28,7 @@ struct spd_inference {
   double *scores; /* (batch_size) on the backend */
   /* of the batch, on the host; NULL where no result needs it */
   float *z, *latent, *rest, *observed;
-  double *loss;
+  double *loss, *calibration;
   struct spd_refined refined;
   struct standing *standings;
 };
@@ -36,6 +36,7 @@ struct spd_inference {
 static int wants(const struct spd_inference *f, spd_result result) { return f->options.wanted >> result & 1; }
 static int wants_loss(const struct spd_inference *f) { return wants(f, SPD_RESULT_LOSS) || wants(f, SPD_RESULT_CHI2); }
 static int wants_observed(const struct spd_inference *f) { return wants(f, SPD_RESULT_OBSERVED) || wants(f, SPD_RESULT_OBSERVED_ERRORS); }
+static int wants_calibration(const struct spd_inference *f) { return wants(f, SPD_RESULT_CALIBRATION); }
 
 /* ---- making one ---- */
 
@@ -74,13 +75,17 @@ static spd_status take_results(struct spd_inference *f, struct spd_error *error)
     SPD_TRY(take(&f->refined.before, n, sizeof(double), error));
     SPD_TRY(take(&f->refined.after, n, sizeof(double), error));
   }
-  if (f->options.refine.steps == 0 && !with_covariance && !with_spread) return SPD_STATUS_OK;
+  if (wants_calibration(f)) {
+    SPD_TRY(take(&f->calibration, n * f->n_calibration, sizeof(double), error));
+    SPD_TRY(take(&f->refined.calibration_error, n * f->n_calibration, sizeof(double), error));
+  }
+  if (f->options.refine.steps == 0 && !with_covariance && !with_spread && !wants_calibration(f)) return SPD_STATUS_OK;
   return spd_refiner_create(&f->refiner, f->model, &f->options.refine, error);
 }
 
-/* An encoder without weight attention does not look at it, and a decoder does not look at the spectrum. */
+/* An encoder without weight attention does not look at it, and a decoder does not look at the spectrum; a calibration does. */
 static int needs_no_ivar(const struct spd_inference *f, const struct spd_architecture *a) {
-  const unsigned plain = 1u << SPD_RESULT_LATENT | 1u << SPD_RESULT_REST | 1u << SPD_RESULT_OBSERVED;
+  const unsigned plain = 1u << SPD_RESULT_LATENT | 1u << SPD_RESULT_REST | (a->n_calibration ? 0 : 1u << SPD_RESULT_OBSERVED);
   return !(f->options.wanted & ~plain) && f->options.refine.steps == 0 && !a->weight_attention;
 }
 
@@ -94,7 +99,7 @@ spd_status spd_inference_create(struct spd_inference **out, struct spd_model *mo
   f->model = model;
   f->source = *source;
   f->options = *options;
-  f->n_observed = a->n_observed, f->n_rest = a->n_rest, f->n_latent = a->n_latent, f->lsf = a->lsf;
+  f->n_observed = a->n_observed, f->n_rest = a->n_rest, f->n_latent = a->n_latent, f->n_calibration = a->n_calibration, f->lsf = a->lsf;
   f->k = f->n_latent + (options->refine.with_redshift ? 1 : 0);
   f->source.without_ivar = needs_no_ivar(f, a);
   spd_status status = copy_grid(&f->observed_grid, wave_observed, f->n_observed, error);
@@ -115,9 +120,20 @@ void spd_inference_destroy(struct spd_inference *f) {
   spd_feed_destroy(f->feed);
   spd_refiner_destroy(f->refiner);
   if (f->scores) backend->ops->free(backend, f->scores);
-  void *const host[] = {f->observed_grid,  f->rest_grid,      f->z,         f->latent,
-                        f->rest,           f->observed,       f->loss,      f->refined.covariance,
-                        f->refined.spread, f->refined.before, f->standings, f->refined.after};
+  void *const host[] = {f->observed_grid,
+                        f->rest_grid,
+                        f->z,
+                        f->latent,
+                        f->rest,
+                        f->observed,
+                        f->loss,
+                        f->refined.covariance,
+                        f->refined.spread,
+                        f->refined.before,
+                        f->standings,
+                        f->refined.after,
+                        f->calibration,
+                        f->refined.calibration_error};
   for (size_t i = 0; i < sizeof host / sizeof *host; i++) free(host[i]);
   free(f);
 }
@@ -133,12 +149,13 @@ spd_status spd_inference_start(struct spd_inference *f, const uint64_t *rows, si
 
 /* Everything up to the last result that is wanted. What is downloaded comes later, so that the next batch can be got ready meanwhile. */
 static spd_status launch(struct spd_inference *f, struct spd_error *error) {
-  const int observe = wants_observed(f) || wants_loss(f), decode = observe || wants(f, SPD_RESULT_REST);
+  const int observe = wants_observed(f) || wants_loss(f) || wants_calibration(f), decode = observe || wants(f, SPD_RESULT_REST);
   SPD_TRY(spd_model_encode(f->model, error));
   if (f->refiner) SPD_TRY(spd_refine(f->refiner, &f->refined, error));
   if (decode) SPD_TRY(spd_model_decode(f->model, error));
   if (observe) SPD_TRY(spd_model_observe(f->model, error));
-  return wants_loss(f) ? spd_model_score_into(f->model, f->scores, error) : SPD_STATUS_OK;
+  if (wants_loss(f)) return spd_model_score_into(f->model, f->scores, error);
+  return observe ? spd_model_calibrate(f->model, error) : SPD_STATUS_OK;
 }
 
 static spd_status collect(struct spd_inference *f, struct spd_error *error) {
@@ -146,7 +163,8 @@ static spd_status collect(struct spd_inference *f, struct spd_error *error) {
   SPD_TRY(spd_model_read(f->latent, f->model, SPD_TENSOR_LATENT, error));
   SPD_TRY(spd_model_get_redshift(f->z, f->model, error));
   if (f->rest) SPD_TRY(spd_model_read(f->rest, f->model, SPD_TENSOR_REST, error));
-  if (f->observed) SPD_TRY(spd_model_read(f->observed, f->model, SPD_TENSOR_OBSERVED, error));
+  if (f->observed) SPD_TRY(spd_model_read(f->observed, f->model, SPD_TENSOR_CALIBRATED, error));
+  if (f->calibration) SPD_TRY(spd_model_get_calibration(f->calibration, f->model, error));
   return f->loss ? backend->ops->download(backend, f->loss, f->scores, f->n * sizeof *f->loss, error) : SPD_STATUS_OK;
 }
 
@@ -219,6 +237,7 @@ size_t spd_result_width(spd_result result, const struct spd_architecture *a, int
     case SPD_RESULT_REST: return a->n_rest;
     case SPD_RESULT_OBSERVED: return a->n_observed;
     case SPD_RESULT_OBSERVED_ERRORS: return 2 * a->n_observed;
+    case SPD_RESULT_CALIBRATION: return 2 * a->n_calibration;
     default: return 1;
   }
 }
@@ -269,6 +288,10 @@ void spd_inference_get(double *to, const struct spd_inference *f, spd_result res
       break;
     case SPD_RESULT_OBSERVED: get_observed(to, f, i, 0); break;
     case SPD_RESULT_OBSERVED_ERRORS: get_observed(to, f, i, 1); break;
+    case SPD_RESULT_CALIBRATION:
+      memcpy(to, f->calibration + i * f->n_calibration, f->n_calibration * sizeof *to);
+      memcpy(to + f->n_calibration, f->refined.calibration_error + i * f->n_calibration, f->n_calibration * sizeof *to);
+      break;
     case SPD_RESULT_LOSS: to[0] = f->loss[i]; break;
     case SPD_RESULT_CHI2: {
       const double freedom = (double)f->standings[i].n_valid - (double)f->n_latent;

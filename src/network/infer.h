@@ -12,10 +12,11 @@ typedef enum {
   SPD_RESULT_COVARIANCE,      /* (K, K) of the latents */
   SPD_RESULT_REDSHIFT,        /* (4): redshift, its error, the improvement of chi^2, and the change in units of the error */
   SPD_RESULT_REST,            /* (R) */
-  SPD_RESULT_OBSERVED,        /* (M) */
+  SPD_RESULT_OBSERVED,        /* (M): calibrated, where the architecture has a calibration */
   SPD_RESULT_OBSERVED_ERRORS, /* (2 M): the model, then its standard errors */
   SPD_RESULT_LOSS,            /* (1) */
   SPD_RESULT_CHI2,            /* (1): sum of w (y - y')^2 over the number of pixels with weight less S */
+  SPD_RESULT_CALIBRATION,     /* (2 T): the T coefficients of the calibration, then their standard errors */
   SPD_RESULTS
 } spd_result;
 /* Numbers that a spectrum has of it */

@@ -239,13 +239,30 @@ static spd_status build_transform(struct spd_model *model, struct spd_error *err
   return a->lsf ? build_lsf(model, error) : SPD_STATUS_OK;
 }
 
+static spd_status build_calibration(struct spd_model *model, struct spd_error *error) {
+  const struct spd_architecture *a = &model->network.architecture;
+  struct spd_calibrate *calibrate = &model->calibrate;
+  const size_t capacity = model->capacity, terms = a->n_calibration;
+  calibrate->n_rest = a->n_rest, calibrate->n_observed = a->n_observed, calibrate->lsf = a->lsf;
+  calibrate->wave_rest = model->rest_grid, calibrate->wave_observed = model->observed_grid;
+  calibrate->z = model->z, calibrate->flux = model->flux, calibrate->ivar = model->ivar;
+  calibrate->calibration.terms = terms;
+  for (size_t k = 0; k < terms; k++) calibrate->calibration.precision[k] = 1 / (a->calibration_sd[k] * a->calibration_sd[k]);
+  calibrate->calibration.model = model->observed;
+  calibrate->dy = model->dobserved;
+  SPD_TRY(take(model, &calibrate->calibration.coefficient, capacity * terms * sizeof(double), error));
+  SPD_TRY(take(model, &calibrate->penalty, capacity * sizeof(double), error));
+  return take_floats(model, &calibrate->y, capacity * a->n_observed, error);
+}
+
 static spd_status build_loss(struct spd_model *model, struct spd_error *error) {
   const struct spd_architecture *a = &model->network.architecture;
   struct spd_loss *loss = &model->loss;
   loss->n_rest = a->n_rest, loss->n_observed = a->n_observed, loss->lsf = a->lsf;
   loss->wave_rest = model->rest_grid, loss->wave_observed = model->observed_grid;
   loss->z = model->z, loss->flux = model->flux, loss->ivar = model->ivar;
-  loss->model = model->observed, loss->dmodel = model->dobserved;
+  loss->model = a->n_calibration ? model->calibrate.y : model->observed, loss->dmodel = model->dobserved;
+  loss->penalty = model->calibrate.penalty;
   return take(model, &loss->loss, model->capacity * sizeof(double), error);
 }
 
@@ -271,6 +288,8 @@ static void set_taps(struct spd_model *model) {
   taps[SPD_TENSOR_REST] =
       (struct tap){.value = model->decoder[model->n_decoder - 1].y, .gradient = model->resample.dx, .rows = one_row(a->n_rest)};
   taps[SPD_TENSOR_OBSERVED] = (struct tap){.value = model->observed, .gradient = model->dobserved, .rows = one_row(a->n_observed)};
+  taps[SPD_TENSOR_CALIBRATED] =
+      (struct tap){.value = a->n_calibration ? model->calibrate.y : model->observed, .rows = one_row(a->n_observed)};
 }
 
 static spd_status build(struct spd_model *model, const float *wave_observed, const float *wave_rest, struct spd_error *error) {
@@ -278,6 +297,7 @@ static spd_status build(struct spd_model *model, const float *wave_observed, con
   SPD_TRY(build_encoder(model, error));
   SPD_TRY(build_decoder(model, error));
   SPD_TRY(build_transform(model, error));
+  if (model->network.architecture.n_calibration) SPD_TRY(build_calibration(model, error));
   SPD_TRY(build_loss(model, error));
   set_taps(model);
   return SPD_STATUS_OK;

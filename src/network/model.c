@@ -173,15 +173,27 @@ static spd_status observe(struct spd_model *model, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
+static spd_status calibrate(struct spd_model *model, struct spd_error *error) {
+  PASS_VARIABLES(model);
+  if (model->calibrate.calibration.terms) RUN(calibrate_forward, &model->calibrate);
+  return SPD_STATUS_OK;
+}
+
 spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) { return bracketed(model, encode, error); }
 spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) { return bracketed(model, decode, error); }
 spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) { return bracketed(model, observe, error); }
+spd_status spd_model_calibrate(struct spd_model *model, struct spd_error *error) { return bracketed(model, calibrate, error); }
+spd_status spd_model_get_calibration(double *coefficient, const struct spd_model *model, struct spd_error *error) {
+  const struct spd_calibration *calibration = &model->calibrate.calibration;
+  return download(model, coefficient, calibration->coefficient, model->n * calibration->terms * sizeof *coefficient, error);
+}
 spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error) {
   PASS_VARIABLES(model);
   struct spd_loss stage = model->loss;
   stage.loss = losses;
   SPD_TRY(ops->enter(backend, error));
-  spd_status status = ops->loss_forward(backend, &stage, n, error);
+  spd_status status = calibrate(model, error);
+  if (status == SPD_STATUS_OK) status = ops->loss_forward(backend, &stage, n, error);
   ops->leave(backend);
   return status;
 }
@@ -222,6 +234,7 @@ static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_er
   PASS_VARIABLES(model);
   const spd_tensor from = model->reached;
   model->reached = to;
+  if (from > SPD_TENSOR_OBSERVED && model->calibrate.calibration.terms) RUN(calibrate_backward, &model->calibrate);
   if (from >= SPD_TENSOR_OBSERVED && to < SPD_TENSOR_OBSERVED) {
     if (model->lsf.size) RUN(lsf_backward, &model->lsf);
     RUN(resample_backward, &model->resample);
@@ -239,7 +252,7 @@ static spd_status backward_loss(struct spd_model *model, spd_tensor to, struct s
   struct spd_backend *backend = model->backend;
   SPD_TRY(backend->ops->enter(backend, error));
   spd_status status = backend->ops->loss_backward(backend, &model->loss, model->n, error);
-  model->reached = SPD_TENSOR_OBSERVED;
+  model->reached = SPD_TENSOR_CALIBRATED;
   if (status == SPD_STATUS_OK) status = backward(model, to, error);
   backend->ops->leave(backend);
   return status;
@@ -253,7 +266,7 @@ spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error 
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,
                                    struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
-  if (from < SPD_TENSOR_LATENT || from >= SPD_TENSORS || to > from)
+  if (from < SPD_TENSOR_LATENT || from > SPD_TENSOR_OBSERVED || to > from)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: a gradient can be given at the latents, restframe or observed frame");
   SPD_TRY(upload(model, model->taps[from].gradient, gradient, model->n * spd_model_tensor_size(model, from) * sizeof(float), error));
   model->reached = from;

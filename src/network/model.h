@@ -14,15 +14,16 @@ typedef enum {
 
 /* Values that can be read, and gradients that can be read or set, by name. Shapes are those of the host array. */
 typedef enum {
-  SPD_TENSOR_INPUT,     /* as the end of a backward pass only: through the stem */
-  SPD_TENSOR_STEM,      /* (N, L1, C1) after the first pool */
-  SPD_TENSOR_BLOCK,     /* (N, L2, C2) after the second pool */
-  SPD_TENSOR_SEGMENTS,  /* (N, L3, 2C) values and keys */
-  SPD_TENSOR_ATTENTION, /* (N, L3, C) after the softmax */
-  SPD_TENSOR_FEATURE,   /* (N, C) attended features */
-  SPD_TENSOR_LATENT,    /* (N, S) */
-  SPD_TENSOR_REST,      /* (N, R) */
-  SPD_TENSOR_OBSERVED,  /* (N, M) */
+  SPD_TENSOR_INPUT,      /* as the end of a backward pass only: through the stem */
+  SPD_TENSOR_STEM,       /* (N, L1, C1) after the first pool */
+  SPD_TENSOR_BLOCK,      /* (N, L2, C2) after the second pool */
+  SPD_TENSOR_SEGMENTS,   /* (N, L3, 2C) values and keys */
+  SPD_TENSOR_ATTENTION,  /* (N, L3, C) after the softmax */
+  SPD_TENSOR_FEATURE,    /* (N, C) attended features */
+  SPD_TENSOR_LATENT,     /* (N, S) */
+  SPD_TENSOR_REST,       /* (N, R) */
+  SPD_TENSOR_OBSERVED,   /* (N, M) */
+  SPD_TENSOR_CALIBRATED, /* (N, M) times the calibration, after spd_model_calibrate(): values only */
   SPD_TENSORS
 } spd_tensor;
 
@@ -60,6 +61,9 @@ spd_status spd_model_set_latent(struct spd_model *model, const float *latent, si
 spd_status spd_model_encode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_decode(struct spd_model *model, struct spd_error *error);
 spd_status spd_model_observe(struct spd_model *model, struct spd_error *error);
+/* Where the architecture has no calibration this does nothing. spd_model_score() does it, too. */
+spd_status spd_model_calibrate(struct spd_model *model, struct spd_error *error);
+spd_status spd_model_get_calibration(double *coefficient /* (n, terms) */, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_score(struct spd_model *model, double *losses /* (n) */, struct spd_error *error);
 /* The same, losses (n) on the backend: nothing waits for the result. */
 spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error);

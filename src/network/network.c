@@ -94,6 +94,10 @@ static spd_status check(const struct spd_architecture *a, struct spd_error *erro
           "the decoder's activation is Speculator or leaky ReLU");
   REQUIRE(a->lsf == 0 || (a->lsf % 2 == 1 && a->lsf < 1024 && a->lsf <= a->n_observed), "lsf must be 0 or an odd number of pixels, not %zu",
           a->lsf);
+  REQUIRE(a->n_calibration <= SPD_MAX_CALIBRATION, "a calibration has at most %d terms, not %zu", SPD_MAX_CALIBRATION, a->n_calibration);
+  for (size_t i = 0; i < a->n_calibration; i++)
+    REQUIRE(a->calibration_sd[i] > 0 && a->calibration_sd[i] <= 1e6, "calibration_sd[%zu] must be positive and at most 1e6, not %g", i + 1,
+            a->calibration_sd[i]);
 #undef REQUIRE
   return SPD_STATUS_OK;
 }

@@ -7,7 +7,7 @@
 
 #include "core/status.h"
 
-enum { SPD_BLOCKS = 3, SPD_MAX_HIDDEN = 8, SPD_MAX_PARAMETERS = 128 };
+enum { SPD_BLOCKS = 3, SPD_MAX_HIDDEN = 8, SPD_MAX_PARAMETERS = 128, SPD_MAX_CALIBRATION = 6 };
 
 typedef enum { SPD_ACTIVATION_NONE = 0, SPD_ACTIVATION_PRELU, SPD_ACTIVATION_SPECULATOR, SPD_ACTIVATION_LEAKY } spd_activation;
 
@@ -20,11 +20,13 @@ struct spd_architecture {
   size_t pools[SPD_BLOCKS];   /* odd; the last is 1: no pool */
   size_t n_encoder_hidden, encoder_hidden[SPD_MAX_HIDDEN];
   size_t n_decoder_hidden, decoder_hidden[SPD_MAX_HIDDEN];
-  int redshift_input;                /* z is an input of the encoder MLP, after the attended features */
-  int weight_attention;              /* a second encoder reads log ivar and multiplies its keys in (paper, section 3.3) */
-  spd_activation decoder_activation; /* SPD_ACTIVATION_SPECULATOR or SPD_ACTIVATION_LEAKY */
-  int decoder_offset;                /* 1: the restframe spectrum is 1 + the last layer's output */
-  size_t lsf;                        /* 0, or the odd number of kernel pixels */
+  int redshift_input;                         /* z is an input of the encoder MLP, after the attended features */
+  int weight_attention;                       /* a second encoder reads log ivar and multiplies its keys in (paper, section 3.3) */
+  spd_activation decoder_activation;          /* SPD_ACTIVATION_SPECULATOR or SPD_ACTIVATION_LEAKY */
+  int decoder_offset;                         /* 1: the restframe spectrum is 1 + the last layer's output */
+  size_t lsf;                                 /* 0, or the odd number of kernel pixels */
+  size_t n_calibration;                       /* terms of the polynomial that each spectrum's model is multiplied by; 0: none */
+  double calibration_sd[SPD_MAX_CALIBRATION]; /* expected deviations of its coefficients from 1, 0, 0, ... */
 };
 
 /* The part of the network that a parameter belongs to. Its index counts convolutions or linear layers, from 0. */

@@ -6,8 +6,9 @@
 
 #include "core/cholesky.h"
 #include "network/model-struct.h"
+#include "network/scalar.h"
 
-enum { MAX_OWN = 2 * MAX_LAYERS + 18 };
+enum { MAX_OWN = 2 * MAX_LAYERS + 21 };
 
 /* Of lambda. From 1034 held-out simulated spectra, S = 10, after 12 epochs (loss 0.619): three steps lead to 0.532, 0.515, 0.515 and 0.516
  * from 0.001, 0.01, 0.1 and 1; one step to 0.548, 0.532, 0.523 and 0.541. */
@@ -17,12 +18,13 @@ struct spd_refiner {
   struct spd_model *model;
   struct spd_backend *backend;
   struct spd_refine_options options;
-  double *prior;             /* copies of mean (S) and precision (S, S); NULL without */
-  size_t group, n_latent, k; /* spectra at a time; S; K */
+  double *prior;                    /* copies of mean (S) and precision (S, S); NULL without */
+  size_t group, n_latent, terms, k; /* spectra at a time; S; the calibration's; K */
   /* on the backend, for a group */
   struct spd_dense decoder[MAX_LAYERS];   /* the model's, with buffers of their own */
   struct spd_resample resample, tangents; /* of models, and of tangents */
   struct spd_lsf lsf, lsf_tangents, lsf_slope;
+  struct spd_calibrate calibrate;
   struct spd_normal normal;
   struct spd_spread spread; /* its buffers are allocated when first used */
   float *latent, *z, *repeated_z, *identity, *tangent[2], *jacobian, *slope;
@@ -113,13 +115,29 @@ static spd_status build_transform(struct spd_refiner *r, struct spd_error *error
   return SPD_STATUS_OK;
 }
 
+/* Of the models that normal.model is so far */
+static spd_status build_calibration(struct spd_refiner *r, struct spd_error *error) {
+  struct spd_calibrate *calibrate = &r->calibrate;
+  if (!r->terms) return SPD_STATUS_OK;
+  *calibrate = r->model->calibrate;
+  calibrate->z = r->z;
+  calibrate->dy = NULL;
+  calibrate->calibration.model = r->normal.model;
+  SPD_TRY(take(r, &calibrate->calibration.coefficient, r->group * r->terms * sizeof(double), error));
+  SPD_TRY(take(r, &calibrate->penalty, r->group * sizeof(double), error));
+  SPD_TRY(take_floats(r, &calibrate->y, r->group * calibrate->n_observed, error));
+  r->normal.model = calibrate->y;
+  return SPD_STATUS_OK;
+}
+
 static spd_status build_normal(struct spd_refiner *r, struct spd_error *error) {
   const struct spd_loss *loss = &r->model->loss;
   struct spd_normal *normal = &r->normal;
-  normal->n_rest = loss->n_rest, normal->n_observed = loss->n_observed, normal->lsf = loss->lsf, normal->directions = r->k;
+  normal->n_rest = loss->n_rest, normal->lsf = loss->lsf;
   normal->wave_rest = loss->wave_rest, normal->wave_observed = loss->wave_observed;
   normal->z = r->z;
-  normal->jacobian = r->jacobian, normal->slope = r->slope;
+  normal->directions = (struct spd_directions){
+      .n_observed = loss->n_observed, .count = r->k, .jacobian = r->jacobian, .slope = r->slope, .calibration = r->calibrate.calibration};
   normal->freedom = r->options.freedom;
   SPD_TRY(take(r, &normal->objective, r->group * sizeof(double), error));
   SPD_TRY(take(r, &normal->gradient, r->group * r->k * sizeof(double), error));
@@ -163,6 +181,7 @@ static spd_status build(struct spd_refiner *r, struct spd_error *error) {
   SPD_TRY(build_decoder(r, error));
   SPD_TRY(build_identity(r, error));
   SPD_TRY(build_transform(r, error));
+  SPD_TRY(build_calibration(r, error));
   SPD_TRY(build_normal(r, error));
   return build_host(r, error);
 }
@@ -176,7 +195,8 @@ spd_status spd_refiner_create(struct spd_refiner **out, struct spd_model *model,
   r->backend = model->backend;
   r->options = *options;
   r->n_latent = model->network.architecture.n_latent;
-  r->k = r->n_latent + (options->with_redshift ? 1 : 0);
+  r->terms = model->network.architecture.n_calibration;
+  r->k = r->n_latent + r->terms + (options->with_redshift ? 1 : 0);
   r->group = group_size(model);
   const spd_status status = build(r, error);
   if (status != SPD_STATUS_OK) {
@@ -205,13 +225,18 @@ static spd_status evaluate(double *objective, struct spd_refiner *r, const float
   const struct spd_backend_ops *ops = r->backend->ops;
   struct spd_backend *backend = r->backend;
   struct spd_normal normal = r->normal;
-  const size_t m = normal.n_observed;
+  const size_t offset = first * normal.directions.n_observed;
   SPD_TRY(ops->upload(backend, r->latent, latent, n * r->n_latent * sizeof *latent, error));
   SPD_TRY(ops->upload(backend, r->z, z, n * sizeof *z, error));
   for (size_t i = 0; i < r->model->n_decoder; i++) SPD_TRY(ops->dense_forward(backend, &r->decoder[i], n, error));
   SPD_TRY(ops->resample_forward(backend, &r->resample, n, error));
   if (r->lsf.size) SPD_TRY(ops->lsf_forward(backend, &r->lsf, n, error));
-  normal.flux = r->model->flux + first * m, normal.ivar = r->model->ivar + first * m;
+  normal.flux = r->model->flux + offset, normal.ivar = r->model->ivar + offset;
+  if (r->terms) {
+    struct spd_calibrate calibrate = r->calibrate;
+    calibrate.flux = normal.flux, calibrate.ivar = normal.ivar;
+    SPD_TRY(ops->calibrate_forward(backend, &calibrate, n, error));
+  }
   normal.gradient = normal.matrix = NULL;
   SPD_TRY(ops->normal(backend, &normal, n, error));
   SPD_TRY(ops->download(backend, objective, normal.objective, n * sizeof *objective, error));
@@ -245,8 +270,8 @@ static spd_status normal_equations(struct spd_refiner *r, const float *latent, s
                                    struct spd_error *error) {
   struct spd_backend *backend = r->backend;
   struct spd_normal normal = r->normal;
-  const size_t m = normal.n_observed, k = r->k, s = r->n_latent;
-  normal.flux = r->model->flux + first * m, normal.ivar = r->model->ivar + first * m;
+  const size_t offset = first * normal.directions.n_observed, k = r->k, s = r->n_latent;
+  normal.flux = r->model->flux + offset, normal.ivar = r->model->ivar + offset;
   if (!with_matrix) normal.matrix = NULL;
   SPD_TRY(backend->ops->normal(backend, &normal, n, error));
   SPD_TRY(backend->ops->download(backend, r->gradient, normal.gradient, n * k * sizeof(double), error));
@@ -278,7 +303,8 @@ static void propose(struct spd_refiner *r, size_t i) {
   if (solved) spd_cholesky_solve(step, a, k);
   for (size_t j = 0; j < s; j++) r->trial[i * s + j] = r->host_latent[i * s + j] + (solved ? (float)step[j] : 0);
   r->trial_z[i] = r->host_z[i];
-  if (solved && k > s && isfinite(step[s]) && r->host_z[i] + step[s] > -0.99) r->trial_z[i] = (float)(r->host_z[i] + step[s]);
+  const double dz = solved && r->options.with_redshift ? step[k - 1] : 0;
+  if (isfinite(dz) && r->host_z[i] + dz > -0.99) r->trial_z[i] = (float)(r->host_z[i] + dz);
 }
 
 /* Takes the steps that lowered the objective. */
@@ -313,9 +339,9 @@ static void invert(struct spd_refiner *r, size_t n) {
 
 static spd_status build_spread(struct spd_refiner *r, struct spd_error *error) {
   struct spd_spread *spread = &r->spread;
-  const size_t g = r->group, k = r->k, m = r->normal.n_observed;
+  const size_t g = r->group, k = r->k, m = r->normal.directions.n_observed;
   void *factor;
-  *spread = (struct spd_spread){.n_observed = m, .directions = k, .jacobian = r->jacobian, .slope = r->slope};
+  spread->directions = r->normal.directions;
   SPD_TRY(take_host(&r->factor, g * k * k, sizeof(double), error));
   SPD_TRY(take(r, &factor, g * k * k * sizeof(double), error));
   spread->factor = factor;
@@ -325,7 +351,7 @@ static spd_status build_spread(struct spd_refiner *r, struct spd_error *error) {
 /* Errors of the model, from the covariances and the Jacobian there are */
 static spd_status spread_group(float *to, struct spd_refiner *r, size_t n, struct spd_error *error) {
   const struct spd_backend_ops *ops = r->backend->ops;
-  const size_t k = r->k, m = r->normal.n_observed;
+  const size_t k = r->k, m = r->normal.directions.n_observed;
   if (!r->spread.y) SPD_TRY(build_spread(r, error));
   for (size_t i = 0; i < n; i++) {
     double *factor = r->factor + i * k * k;
@@ -338,14 +364,23 @@ static spd_status spread_group(float *to, struct spd_refiner *r, size_t n, struc
   return ops->download(r->backend, to, r->spread.y, n * m * sizeof *to, error);
 }
 
+/* Without the calibration's rows and columns, and the errors that these are of */
+static void store_covariance(const struct spd_refined *to, const struct spd_refiner *r, size_t row, const double *inverse) {
+  const size_t s = r->n_latent, terms = r->terms, k = r->k, kept = k - terms;
+  for (size_t a = 0; to->covariance && a < kept; a++)
+    for (size_t b = 0; b < kept; b++)
+      to->covariance[(row * kept + a) * kept + b] = inverse[(a < s ? a : a + terms) * k + (b < s ? b : b + terms)];
+  for (size_t a = 0; to->calibration_error && a < terms; a++) to->calibration_error[row * terms + a] = sqrt(inverse[(s + a) * k + s + a]);
+}
+
 static spd_status errors_of_group(struct spd_refiner *r, const struct spd_refined *to, size_t first, size_t n, struct spd_error *error) {
   const size_t k = r->k;
   SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
   SPD_TRY(differentiate(r, r->host_z, n, error));
   SPD_TRY(normal_equations(r, r->host_latent, first, n, 1, error));
   invert(r, n);
-  if (to->covariance) memcpy(to->covariance + first * k * k, r->inverse, n * k * k * sizeof *r->inverse);
-  return to->spread ? spread_group(to->spread + first * r->normal.n_observed, r, n, error) : SPD_STATUS_OK;
+  for (size_t i = 0; i < n; i++) store_covariance(to, r, first + i, r->inverse + i * k * k);
+  return to->spread ? spread_group(to->spread + first * r->normal.directions.n_observed, r, n, error) : SPD_STATUS_OK;
 }
 
 static void store_slope(double *to, const struct spd_refiner *r, size_t n) {
@@ -367,7 +402,7 @@ static spd_status refine_group(struct spd_refiner *r, const struct spd_refined *
     SPD_TRY(evaluate(r->trial_objective, r, r->trial, r->trial_z, first, n, error));
     decide(r, n);
   }
-  if (to->covariance || to->spread) SPD_TRY(errors_of_group(r, to, first, n, error));
+  if (to->covariance || to->calibration_error || to->spread) SPD_TRY(errors_of_group(r, to, first, n, error));
   if (to->after) memcpy(to->after + first, r->objective, n * sizeof *to->after);
   return SPD_STATUS_OK;
 }

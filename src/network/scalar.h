@@ -7,7 +7,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/cholesky.h"
 #include "core/mix.h"
+#include "network/network.h"
 
 #define SPD_NORM_EPSILON 1e-5
 #define SPD_LEAKY_SLOPE 0.01f
@@ -70,6 +72,35 @@ SPD_INLINE double spd_residual(float *weight, float *product, float flux, float 
   *weight = (float)w;
   *product = (float)(w * r);
   return freedom > 0 ? 0.5 * (freedom + 1) * log1p(square / freedom) : 0.5 * square;
+}
+
+/* Legendre's polynomials P_0 ... P_{terms - 1} at pixel m of n, whose first is at -1 and last at 1 */
+SPD_INLINE void spd_legendre(double *p, size_t terms, size_t m, size_t n) {
+  const double t = 2.0 * (double)m / (double)(n - 1) - 1.0;
+  for (size_t k = 0; k < terms; k++)
+    p[k] = k == 0 ? 1 : k == 1 ? t : ((2.0 * (double)k - 1) * t * p[k - 1] - ((double)k - 1) * p[k - 2]) / (double)k;
+}
+
+/* The polynomial with these coefficients at pixel m of n */
+SPD_INLINE double spd_calibration_at(const double *coefficient, size_t terms, size_t m, size_t n) {
+  double p[SPD_MAX_CALIBRATION], sum = 0;
+  spd_legendre(p, terms, m, n);
+  for (size_t k = 0; k < terms; k++) sum += coefficient[k] * p[k];
+  return sum;
+}
+
+/* Of a normal matrix (lower triangle) and right side without the expectations' part, which are changed: coefficients, in place of the right
+ * side, and sum p_k (c_k - [k = 0])^2. What nothing determines is as expected. */
+SPD_INLINE double spd_calibration_solve(double *coefficient, double *matrix, const double *precision, size_t terms) {
+  double penalty = 0;
+  for (size_t k = 0; k < terms; k++) matrix[k * terms + k] += precision[k];
+  coefficient[0] += precision[0];
+  if (spd_cholesky(matrix, terms))
+    spd_cholesky_solve(coefficient, matrix, terms);
+  else
+    for (size_t k = 0; k < terms; k++) coefficient[k] = k == 0;
+  for (size_t k = 0; k < terms; k++) penalty += precision[k] * (coefficient[k] - (k == 0)) * (coefficient[k] - (k == 0));
+  return penalty;
 }
 
 /* First and one-past-last position of max-pooling's window t (odd pool, pool / 2 padding) */

@@ -525,6 +525,46 @@ def make_loss(rng):
     writer.close()
 
 
+# ------------------------------------------------------------------------------------------------------------------- calibration
+
+def calibrate_forward(x, flux, ivar, z, sd, wave_rest, wave_observed, lsf):
+    """Weighted least squares with expectations 1, 0, 0 ... of the coefficients: these, the calibrated model, the polynomials over the
+    pixels, the penalty and the sum that is minimised."""
+    use = np.stack([weighted(wave_rest, wave_observed, value, lsf) for value in z])
+    w, m, terms = np.where(use, ivar, 0), x.shape[1], len(sd)
+    basis = np.polynomial.legendre.legvander(np.linspace(-1, 1, m), terms - 1)
+    expected, precision = np.eye(terms)[0], np.array(sd) ** -2.0
+    c = np.stack([np.linalg.solve((basis.T * (w[i] * x[i] ** 2)) @ basis + np.diag(precision),
+                                  (basis.T * (w[i] * x[i])) @ flux[i] + precision * expected) for i in range(z.size)])
+    q = c @ basis.T
+    penalty = ((c - expected) ** 2 * precision).sum(1)
+    return c, q * x, q, penalty, (w * (flux - q * x) ** 2).sum(1) + penalty, w
+
+
+def make_calibrate(rng):
+    writer = Writer("calibrate")
+    m = 41
+    obs = sdss_like(m)
+    full = f32(np.linspace(obs[0] / 1.5, obs[-1], 53))
+    inner = f32(np.linspace(3700, 4800, 29))
+    for name, grid, z, lsf, sd in [("amplitude", full, [0.1, 0.3], 0, [1.0]), ("one-spectrum", full, [0.2], 0, [0.1]),
+                                   ("four-terms", full, [0.1, 0.3, 0.2], 3, [1.0, 0.2, 0.2, 0.1]),
+                                   ("six-terms", full, [0.15], 0, [10.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+                                   ("both-ends", inner, [0.1, 0.3], 5, [0.5, 0.5]), ("nothing-covered", inner, [2.5, 0.1], 3, [1.0, 0.3])]:
+        z = f32(z)
+        x = f32(1 + 0.3 * rng.normal(size=(z.size, m)))
+        flux = f32(x * (1.4 + 0.3 * np.linspace(-1, 1, m)) + 0.1 * rng.normal(size=x.shape))
+        ivar = f32(rng.uniform(0.5, 30, x.shape) * (rng.uniform(size=x.shape) > 0.2))
+        c, y, q, penalty, _, w = calibrate_forward(x, flux, ivar, z, sd, grid, obs, lsf)
+        dy = 2 * w * (y - flux)
+        check_gradients(lambda x: calibrate_forward(x, flux, ivar, z, sd, grid, obs, lsf)[4].sum(), dict(x=x), dict(x=q * dy), rng)
+        dy = f32(dy)
+        writer.case(name, dict(n=z.size, n_rest=grid.size, n_observed=m, lsf=lsf, terms=len(sd)),
+                    dict(wave_rest=grid, wave_observed=obs, z=z, flux=flux, ivar=ivar, x=x, sd=np.array(sd), coefficient=c, penalty=penalty,
+                         y=y, dy=dy, dx=q * dy))
+    writer.close()
+
+
 # --------------------------------------------------------------------------------------------------------------------- optimiser
 
 def make_adam(rng):
@@ -582,6 +622,7 @@ def main():
     invariance_vectors.make_similarity(Writer("similarity"), np.random.default_rng(9))
     invariance_vectors.make_consistency(Writer("consistency"), np.random.default_rng(10))
     invariance_vectors.make_augment(Writer("augment"), np.random.default_rng(11), sdss_like(61))
+    make_calibrate(np.random.default_rng(12))
     make_adam(np.random.default_rng(8))
     make_schedule()
 

@@ -368,6 +368,9 @@ int main(void) {
   a.decoder_activation = SPD_ACTIVATION_LEAKY, a.decoder_offset = 0, a.redshift_input = 1;
   test_network("leaky ReLU, redshift input, no offset", a, 3);
   a = small_architecture();
+  a.n_calibration = 3, a.calibration_sd[0] = 0.5, a.calibration_sd[1] = 0.2, a.calibration_sd[2] = 0.1;
+  test_network("calibration, LSF", a, 6);
+  a = small_architecture();
   a.weight_attention = 1;
   test_network("weight attention, redshift input, LSF", a, 4);
   a.lsf = 0, a.redshift_input = 0, a.decoder_activation = SPD_ACTIVATION_LEAKY;

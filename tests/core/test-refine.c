@@ -67,9 +67,18 @@ static void test_tangents(spd_activation activation, size_t in, size_t out, size
   free_kept();
 }
 
-static void test_normal(size_t k, size_t m, size_t n, size_t lsf, double freedom, int with_slope) {
-  const size_t rest = m + 20, rows = k - (with_slope ? 1 : 0);
-  struct spd_normal s = {.n_rest = rest, .n_observed = m, .lsf = lsf, .directions = k, .freedom = freedom};
+/* Direction a of spectrum i at pixel l, of which the first `rows` are the Jacobian's; c: the coefficients of a calibration of x, or NULL */
+static double direction_at(const float *jacobian, const float *slope, const float *x, const double *c, size_t rows, size_t terms, size_t m,
+                           size_t i, size_t a, size_t l) {
+  const double t = 2.0 * (double)l / (double)(m - 1) - 1, p[] = {1, t, (3 * t * t - 1) / 2};
+  double q = terms ? 0 : 1;
+  for (size_t k = 0; k < terms; k++) q += c[i * terms + k] * p[k];
+  return a < rows ? q * jacobian[(i * rows + a) * m + l] : a < rows + terms ? p[a - rows] * x[i * m + l] : q * slope[i * m + l];
+}
+
+static void test_normal(size_t k, size_t m, size_t n, size_t lsf, double freedom, size_t terms, int with_slope) {
+  const size_t rest = m + 20, rows = k - terms - (with_slope ? 1 : 0);
+  struct spd_normal s = {.n_rest = rest, .lsf = lsf, .directions = {.n_observed = m, .count = k}, .freedom = freedom};
   float *wave, *wave_rest, *z, *flux, *ivar, *model, *jacobian, *slope = NULL;
   s.wave_observed = noise(&wave, m, 1, 0, 0), s.wave_rest = noise(&wave_rest, rest, 2, 0, 0), s.z = noise(&z, n, 3, 0.2, 0.05);
   for (size_t i = 0; i < m; i++) wave[i] = 4000 + 2 * (float)i;
@@ -79,8 +88,15 @@ static void test_normal(size_t k, size_t m, size_t n, size_t lsf, double freedom
   s.flux = noise(&flux, n * m, 4, 1, 0.5), s.ivar = noise(&ivar, n * m, 5, 0, 3), s.model = noise(&model, n * m, 6, 1, 0.2);
   for (size_t i = 0; i < n * m; i++) ivar[i] = ivar[i] > 0 ? ivar[i] : 0;
   MUST(backend->ops->upload(backend, (void *)s.ivar, ivar, n * m * sizeof *ivar, error));
-  s.jacobian = noise(&jacobian, n * rows * m, 7, 0, 1);
-  if (with_slope) s.slope = noise(&slope, n * m, 8, 0, 1);
+  s.directions.jacobian = noise(&jacobian, n * rows * m, 7, 0, 1);
+  if (with_slope) s.directions.slope = noise(&slope, n * m, 8, 0, 1);
+  float *x, *c32;
+  struct spd_calibration *calibration = &s.directions.calibration;
+  calibration->terms = terms, calibration->model = noise(&x, n * m, 9, 1, 0.2);
+  noise(&c32, n * terms, 10, 0.5, 0.2);
+  double *c = check_doubles(c32, n * terms);
+  calibration->coefficient = on_backend(c, n * terms * sizeof *c);
+  for (size_t a = 0; a < terms; a++) calibration->precision[a] = 3 + (double)a;
   s.objective = on_backend(NULL, n * sizeof(double)), s.gradient = on_backend(NULL, n * k * sizeof(double));
   s.matrix = on_backend(NULL, n * k * k * sizeof(double));
   double *objective = check_alloc(2 * n * sizeof(double)), *gradient = check_alloc(2 * n * k * sizeof(double)),
@@ -97,11 +113,15 @@ static void test_normal(size_t k, size_t m, size_t n, size_t lsf, double freedom
       const double w = freedom > 0 ? ivar[i * m + l] * (freedom + 1) / (freedom + square) : ivar[i * m + l];
       objective[i] += freedom > 0 ? (freedom + 1) / 2 * log(1 + square / freedom) : square / 2;
       for (size_t a = 0; a < k; a++) {
-        const double ja = a < rows ? jacobian[(i * rows + a) * m + l] : slope[i * m + l];
+        const double ja = direction_at(jacobian, slope, x, c, rows, terms, m, i, a, l);
         gradient[i * k + a] += w * r * ja;
-        for (size_t b = 0; b < k; b++)
-          matrix[(i * k + a) * k + b] += w * ja * (b < rows ? jacobian[(i * rows + b) * m + l] : slope[i * m + l]);
+        for (size_t b = 0; b < k; b++) matrix[(i * k + a) * k + b] += w * ja * direction_at(jacobian, slope, x, c, rows, terms, m, i, b, l);
       }
+    }
+    for (size_t a = 0; a < terms; a++) {
+      const double off = c[i * terms + a] - (a == 0), precision = 3 + (double)a;
+      objective[i] += precision * off * off / 2, gradient[i * k + rows + a] -= precision * off;
+      matrix[(i * k + rows + a) * k + rows + a] += precision;
     }
   }
   MUST(backend->ops->normal(backend, &s, n, error));
@@ -111,16 +131,20 @@ static void test_normal(size_t k, size_t m, size_t n, size_t lsf, double freedom
   CHECK_CLOSE("objective", objective + n, objective, n, &tolerance);
   CHECK_CLOSE("gradient", gradient + n * k, gradient, n * k, &tolerance);
   CHECK_CLOSE("matrix", matrix + n * k * k, matrix, n * k * k, &tolerance);
-  void *const all[] = {wave, wave_rest, z, flux, ivar, model, jacobian, slope, objective, gradient, matrix};
+  void *const all[] = {wave, wave_rest, z, flux, ivar, model, jacobian, slope, objective, gradient, matrix, x, c32, c};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   free_kept();
 }
 
-static void test_spread(size_t k, size_t m, size_t n, int with_slope) {
-  const size_t rows = k - (with_slope ? 1 : 0);
-  float *jacobian, *slope = NULL;
-  struct spd_spread s = {.n_observed = m, .directions = k, .jacobian = noise(&jacobian, n * rows * m, 1, 0, 1)};
-  if (with_slope) s.slope = noise(&slope, n * m, 2, 0, 1);
+static void test_spread(size_t k, size_t m, size_t n, size_t terms, int with_slope) {
+  const size_t rows = k - terms - (with_slope ? 1 : 0);
+  float *jacobian, *slope = NULL, *x, *c32;
+  struct spd_spread s = {.directions = {.n_observed = m, .count = k, .jacobian = noise(&jacobian, n * rows * m, 1, 0, 1)}};
+  if (with_slope) s.directions.slope = noise(&slope, n * m, 2, 0, 1);
+  s.directions.calibration.terms = terms, s.directions.calibration.model = noise(&x, n * m, 9, 1, 0.2);
+  noise(&c32, n * terms, 10, 0.5, 0.2);
+  double *coefficient = check_doubles(c32, n * terms);
+  s.directions.calibration.coefficient = on_backend(coefficient, n * terms * sizeof *coefficient);
   double *factor = check_alloc(n * k * k * sizeof *factor), *want = check_alloc(n * m * sizeof *want);
   for (size_t i = 0; i < n * k * k; i++) factor[i] = small_normal(11, 3, i); /* also above the diagonal */
   s.factor = on_backend(factor, n * k * k * sizeof *factor);
@@ -133,8 +157,8 @@ static void test_spread(size_t k, size_t m, size_t n, int with_slope) {
         for (size_t b = 0; b < k; b++) {
           double c = 0; /* of the covariance */
           for (size_t d = 0; d <= a && d <= b; d++) c += factor[(i * k + a) * k + d] * factor[(i * k + b) * k + d];
-          variance += c * (a < rows ? jacobian[(i * rows + a) * m + l] : slope[i * m + l]) *
-                      (b < rows ? jacobian[(i * rows + b) * m + l] : slope[i * m + l]);
+          variance += c * direction_at(jacobian, slope, x, coefficient, rows, terms, m, i, a, l) *
+                      direction_at(jacobian, slope, x, coefficient, rows, terms, m, i, b, l);
         }
       want[i * m + l] = sqrt(variance);
     }
@@ -143,7 +167,7 @@ static void test_spread(size_t k, size_t m, size_t n, int with_slope) {
   double *found = check_doubles(got, n * m);
   const struct check_tolerance tolerance = {"spread", 1e-4, 1e-5};
   CHECK_CLOSE("spread", found, want, n * m, &tolerance);
-  void *const all[] = {jacobian, slope, factor, want, got, found};
+  void *const all[] = {jacobian, slope, factor, want, got, found, x, c32, coefficient};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   free_kept();
 }
@@ -181,16 +205,20 @@ static void score_at(double *scores, struct problem *p, const float *latent, siz
   for (size_t i = 0; i < n; i++) scores[i] *= (double)p->net.architecture.n_observed;
 }
 
-static struct problem new_problem(size_t lsf, spd_activation activation) {
+static struct problem new_calibrated_problem(size_t lsf, spd_activation activation, size_t terms) {
   struct problem p;
   struct spd_architecture a = small_architecture();
   a.lsf = lsf, a.decoder_activation = activation;
+  a.n_calibration = terms;
+  for (size_t k = 0; k < terms; k++) a.calibration_sd[k] = 0.3;
   MUST(spd_network_init(&p.net, &a, error));
   p.data = small_data_new(&p.net, N, 21);
   MUST(spd_model_create(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, N, SPD_MODEL_FORWARD, error));
   MUST(spd_model_set_parameters(p.model, p.data.weights, error));
   return p;
 }
+
+static struct problem new_problem(size_t lsf, spd_activation activation) { return new_calibrated_problem(lsf, activation, 0); }
 
 static void free_problem(struct problem *p) {
   spd_model_destroy(p->model);
@@ -212,8 +240,8 @@ static void make_possible(struct problem *p, float *truth, double scatter) {
   free(observed);
 }
 
-static void test_minimum(const char *name, size_t lsf, spd_activation activation) {
-  struct problem p = new_problem(lsf, activation);
+static void test_minimum(const char *name, size_t lsf, spd_activation activation, size_t terms) {
+  struct problem p = new_calibrated_problem(lsf, activation, terms);
   float truth[N * S], latent[N * S], moved[N * S];
   double before[N], objective[N], covariance[N * S * S], plus[N], minus[N];
   for (size_t i = 0; i < N * p.net.architecture.n_observed; i++) p.data.ivar[i] *= 1e3f; /* errors within which the model is linear */
@@ -405,16 +433,20 @@ static void test_all(void) {
     test_tangents(activations[i], 40, 300, 4, 9);
     test_tangents(activations[i], 1, 1, 1, 1);
   }
-  test_normal(1, 40, 1, 0, 0, 0);
-  test_normal(4, 300, 5, 0, 0, 0);
-  test_normal(4, 300, 5, 5, 3, 1);
-  test_normal(11, 700, 3, 0, 5, 1);
-  test_spread(1, 3, 1, 0);
-  test_spread(5, 300, 4, 0);
-  test_spread(11, 700, 3, 1);
+  test_normal(1, 40, 1, 0, 0, 0, 0);
+  test_normal(4, 300, 5, 0, 0, 0, 0);
+  test_normal(4, 300, 5, 5, 3, 0, 1);
+  test_normal(11, 700, 3, 0, 5, 0, 1);
+  test_normal(3, 300, 5, 0, 0, 1, 0);
+  test_normal(9, 700, 3, 5, 3, 3, 1);
+  test_spread(1, 3, 1, 0, 0);
+  test_spread(5, 300, 4, 0, 0);
+  test_spread(11, 700, 3, 0, 1);
+  test_spread(8, 300, 4, 3, 1);
   test_slope();
-  test_minimum("speculator", 0, SPD_ACTIVATION_SPECULATOR);
-  test_minimum("with LSF", 5, SPD_ACTIVATION_SPECULATOR);
+  test_minimum("speculator", 0, SPD_ACTIVATION_SPECULATOR, 0);
+  test_minimum("with LSF", 5, SPD_ACTIVATION_SPECULATOR, 0);
+  test_minimum("with LSF and calibration", 5, SPD_ACTIVATION_SPECULATOR, 3);
   test_first_slope();
   test_rows();
   test_redshift_and_prior();

@@ -28,6 +28,7 @@ union stage {
   struct spd_resample resample;
   struct spd_lsf lsf;
   struct spd_loss loss;
+  struct spd_calibrate calibrate;
   struct spd_augment augment;
 };
 
@@ -151,6 +152,7 @@ BOTH_WAYS(attend)
 BOTH_WAYS(dense)
 BOTH_WAYS(lsf)
 BOTH_WAYS(loss)
+BOTH_WAYS(calibrate)
 
 /* Redshifts of the given noise that stay above -1 */
 static void run_resample(struct spd_backend *b, union stage *s, size_t n) {
@@ -293,6 +295,22 @@ static void test_observed_frame(const struct cpu_kernels *kernels) {
     DOUBLES(&s, loss, loss, MADE, 1);
     VALUES(&s, loss, dmodel, MADE, n_observed); /* of the batch's mean: batches of one size are compared */
     test_subject(&s, kernels, 0, 1);
+  }
+  {
+    struct subject s = {.name = "calibrate", .run = run_calibrate};
+    struct spd_calibrate *t = &s.stage.calibrate;
+    t->n_rest = n_rest, t->n_observed = n_observed, t->lsf = size, t->calibration.terms = pick(1, SPD_MAX_CALIBRATION);
+    for (size_t k = 0; k < t->calibration.terms; k++) t->calibration.precision[k] = 4;
+    t->wave_rest = wavelengths(&s, n_rest, 2000, 9000), t->wave_observed = wavelengths(&s, n_observed, 3800, 9200);
+    VALUES(&s, calibrate, z, GIVEN, 1);
+    VALUES(&s, calibrate, flux, GIVEN, n_observed);
+    VALUES(&s, calibrate, ivar, GIVEN, n_observed);
+    VALUES(&s, calibrate, calibration.model, GIVEN, n_observed);
+    VALUES(&s, calibrate, dy, CHANGED, n_observed);
+    DOUBLES(&s, calibrate, calibration.coefficient, MADE, t->calibration.terms);
+    DOUBLES(&s, calibrate, penalty, MADE, 1);
+    VALUES(&s, calibrate, y, MADE, n_observed);
+    test_subject(&s, kernels, 0, 0);
   }
 }
 

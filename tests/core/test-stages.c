@@ -222,6 +222,29 @@ static void test_loss(const struct vector_case *c) {
   check_floats(c, "dmodel", l.dmodel, "loss gradient");
 }
 
+static void test_calibrate(const struct vector_case *c) {
+  size_t n = vectors_size(c, "n"), rest = vectors_size(c, "n_rest"), m = vectors_size(c, "n_observed"), terms = vectors_size(c, "terms");
+  struct spd_calibrate s = {.n_rest = rest, .n_observed = m, .lsf = vectors_size(c, "lsf"), .calibration.terms = terms};
+  const double *sd = vectors_array(c, "sd");
+  for (size_t k = 0; k < terms; k++) s.calibration.precision[k] = 1 / (sd[k] * sd[k]);
+  s.wave_rest = new_floats(vectors_array(c, "wave_rest"), rest);
+  s.wave_observed = new_floats(vectors_array(c, "wave_observed"), m);
+  s.z = new_floats(vectors_array(c, "z"), n);
+  s.flux = new_floats(vectors_array(c, "flux"), n * m);
+  s.ivar = new_floats(vectors_array(c, "ivar"), n * m);
+  s.calibration.model = new_floats(vectors_array(c, "x"), n * m);
+  s.calibration.coefficient = new_bytes(n * terms * sizeof(double));
+  s.penalty = new_bytes(n * sizeof(double));
+  s.y = new_floats(NULL, n * m);
+  s.dy = new_floats(vectors_array(c, "dy"), n * m);
+  OPS(calibrate_forward, &s, n);
+  check_doubles_of(c, "coefficient", s.calibration.coefficient, "calibrate");
+  check_doubles_of(c, "penalty", s.penalty, "calibrate");
+  check_floats(c, "y", s.y, "calibrate");
+  OPS(calibrate_backward, &s, n);
+  check_floats(c, "dx", s.dy, "calibrate gradient");
+}
+
 static void test_adam(const struct vector_case *c) {
   size_t count = vectors_size(c, "count"), steps = vectors_size(c, "steps");
   double beta1 = vectors_number(c, "beta1"), beta2 = vectors_number(c, "beta2");
@@ -327,9 +350,9 @@ static void test_rest_index(void) {
 }
 
 static void test_all(const char *folder) {
-  static const struct stage_test tests[] = {{"stem", test_stem},   {"block", test_block},       {"attend", test_attend},
-                                            {"dense", test_dense}, {"resample", test_resample}, {"lsf", test_lsf},
-                                            {"loss", test_loss},   {"adam", test_adam}};
+  static const struct stage_test tests[] = {{"stem", test_stem},   {"block", test_block},         {"attend", test_attend},
+                                            {"dense", test_dense}, {"resample", test_resample},   {"lsf", test_lsf},
+                                            {"loss", test_loss},   {"calibrate", test_calibrate}, {"adam", test_adam}};
   test_vectors(tests, sizeof tests / sizeof *tests, folder);
   test_adam_limit();
   test_log_ivar();

@@ -27,6 +27,8 @@ static const struct check_tolerance check_tolerances[] = {
     {"lsf gradient", 2e-6, 1e-5},
     {"loss", 1e-9, 2e-6},
     {"loss gradient", 1e-8, 2e-6},
+    {"calibrate", 1e-6, 2e-6},
+    {"calibrate gradient", 1e-5, 5e-6},
     {"similarity", 1e-6, 2e-6},
     {"similarity gradient", 2e-6, 1e-5},
     {"consistency", 1e-9, 1e-6},

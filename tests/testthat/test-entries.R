@@ -39,6 +39,7 @@ valid_calls <- function(folder, torch) {
   with_lsf <- fit$architecture
   inference <- list(steps = 2, with_redshift = TRUE, freedom = 3, mean = c(0, 0), precision = c(1, 0, 0, 1))
   with_lsf$lsf <- 3
+  with_lsf$calibration_sd <- c(1, 0.1)
   fits <- file.path(folder, "catalogue.fits")
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = 8, NAXIS = 0, EXTEND = TRUE),
              fits_table(list(Z = list(type = "E", values = c(0.1, 0.2))))), fits)
