@@ -9,9 +9,9 @@
 #' arbitrary.
 #'
 #' `predict(fit, x, "calibration")` returns coefficients and their errors, with latents (and the redshift, where it is refined) unknown,
-#' too: meaningful for refined latents. Observed models ([reconstruct()]) are calibrated; restframe models are not, and are normalised as the
-#' training sample is on average. Where spectra do not cover the window of the norm, give [spectra()] a wide `window`: the amplitude then
-#' is what their norms lack.
+#' too: meaningful for refined latents. Observed models ([reconstruct()]) are calibrated; restframe models are not, and are normalised as
+#' the training sample is on average. Where spectra do not cover the window of the norm, give [spectra()] a wide `window`: the amplitude
+#' then is what their norms lack.
 #'
 #' @param degree Of the polynomial, 0 to 5; 0 is an amplitude alone.
 #' @param amplitude,shape Expected standard deviations of \eqn{c_0} from 1 and of the other coefficients from 0.

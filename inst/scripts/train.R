@@ -50,6 +50,7 @@ options_table <- local({
     row("lsf-sign", "choice:free|nonnegative", "free", "may its weights go below zero?"),
     row("z-max", "number", "0.5", "highest redshift of the restframe grid, and of the selection"),
     row("wave-rest", "text", "", "a file of restframe wavelengths, one a line, instead of the default grid"),
+    row("flux-calibration", "number", "", "degree of a polynomial that multiplies each spectrum's model; none if not given"),
     row("filters", "numbers", "128,256,512", "channels of the convolutions"),
     row("kernels", "numbers", "5,11,21", "pixels of their kernels"),
     row("pools", "numbers", "", "pixels of the first two max-pools; as the kernels if not given"),
@@ -214,7 +215,8 @@ fit_model <- function(o, given, x) {
   if (!is.null(o$start)) {
     fit <- tryCatch(read_model(o$start), error = function(e) stop_with(3, conditionMessage(e)))
     fixed <- intersect(given, c("latents", "superresolution", "lsf", "wave-rest", "filters", "kernels", "pools", "encoder-hidden",
-                                "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation", "init"))
+                                "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation", "init",
+                                "flux-calibration"))
     if (length(fixed)) stop_with(2, "--", fixed[1], " does not go with --start: the model decides it")
     return(do.call(update, c(list(fit, quote(x)), training)))
   }
@@ -227,6 +229,7 @@ fit_model <- function(o, given, x) {
                              redshift_input = !o$`no-redshift-input` && o$invariance == "none", weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
   shape <- list(latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, z_max = o$`z-max`, wave_rest = wave_rest,
+                flux_calibration = if (!is.null(o$`flux-calibration`)) flux_calibration(o$`flux-calibration`),
                 network = network, init = o$init)
   do.call(spender, c(list(quote(x)), shape, training))
 }
