@@ -141,14 +141,15 @@ density_source <- function(x, fit, chi2, threads, ...) {
   if (!is.null(chi2)) abort("invalid", "`chi2` is computed where `x` is spectra; leave it out.")
   encoding <- list(...)
   check_dots("latent_density", ..., known = c("refine", "robust", "prior"))
-  list(latents = do.call(encode, c(list(fit, x, threads = threads), encoding)), objects = objects_of(x, seq_along(x$z)),
-       chi2 = suppress_row_warnings(do.call(predict, c(list(fit, x, "chi2", threads = threads), encoding))), encoding = encoding)
+  both <- latents_and_chi2(fit, x, threads, encoding)
+  list(latents = both$latent, objects = objects_of(x, seq_along(x$z)), chi2 = both$chi2, encoding = encoding)
 }
 
-# Warnings about rows without a result were given before.
-suppress_row_warnings <- function(expr) {
-  quiet <- function(w) invokeRestart("muffleWarning")
-  withCallingHandlers(expr, spender_warning_no_norm = quiet, spender_warning_coverage = quiet)
+# From one pass through the fit
+latents_and_chi2 <- function(fit, x, threads, encoding) {
+  both <- do.call(predict, c(list(fit, x, c("latent", "chi2"), threads = threads), encoding))
+  colnames(both$latent) <- latent_names(fit)
+  both
 }
 
 check_reference <- function(chi2, n) {

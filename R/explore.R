@@ -69,7 +69,10 @@ explore <- function(fit, x, path = NULL, unusual = NULL, colour = NULL, umap = T
   given <- list(...)
   compute <- given[intersect(names(given), c("device", "precision", "threads", "batch_size"))]
   parts <- parts_of(n, explore_part_size)
-  model_of <- function(part, rows) explore_model(fit, part, latents$latent[rows, , drop = FALSE], compute)
+  model_of <- function(part, rows) {
+    if (calibration_terms(fit)) return(explore_calibrated(fit, part, ...))
+    explore_model(fit, part, latents$latent[rows, , drop = FALSE], compute)
+  }
 
   sample <- unique(round(seq(1, n, length.out = min(n, explore_part_size))))
   part <- in_memory(x[sample])
@@ -138,6 +141,9 @@ explore_latents <- function(fit, x, refine = 2, ...) {
   list(latent = both[, s, drop = FALSE], se = both[, -s, drop = FALSE])
 }
 
+# Models with the flux calibration of each spectrum, which takes a pass of its own
+explore_calibrated <- function(fit, x, refine = 2, ...) suppressWarnings(predict(fit, x, "observed", refine = refine, ...))
+
 # Models at latents that are known already; rows of NA where they are not
 explore_model <- function(fit, x, latents, compute) {
   known <- which(stats::complete.cases(latents))
@@ -152,7 +158,7 @@ explore_quality <- function(fit, x, model) {
   squares[x$ivar == 0] <- 0
   sums <- rowSums(squares, na.rm = TRUE)
   sums[!rowSums(is.finite(model))] <- NA
-  free <- rowSums(x$ivar > 0 & is.finite(model)) - fit$architecture$n_latent
+  free <- rowSums(x$ivar > 0 & is.finite(model)) - fit$architecture$n_latent - calibration_terms(fit)
   data.frame(chi2 = ifelse(free > 0, sums / free, NA), loss = sums / (2 * ncol(squares)))
 }
 

@@ -30,8 +30,9 @@ logLik.spender <- function(object, x, refine = 3, ...) {
   from_to <- coverage(x$z, x$instrument$wave, object$wave_rest, object$architecture$lsf)
   pixel <- col(x$ivar)
   counted <- x$ivar > 0 & pixel >= from_to[, "from"] & pixel <= from_to[, "to"]
-  structure(sum(-ncol(x$ivar) * loss[known]) + sum(log(x$ivar[counted] / (2 * pi))) / 2, df = length(known) * object$architecture$n_latent,
-            nobs = sum(counted), class = "logLik")
+  terms <- object$architecture$n_latent + calibration_terms(object)
+  structure(sum(-ncol(x$ivar) * loss[known]) + sum(log(x$ivar[counted] / (2 * pi))) / 2, df = length(known) * terms, nobs = sum(counted),
+            class = "logLik")
 }
 
 #' @rdname logLik.spender

@@ -14,7 +14,8 @@
 #'
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param x [spectra()] that the fit was not trained on, such as `x[held_out(fit, x)]`: some dozens, better some hundred.
-#' @param ... Passed on to [predict.spender()]; unless `refine` is given, latents are refined by 2 steps.
+#' @param refine Steps of refined latents, see [predict.spender()].
+#' @param ... Passed on to [predict.spender()].
 #' @return A data frame for the argument `calibration` of [reconstruct()] and [plot_reconstruction()], with a row for each piece of the
 #'   restframe, at least 0.3 % of the wavelength and 4,000 pixels: `wave`, the mean restframe wavelength (Å), `relative` (\eqn{\tau}), and
 #'   `n`, the number of pixels.
@@ -27,12 +28,11 @@
 #' calibration <- calibrate_models(fit, x[31:60])
 #' calibration
 #' errors <- reconstruct(fit, x[31:32], se = TRUE, refine = 2, calibration = calibration)$se
-calibrate_models <- function(fit, x, ...) {
+calibrate_models <- function(fit, x, refine = 2, ...) {
   check_fit(fit)
   x <- in_memory(x)
   check_spectra(x)
-  both <- if ("refine" %in% names(list(...))) reconstruct(fit, x, normalized = TRUE, se = TRUE, ...)
-          else reconstruct(fit, x, normalized = TRUE, se = TRUE, refine = 2, ...)
+  both <- reconstruct(fit, x, normalized = TRUE, se = TRUE, refine = refine, ...)
   used <- which(is.finite(both$se) & x$ivar > 0)
   if (length(used) == 0) abort("invalid", "`x` must have pixels with weight whose model's errors are known; it has none.")
   log_wave <- log(restframe_waves(x))[used]

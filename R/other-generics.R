@@ -57,15 +57,13 @@ glance.spender <- function(x, ...) {
 augment.spender <- function(x, data, refine = 2, ...) {
   check_source(data)
   both <- encode(x, data, se = TRUE, refine = refine, ...)
-  quality <- suppressWarnings(vapply(c(.loss = "loss", .chi2 = "chi2"), function(type) { # encode() has warned
-    predict(x, data, type, refine = refine, ...)
-  }, double(length(data))))
+  quality <- suppressWarnings(predict(x, data, c("loss", "chi2"), refine = refine, ...)) # encode() has warned
   latents <- as.data.frame(both$latent)
   errors <- as.data.frame(both$se)
   names(errors) <- paste0(names(errors), "_err")
   own <- cbind(latents, errors)[as.vector(rbind(seq_along(latents), length(latents) + seq_along(errors)))] # side by side
   names(own) <- paste0(".", names(own))
-  as_modern(cbind(as.data.frame(data), own, matrix(quality, ncol = 2, dimnames = list(NULL, c(".loss", ".chi2"))), row.names = NULL))
+  as_modern(cbind(as.data.frame(data), own, .loss = unname(quality$loss), .chi2 = unname(quality$chi2), row.names = NULL))
 }
 
 as_modern <- function(x) if (requireNamespace("tibble", quietly = TRUE)) tibble::as_tibble(x) else x

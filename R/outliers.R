@@ -51,9 +51,9 @@ outliers <- function(fit, x, density, conditions = NULL, fdr = 0.1, threads = NU
   refuse_path("outliers", "latent", ...)
   threads <- fit_threads(threads)
   encoding <- utils::modifyList(density$encoding, list(...))
-  arguments <- c(list(fit, x, threads = threads), encoding)
-  latents <- do.call(encode, arguments)
-  chi2 <- suppress_row_warnings(do.call(predict, c(arguments, type = "chi2")))
+  both <- latents_and_chi2(fit, x, threads, encoding)
+  latents <- both$latent
+  chi2 <- both$chi2
   if (is.null(conditions)) conditions <- conditions_by_name(x, density$conditions)
   known <- stats::complete.cases(latents)
   log_p <- rep(NA_real_, nrow(latents))

@@ -294,7 +294,7 @@ void spd_inference_get(double *to, const struct spd_inference *f, spd_result res
       break;
     case SPD_RESULT_LOSS: to[0] = f->loss[i]; break;
     case SPD_RESULT_CHI2: {
-      const double freedom = (double)f->standings[i].n_valid - (double)f->n_latent;
+      const double freedom = (double)f->standings[i].n_valid - (double)(f->n_latent + f->n_calibration);
       to[0] = freedom > 0 ? f->loss[i] * (2 * (double)f->n_observed / freedom) : (double)NAN;
       break;
     }

@@ -15,7 +15,7 @@ typedef enum {
   SPD_RESULT_OBSERVED,        /* (M): calibrated, where the architecture has a calibration */
   SPD_RESULT_OBSERVED_ERRORS, /* (2 M): the model, then its standard errors */
   SPD_RESULT_LOSS,            /* (1) */
-  SPD_RESULT_CHI2,            /* (1): sum of w (y - y')^2 over the number of pixels with weight less S */
+  SPD_RESULT_CHI2,            /* (1): sum of w (y - y')^2 over the number of pixels with weight less S and T */
   SPD_RESULT_CALIBRATION,     /* (2 T): the T coefficients of the calibration, then their standard errors */
   SPD_RESULTS
 } spd_result;

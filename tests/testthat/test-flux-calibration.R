@@ -72,3 +72,13 @@ test_that("bad input is refused", {
   expect_warning(none <- predict(fit, blind, "calibration"), class = "spender_warning_coverage")
   expect_true(all(is.na(none)))
 })
+
+test_that("chi2, the likelihood and explore() take the calibrated model and count its coefficients", {
+  both <- predict(fit, x, c("observed", "loss", "chi2"), refine = 2)
+  sums <- rowSums(x$ivar * (x$flux - both$observed)^2, na.rm = TRUE)
+  used <- rowSums(x$ivar > 0 & is.finite(both$observed))
+  expect_equal(both$chi2, 2 * ncol(x$flux) * both$loss / (used - 4), tolerance = 1e-6)
+  expect_equal(both$chi2, sums / (used - 4), tolerance = 0.05)
+  expect_identical(attr(logLik(fit, x), "df"), 40 * 4)
+  expect_equal(explore_quality(fit, x, explore_calibrated(fit, x))$chi2, unname(sums / (used - 4)), tolerance = 1e-6)
+})
