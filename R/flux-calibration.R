@@ -5,8 +5,8 @@
 #' polynomial of its own, whose coefficients are those that fit best,
 #' \deqn{q(t) = \sum_k c_k P_k(t), \quad c = \arg\min \sum_m w_m (y_m - q(t_m) y'_m)^2 + \sum_k (c_k - \delta_{k0})^2 / \sigma_k^2,}
 #' with Legendre's polynomials \eqn{P_k} over the pixels, \eqn{t} from -1 to 1. The minimum is found within each evaluation of the loss,
-#' whose gradient is exact since it passes a minimum; losses and \eqn{\chi^2} have the second sum, too. Without the expectations \eqn{\sigma_k} the amplitude of models would be
-#' arbitrary.
+#' whose gradient is exact since it passes a minimum; losses and \eqn{\chi^2} have the second sum, too. Without the expectations
+#' \eqn{\sigma_k} the amplitude of models would be arbitrary.
 #'
 #' `predict(fit, x, "calibration")` returns coefficients and their errors, with latents (and the redshift, where it is refined) unknown,
 #' too: meaningful for refined latents. Observed models ([reconstruct()]) are calibrated; restframe models are not, and are normalised as
