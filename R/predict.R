@@ -40,7 +40,8 @@
 #'
 #' `"chi2"` is \eqn{\sum_m w_m (y_m - y'_m)^2 / (N - S)} with the number \eqn{N} of pixels that have weight, `NA` unless \eqn{N > S}
 #' (coefficients of a [flux_calibration()] are subtracted, too): 1 for a model that is right, whatever is masked. The loss
-#' divides by twice the number of all pixels, so that a spectrum with many masked ones has a low loss; to rank spectra by how badly they are described, use \eqn{\chi^2}.
+#' divides by twice the number of all pixels, so that a spectrum with many masked ones has a low loss; to rank spectra by how badly they
+#' are described, use \eqn{\chi^2}.
 #'
 #' `"z"` is a matrix with columns `z`, `z_err`, `improvement` (of \eqn{\chi^2}, by moving latents and redshift) and `moved`, the change of
 #' the redshift in units of its error: large values are redshifts that were wrong, or that ran away.
