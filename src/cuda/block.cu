@@ -3,18 +3,22 @@
  * A block of threads has some channels of one spectrum. It keeps their map in shared memory where that is large enough, so that the
  * convolution's output is read once for statistics and result, forward and backward.
  *
- * Products run over groups of spectra: the k products of a convolution each read all of its input, which stays in the second-level
- * cache if it is small enough, as does the output that the norm reads next. */
+ * Convolutions are products of Fourier coefficients where that saves most multiplications (fourier.cu), else direct sums (conv.cu). They
+ * run over groups of spectra whose input stays in the second-level cache, as does the output that the norm reads next. */
 #include "cuda/cuda.h"
 
-/* Bytes of a group's input: half of the second-level cache of an H100 (50 MB) or H200 (60 MB); measured, bench/results. */
+/* Bytes of a group: the input of direct sums, which is read k times, half of the second-level cache of an H100 (50 MB) or H200 (60 MB);
+ * coefficients. Measured, bench/results. */
 #ifndef CUDA_GROUP_BYTES
 #define CUDA_GROUP_BYTES ((size_t)26 << 20)
 #endif
+#ifndef CUDA_FOURIER_BYTES
+#define CUDA_FOURIER_BYTES ((size_t)256 << 20)
+#endif
 
 /* Spectra of a group: a multiple of 32, or all of them where there would be few groups */
-static size_t group_of(const struct spd_rows *rows, size_t width, size_t n) {
-  const size_t fit = CUDA_GROUP_BYTES / (rows->stride * rows->channels * width);
+static size_t group_of(size_t bytes, size_t most, size_t n) {
+  const size_t fit = most / bytes;
   return 4 * fit >= n ? n : fit >= 32 ? fit / 32 * 32 : fit > 0 ? fit : 1;
 }
 
@@ -380,62 +384,119 @@ static __global__ void choose_output_scale(float *u_scale, struct scales *scales
   scales->factor[1] = 0;
 }
 
+/* How a block's convolution is computed, and its room in the arena; what is not needed is NULL */
+struct way {
+  bool fourier;
+  size_t group;          /* spectra at a time */
+  void *weights;         /* as the product needs them */
+  void *in, *out;        /* of a group: coefficients of input and output */
+  void *u;               /* of a group, where the stage has no room for it */
+  float *sums;           /* of the weights' gradient */
+  struct scales *scales; /* zeroed */
+  float *u_scale;
+};
+
+static spd_status choose_way(struct way *way, struct spd_backend *backend, const struct spd_block *s, bool backward, size_t n,
+                             struct spd_error *error) {
+  const size_t width = backend->plane_width, channels = s->out.channels, count = s->kernel * s->in.channels * channels;
+  const bool fourier = cuda_fourier_pays(backend, &s->in, s->kernel, channels);
+  const size_t of_in = cuda_fourier_rows_size(&s->in, s->kernel, 1) * width,
+               of_out = cuda_fourier_rows_size(&s->conv, s->kernel, 1) * width;
+  const size_t group =
+      fourier ? group_of(of_in + of_out, CUDA_FOURIER_BYTES, n) : group_of(s->in.stride * s->in.channels * width, CUDA_GROUP_BYTES, n);
+  const size_t weights = fourier ? cuda_fourier_weights_size(s->in.channels, channels) * width : count * width;
+  const size_t sums = !backward || !s->dw ? 0 : 4 * (fourier ? cuda_fourier_weights_size(s->in.channels, channels) : count * s->kernel);
+  const size_t in = fourier ? of_in * group : 0, out = fourier ? of_out * group : 0;
+  const size_t u = backward || s->u.at ? 0 : spd_rows_size(&s->conv, group) * width;
+  size_t at = 0;
+  SPD_TRY(cuda_reserve(backend,
+                       cuda_room(weights) + cuda_room(sums) + cuda_room(in) + cuda_room(out) + cuda_room(u) +
+                           cuda_room(sizeof(struct scales)) + cuda_room(sizeof(float)),
+                       error));
+  way->fourier = fourier, way->group = group;
+  way->weights = cuda_take(backend, &at, weights);
+  way->sums = (float *)cuda_take(backend, &at, sums);
+  way->in = cuda_take(backend, &at, in), way->out = cuda_take(backend, &at, out);
+  way->u = cuda_take(backend, &at, u);
+  way->scales = (struct scales *)cuda_take(backend, &at, sizeof *way->scales);
+  way->u_scale = s->u.at ? s->u.scale : (float *)cuda_take(backend, &at, sizeof *way->u_scale);
+  CUDA_TRY(cudaMemsetAsync(way->scales, 0, sizeof *way->scales, cuda_of(backend)->stream));
+  return SPD_STATUS_OK;
+}
+
 template <class T>
 static spd_status forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
   const bool scaled = cuda_plane_type<T>::scaled;
-  const size_t channels = s->out.channels, count = s->kernel * s->in.channels * channels, group = group_of(&s->in, sizeof(T), n);
-  const size_t map = spd_rows_size(&s->conv, group) * sizeof(T);
-  size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(count * sizeof(T)) + cuda_room(s->u.at ? 0 : map) + 2 * cuda_room(sizeof(struct scales)), error));
-  void *room = cuda_take(backend, &at, count * sizeof(T));
-  struct scales *scales = (struct scales *)cuda_take(backend, &at, sizeof *scales);
-  float *u_scale = s->u.at ? s->u.scale : (float *)cuda_take(backend, &at, sizeof *u_scale);
-  void *own = s->u.at ? NULL : cuda_take(backend, &at, map);
-  const void *w;
-  CUDA_TRY(cudaMemsetAsync(scales, 0, sizeof *scales, cuda_of(backend)->stream));
-  SPD_TRY(cuda_conv_weights(backend, &w, room, scaled ? &scales->weight : NULL, s->w, count, error));
-  if (scaled) CUDA_LAUNCH(choose_output_scale, 1, 1, u_scale, scales, s->kernel * s->in.channels);
-  for (size_t first = 0; first < n; first += group) {
-    const size_t here = n - first < group ? n - first : group;
+  const size_t channels = s->out.channels, count = s->kernel * s->in.channels * channels;
+  struct way way;
+  SPD_TRY(choose_way(&way, backend, s, false, n, error));
+  float *const largest = scaled ? &way.scales->weight : NULL, *const factor = scaled ? way.scales->factor : NULL;
+  const void *w = way.weights;
+  if (way.fourier)
+    SPD_TRY(cuda_fourier_weights(backend, way.weights, largest, s->w, s->kernel, s->in.channels, channels, error));
+  else
+    SPD_TRY(cuda_conv_weights(backend, &w, way.weights, largest, s->w, count, error));
+  if (scaled) CUDA_LAUNCH(choose_output_scale, 1, 1, way.u_scale, way.scales, s->kernel * s->in.channels);
+  for (size_t first = 0; first < n; first += way.group) {
+    const size_t here = n - first < way.group ? n - first : way.group;
     const T *x = (const T *)s->x.at + first * s->in.stride * s->in.channels;
-    T *u = s->u.at ? (T *)s->u.at + first * s->conv.stride * channels : (T *)own;
-    SPD_TRY(cuda_conv(backend, u, x, w, scaled ? scales->factor : NULL, &s->in, s->kernel, channels, here, error));
-    SPD_TRY(run_normalise<T>(backend, s, u, u_scale, first, here, error));
+    T *u = s->u.at ? (T *)s->u.at + first * s->conv.stride * channels : (T *)way.u;
+    if (way.fourier) {
+      SPD_TRY(cuda_fourier_inputs(backend, way.in, x, &s->in, s->kernel, here, error));
+      SPD_TRY(cuda_fourier_conv(backend, u, way.out, way.in, w, factor, &s->in, &s->conv, s->kernel, here, error));
+    } else {
+      SPD_TRY(cuda_conv(backend, u, x, w, factor, &s->in, s->kernel, channels, here, error));
+    }
+    SPD_TRY(run_normalise<T>(backend, s, u, way.u_scale, first, here, error));
   }
   return SPD_STATUS_OK;
+}
+
+/* The gradients of a group's input, and its part in those of the weights, from du */
+template <class T>
+static spd_status gradients(struct spd_backend *backend, const struct spd_block *s, const struct way *way, size_t first, size_t n,
+                            struct spd_error *error) {
+  const float *const factor = cuda_plane_type<T>::scaled ? way->scales->factor : NULL;
+  const T *x = (const T *)s->x.at + first * s->in.stride * s->in.channels;
+  const T *du = (const T *)s->u.at + first * s->conv.stride * s->conv.channels;
+  T *dx = s->dx.at ? (T *)s->dx.at + first * s->in.stride * s->in.channels : NULL;
+  if (!way->fourier) {
+    if (!dx) return SPD_STATUS_OK;
+    return cuda_conv(backend, dx, du, way->weights, factor, &s->conv, s->kernel, s->in.channels, n, error);
+  }
+  if (s->dw || dx) SPD_TRY(cuda_fourier_gradients(backend, way->out, du, &s->conv, s->kernel, n, error));
+  if (dx) SPD_TRY(cuda_fourier_input_gradient(backend, dx, way->in, way->out, way->weights, factor, &s->in, &s->conv, s->kernel, n, error));
+  if (!s->dw) return SPD_STATUS_OK;
+  SPD_TRY(cuda_fourier_inputs(backend, way->in, x, &s->in, s->kernel, n, error));
+  return cuda_fourier_products(backend, way->sums, first > 0, way->in, way->out, &s->in, &s->conv, s->kernel, n, error);
 }
 
 template <class T>
 static spd_status backward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {
   const bool scaled = cuda_plane_type<T>::scaled;
-  const size_t channels = s->out.channels, count = s->kernel * s->in.channels * channels, group = group_of(&s->in, sizeof(T), n);
-  size_t at = 0;
-  SPD_TRY(cuda_reserve(backend, cuda_room(4 * count * s->kernel) + cuda_room(count * sizeof(T)) + cuda_room(sizeof(struct scales)), error));
-  float *partial = (float *)cuda_take(backend, &at, 4 * count * s->kernel);
-  void *flipped = cuda_take(backend, &at, count * sizeof(T));
-  struct scales *scales = (struct scales *)cuda_take(backend, &at, sizeof *scales);
-  CUDA_TRY(cudaMemsetAsync(scales, 0, sizeof *scales, cuda_of(backend)->stream));
-  if (s->dx.at)
-    SPD_TRY(cuda_conv_flipped(backend, flipped, scaled ? &scales->weight : NULL, s->w, s->kernel, s->in.channels, channels, error));
+  const size_t channels = s->out.channels, in = s->in.channels;
+  struct way way;
+  SPD_TRY(choose_way(&way, backend, s, true, n, error));
+  float *const largest = scaled ? &way.scales->weight : NULL;
+  if (s->dx.at && way.fourier) SPD_TRY(cuda_fourier_weights(backend, way.weights, largest, s->w, s->kernel, in, channels, error));
+  if (s->dx.at && !way.fourier) SPD_TRY(cuda_conv_flipped(backend, way.weights, largest, s->w, s->kernel, in, channels, error));
   if (scaled) {
     if (channels % 2)
-      CUDA_LAUNCH((bound_gradient<T, 1>), n * ((channels + 31) / 32), dim3(CUDA_LANES, 8), scales, *s);
+      CUDA_LAUNCH((bound_gradient<T, 1>), n * ((channels + 31) / 32), dim3(CUDA_LANES, 8), way.scales, *s);
     else
-      CUDA_LAUNCH((bound_gradient<T, 2>), n * ((channels + 63) / 64), dim3(CUDA_LANES, 8), scales, *s);
-    CUDA_LAUNCH(choose_scales, 1, 1, scales, *s, s->kernel * channels);
+      CUDA_LAUNCH((bound_gradient<T, 2>), n * ((channels + 63) / 64), dim3(CUDA_LANES, 8), way.scales, *s);
+    CUDA_LAUNCH(choose_scales, 1, 1, way.scales, *s, s->kernel * channels);
   }
-  for (size_t first = 0; first < n; first += group) {
-    const size_t here = n - first < group ? n - first : group;
-    SPD_TRY(run_backward<T>(backend, s, scales, first, here, error));
-    if (s->dx.at)
-      SPD_TRY(cuda_conv(backend, (T *)s->dx.at + first * s->in.stride * s->in.channels,
-                        (const T *)s->u.at + first * s->conv.stride * channels, flipped, scaled ? scales->factor : NULL, &s->conv,
-                        s->kernel, s->in.channels, here, error));
+  for (size_t first = 0; first < n; first += way.group) {
+    const size_t here = n - first < way.group ? n - first : way.group;
+    SPD_TRY(run_backward<T>(backend, s, way.scales, first, here, error));
+    SPD_TRY(gradients<T>(backend, s, &way, first, here, error));
   }
   if (s->dslope) SPD_TRY(cuda_sum_rows(backend, s->dslope, s->partial, n, channels, error));
   if (!s->dw) return SPD_STATUS_OK;
-  return cuda_conv_weight_gradient(backend, s->dw, partial, s->x.at, s->u.at, scaled ? &scales->du : NULL, &s->in, s->kernel, channels, n,
-                                   error);
+  const float *const scale = scaled ? &way.scales->du : NULL;
+  if (way.fourier) return cuda_fourier_weight_gradient(backend, s->dw, way.sums, scale, s->kernel, in, channels, error);
+  return cuda_conv_weight_gradient(backend, s->dw, way.sums, s->x.at, s->u.at, scale, &s->in, s->kernel, channels, n, error);
 }
 
 spd_status cuda_block_forward(struct spd_backend *backend, const struct spd_block *s, size_t n, struct spd_error *error) {

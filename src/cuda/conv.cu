@@ -8,8 +8,8 @@ spd_status cuda_conv(struct spd_backend *backend, void *y, const void *x, const 
                      size_t kernel, size_t channels_out, size_t n, struct spd_error *error) {
   const size_t patch = kernel * in->channels, width = backend->plane_width;
   const struct cuda_matrix patches = {x, patch, in->channels}, weights = {w, channels_out, 0};
-  const struct cuda_result rows = {(char *)y + in->lead * channels_out * width, kernel * channels_out, channels_out, width < sizeof(float),
-                                   factor};
+  const struct cuda_result rows = {
+      (char *)y + in->lead * channels_out * width, kernel * channels_out, channels_out, width < sizeof(float), factor, 0};
   return cuda_gemm(backend, cuda_product_of_convolution(backend), 0, 0, n * in->stride / kernel, channels_out, patch, patches, weights,
                    rows, kernel, error);
 }
@@ -30,7 +30,7 @@ spd_status cuda_conv_weight_gradient(struct spd_backend *backend, float *dw, flo
   const size_t patch = kernel * in->channels, count = patch * channels_out, gap = in->lead * channels_out;
   const struct cuda_matrix patches = {x, patch, in->channels};
   const struct cuda_matrix gradient = {(const char *)dy + gap * backend->plane_width, kernel * channels_out, channels_out};
-  const struct cuda_result sums = {partial, channels_out, count, 0, NULL};
+  const struct cuda_result sums = {partial, channels_out, count, 0, NULL, 0};
   SPD_TRY(cuda_gemm(backend, cuda_product_of_convolution(backend), 1, 0, patch, channels_out, n * in->stride / kernel, patches, gradient,
                     sums, kernel, error));
   CUDA_LAUNCH(sum_offsets, cuda_blocks(backend, count), CUDA_THREADS, dw, partial, scale, kernel, count);

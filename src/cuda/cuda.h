@@ -341,6 +341,7 @@ struct cuda_result {
   size_t ld, step;
   int narrow;          /* of the operands' 16 bits instead of float */
   const float *factor; /* two floats on the device, a factor of the product and a zero; NULL for 1 */
+  int more;            /* is added to what is there; without a factor */
 };
 /* C (m, n) = A (m, k) B (k, n), `batch` times. transpose_a: A is stored (k, m); transpose_b: B is stored (n, k). */
 spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n, size_t k,
@@ -370,6 +371,41 @@ spd_status cuda_conv_weights(struct spd_backend *backend, const void **to, void 
 /* The same with taps in reverse order, (k, out, in), floats too: the input gradient is a convolution with these */
 spd_status cuda_conv_flipped(struct spd_backend *backend, void *flipped, float *largest, const float *w, size_t kernel, size_t in,
                              size_t out, struct spd_error *error);
+
+/* ---- fourier.cu: the same convolutions by products of Fourier coefficients; sizes are in elements of planes ---- */
+
+/* Values of a tile: 32 * 3, so that a thread's registers hold them; one tile has the 72 positions of the paper's last block */
+#define CUDA_TILE 96
+/* Channels from which on products of coefficients are worth their transforms; tests have fewer */
+#ifndef CUDA_FOURIER_CHANNELS
+#define CUDA_FOURIER_CHANNELS 64
+#endif
+bool cuda_fourier_pays(struct spd_backend *backend, const struct spd_rows *in, size_t kernel, size_t channels_out);
+size_t cuda_fourier_rows_size(const struct spd_rows *rows, size_t kernel, size_t n);
+size_t cuda_fourier_weights_size(size_t in, size_t out);
+/* *largest as in cuda_conv_weights */
+spd_status cuda_fourier_weights(struct spd_backend *backend, void *to, float *largest, const float *w, size_t kernel, size_t in, size_t out,
+                                struct spd_error *error);
+/* Coefficients of rows x of a convolution's input, and of the gradient dy of its output */
+spd_status cuda_fourier_inputs(struct spd_backend *backend, void *coefficients, const void *x, const struct spd_rows *in, size_t kernel,
+                               size_t n, struct spd_error *error);
+spd_status cuda_fourier_gradients(struct spd_backend *backend, void *coefficients, const void *dy, const struct spd_rows *conv,
+                                  size_t kernel, size_t n, struct spd_error *error);
+/* y's rows from the coefficients of x; out_coefficients: room. *factor as in cuda_result */
+spd_status cuda_fourier_conv(struct spd_backend *backend, void *y, void *out_coefficients, const void *in_coefficients, const void *weights,
+                             const float *factor, const struct spd_rows *in, const struct spd_rows *conv, size_t kernel, size_t n,
+                             struct spd_error *error);
+/* dx's rows from the coefficients of dy; in_coefficients: room */
+spd_status cuda_fourier_input_gradient(struct spd_backend *backend, void *dx, void *in_coefficients, const void *out_coefficients,
+                                       const void *weights, const float *factor, const struct spd_rows *in, const struct spd_rows *conv,
+                                       size_t kernel, size_t n, struct spd_error *error);
+/* sums (cuda_fourier_weights_size) of products of these coefficients, added to what is there if `more`; dw from them, as in
+ * cuda_conv_weight_gradient */
+spd_status cuda_fourier_products(struct spd_backend *backend, float *sums, int more, const void *in_coefficients,
+                                 const void *out_coefficients, const struct spd_rows *in, const struct spd_rows *conv, size_t kernel,
+                                 size_t n, struct spd_error *error);
+spd_status cuda_fourier_weight_gradient(struct spd_backend *backend, float *dw, const float *sums, const float *scale, size_t kernel,
+                                        size_t in, size_t out, struct spd_error *error);
 
 /* ---- stages ---- */
 

@@ -109,7 +109,7 @@ static spd_status large_forward(struct spd_backend *backend, const struct spd_de
   SPD_TRY(round_to(backend, x, s->x, error));
   SPD_TRY(round_to(backend, w, s->w, error));
   CUDA_LAUNCH(choose_factor, 1, 1, factor, x.largest, w.largest);
-  const struct cuda_result to = {product, ld, 0, 0, factor};
+  const struct cuda_result to = {product, ld, 0, 0, factor, 0};
   SPD_TRY(cuda_gemm(backend, CUDA_FP16, 0, 1, n, ld, x.ld, matrix_of(x), matrix_of(w), to, 1, error));
   CUDA_LAUNCH(activate, n * stretches_of(s->out), CUDA_THREADS, *s, product, ld);
   return SPD_STATUS_OK;
@@ -118,7 +118,7 @@ static spd_status large_forward(struct spd_backend *backend, const struct spd_de
 spd_status cuda_dense_forward(struct spd_backend *backend, const struct spd_dense *s, size_t n, struct spd_error *error) {
   if (is_large(backend, s)) return large_forward(backend, s, n, error);
   const struct cuda_matrix x = {s->x, s->in, 0}, w = {s->w, s->in, 0};
-  const struct cuda_result v = {s->v, s->out, 0, 0, NULL};
+  const struct cuda_result v = {s->v, s->out, 0, 0, NULL, 0};
   SPD_TRY(cuda_gemm(backend, cuda_product_of_dense(backend, s->in * s->out), 0, 1, n, s->out, s->in, x, w, v, 1, error));
   CUDA_LAUNCH(activate, n * stretches_of(s->out), CUDA_THREADS, *s, s->v, s->out);
   return SPD_STATUS_OK;
@@ -219,7 +219,7 @@ spd_status cuda_dense_backward(struct spd_backend *backend, const struct spd_den
   CUDA_LAUNCH(activation_backward, ((large ? dv.ld : s->out) + CUDA_LANES - 1) / CUDA_LANES * chunks, dim3(CUDA_LANES, WARPS), *s, partial,
               dv, n);
   CUDA_LAUNCH(sum_chunks, cuda_blocks(backend, 3 * s->out), CUDA_THREADS, *s, partial, chunks);
-  struct cuda_result dw = {s->dw, s->in, 0, 0, NULL}, dx = {s->dx, s->in, 0, 0, NULL};
+  struct cuda_result dw = {s->dw, s->in, 0, 0, NULL, 0}, dx = {s->dx, s->in, 0, 0, NULL, 0};
   if (!large) {
     const cuda_product product = cuda_product_of_dense(backend, s->in * s->out);
     const struct cuda_matrix wide_x = {s->x, s->in, 0}, wide_w = {s->w, s->in, 0}, wide_dv = {s->dy, s->out, 0};
@@ -258,7 +258,7 @@ static __global__ void __launch_bounds__(CUDA_THREADS) scale_tangents(struct spd
 spd_status cuda_dense_tangents(struct spd_backend *backend, const struct spd_dense *s, float *dy, const float *dx, size_t k, size_t n,
                                struct spd_error *error) {
   const struct cuda_matrix x = {dx, s->in, 0}, w = {s->w, s->in, 0};
-  const struct cuda_result to = {dy, s->out, 0, 0, NULL};
+  const struct cuda_result to = {dy, s->out, 0, 0, NULL, 0};
   SPD_TRY(cuda_gemm(backend, cuda_product_of_dense(backend, s->in * s->out), 0, 1, n * k, s->out, s->in, x, w, to, 1, error));
   CUDA_LAUNCH(scale_tangents, n * k * stretches_of(s->out), CUDA_THREADS, *s, dy, k);
   return SPD_STATUS_OK;

@@ -37,7 +37,7 @@ static spd_status multiply(cublasHandle_t blas, cuda_product product, cublasOper
 
 spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int transpose_a, int transpose_b, size_t m, size_t n, size_t k,
                      struct cuda_matrix a, struct cuda_matrix b, struct cuda_result c, size_t batch, struct spd_error *error) {
-  static const float one_zero[2] = {1, 0};
+  static const float one_zero[2] = {1, 0}, one_one[2] = {1, 1};
   const cublasOperation_t op_a = transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const size_t sizes[] = {m, n, k, a.ld, b.ld, c.ld, batch};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -46,8 +46,11 @@ spd_status cuda_gemm(struct spd_backend *backend, cuda_product product, int tran
                       sizes[i]);
   const cublasHandle_t blas = cuda_of(backend)->blas;
   if (c.factor) CUDA_TRY_BLAS(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_DEVICE));
-  const spd_status status =
-      multiply(blas, product, op_a, op_b, (int)m, (int)n, (int)k, a, b, c, batch, c.factor ? c.factor : one_zero, error);
+  const spd_status status = multiply(blas, product, op_a, op_b, (int)m, (int)n, (int)k, a, b, c, batch,
+                                     c.factor ? c.factor
+                                     : c.more ? one_one
+                                              : one_zero,
+                                     error);
   if (c.factor) CUDA_TRY_BLAS(cublasSetPointerMode(blas, CUBLAS_POINTER_MODE_HOST));
   return status;
 }

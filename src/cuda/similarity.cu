@@ -166,7 +166,7 @@ spd_status cuda_similarity_forward(struct spd_backend *backend, const struct spd
   float *products;
   SPD_TRY(reserve(&products, backend, n, error));
   const struct cuda_matrix centred = {s->centred, s->n_rest, 0};
-  const struct cuda_result to = {products, n, 0, 0, NULL};
+  const struct cuda_result to = {products, n, 0, 0, NULL, 0};
   CUDA_LAUNCH(median_rows, n, CUDA_THREADS, *s);
   CUDA_LAUNCH(centre, cuda_blocks(backend, s->n_rest), CUDA_THREADS, *s, n);
   SPD_TRY(cuda_gemm(backend, CUDA_EXACT, 0, 1, n, n, s->n_rest, centred, centred, to, 1, error));
@@ -180,7 +180,7 @@ spd_status cuda_similarity_backward(struct spd_backend *backend, const struct sp
   float *slopes;
   SPD_TRY(reserve(&slopes, backend, n, error));
   const struct cuda_matrix matrix = {s->spectral, n, 0}, centred = {s->centred, s->n_rest, 0};
-  const struct cuda_result to = {s->drest, s->n_rest, 0, 0, NULL};
+  const struct cuda_result to = {s->drest, s->n_rest, 0, 0, NULL, 0};
   CUDA_LAUNCH(pair_slopes, n, CUDA_THREADS, slopes, *s, n, (float)(s->factor * s->slope / ((double)n * (double)n)));
   CUDA_LAUNCH(total, 1, CUDA_THREADS, *s, n, 1);
   CUDA_LAUNCH(coefficients, n, CUDA_THREADS, *s, slopes, n);
