@@ -48,3 +48,9 @@ SEXP ffi_cuda_devices(void) {
   UNPROTECT(1);
   return list;
 }
+
+/* Gives back what destroyed backends have left on the GPU. */
+SEXP ffi_cuda_release(void) {
+  spd_cuda_release();
+  return R_NilValue;
+}
