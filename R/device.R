@@ -11,8 +11,8 @@
 #'   CUDA version, precision and batch size.
 #'
 #'   A build with CUDA works without a GPU or driver, on the CPU. Of several GPUs the first is used; the environment variable
-#'   `CUDA_VISIBLE_DEVICES` selects another. A GPU that a process has used cannot be used in forks of it ([parallel::mclapply()]):
-#'   `device = "cuda"` is refused there, and `"auto"` takes the CPU.
+#'   `CUDA_VISIBLE_DEVICES` selects another. Forks of a process that has used a GPU ([parallel::mclapply()]) cannot use one:
+#'   `device = "cuda"` is refused there, and `"auto"` takes the CPU. The processes of [parallel::makeCluster()] can.
 #'
 #'   `device = "auto"` takes a GPU if there is one. `options(spender.device = "cpu")`, or the environment variable `SPENDER_DEVICE=cpu`
 #'   where the option is not set, makes it the CPU; `"cuda"` makes it the GPU, and an error where none can be used.
@@ -110,16 +110,18 @@ choose_device <- function(device, precision, threads) {
   }
   check_choice(precision, "precision", c("fp32", "tf32", "fp16", "bf16"))
   threads <- fit_threads(threads)
-  gpu <- if (device != "cpu") .Call(ffi_cuda_devices)$name else character()
-  if (device == "cuda" && length(gpu) == 0) {
-    reason <- if (.Call(ffi_build_info)$cuda) {
-      "there is no GPU that can be used here (no device, no driver, or a forked process)"
-    } else {
+  gpus <- if (device != "cpu") .Call(ffi_cuda_devices)
+  if (device == "cuda" && length(gpus$name) == 0) {
+    reason <- if (!.Call(ffi_build_info)$cuda) {
       "this build of spender has no CUDA (see the README's section on installation)"
+    } else if (gpus$forked) {
+      "a GPU cannot be used in a forked process (parallel::mclapply) whose parent has used it"
+    } else {
+      "there is no GPU that can be used here (no device, or no driver)"
     }
     abort("unsupported", "`", by, " = \"cuda\"`: ", reason, "; use \"cpu\" or \"auto\".")
   }
-  if (length(gpu)) return(list(device = "cuda", precision = precision, threads = threads, name = gpu[1]))
+  if (length(gpus$name)) return(list(device = "cuda", precision = precision, threads = threads, name = gpus$name[1]))
   list(device = "cpu", precision = "fp32", threads = threads,
        name = paste(threads, ngettext(threads, "thread", "threads")))
 }

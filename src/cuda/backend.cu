@@ -283,6 +283,8 @@ static const struct spd_backend_ops cuda_ops = {
 
 extern "C" int spd_cuda_built(void) { return 1; }
 
+extern "C" int spd_cuda_forked(void) { return forked(); }
+
 extern "C" int spd_cuda_count(void) {
   int count = 0;
   if (forked()) return 0;

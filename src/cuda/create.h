@@ -16,6 +16,8 @@ struct spd_cuda_device {
   int major, minor;
 };
 int spd_cuda_built(void);
+/* Whether this process is a fork of one that has used CUDA, and cannot use it itself. */
+int spd_cuda_forked(void);
 /* Devices that can be used now: 0 without a driver, and in a forked child. */
 int spd_cuda_count(void);
 spd_status spd_cuda_describe(struct spd_cuda_device *description, int device, struct spd_error *error);

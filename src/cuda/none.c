@@ -4,6 +4,8 @@
 
 int spd_cuda_built(void) { return 0; }
 
+int spd_cuda_forked(void) { return 0; }
+
 int spd_cuda_count(void) { return 0; }
 
 static spd_status refuse(struct spd_error *error) {
