@@ -404,36 +404,36 @@ static double use_backend(spd_precision precision, const struct spd_network *net
 static void test_kept(void) {
   struct spd_architecture a = small_architecture();
   struct spd_network net;
-  struct spd_backend *both[3];
+  struct spd_backend *used[3];
   MUST(spd_network_init(&net, &a, error));
   struct small_data d = small_data_new(&net, 2, 5);
   spd_cuda_release();
   const double first = use_backend(SPD_PRECISION_FP16, &net, &d), again = use_backend(SPD_PRECISION_FP16, &net, &d);
   printf("a new backend: %.1f ms; the next: %.1f ms\n", 1e3 * first, 1e3 * again);
 #ifdef TEST_CUDA_ON_CPU
-  const size_t opened = 4, of_one = device_leaks(); /* two streams, cuBLAS, its workspace; and an arena that is not too large */
+  const size_t opened = 4, of_one = device_leaks(); /* two streams, cuBLAS and its workspace; an arena if it is small */
 #ifdef __SANITIZE_ADDRESS__
-  CHECK(of_one == opened, "a destroyed backend leaves %zu things, the large arena among them", of_one);
+  CHECK(of_one == opened, "a destroyed backend leaves %zu things, its large arena among them", of_one);
 #else
   CHECK(of_one == opened + 1, "a destroyed backend leaves %zu things, without its arena", of_one);
 #endif
   use_backend(SPD_PRECISION_FP32, &net, &d);
   CHECK(device_leaks() == of_one, "after another there are %zu things instead of %zu", device_leaks(), of_one);
-  for (int i = 0; i < 3; i++) MUST(spd_cuda_create(&both[i], SPD_PRECISION_BF16, error));
+  for (int i = 0; i < 3; i++) MUST(spd_cuda_create(&used[i], SPD_PRECISION_BF16, error));
   CHECK(device_leaks() == of_one + 2 * opened, "three backends in use have %zu things", device_leaks());
-  for (int i = 0; i < 3; i++) both[i]->ops->destroy(both[i]);
+  for (int i = 0; i < 3; i++) used[i]->ops->destroy(used[i]);
   CHECK(device_leaks() == of_one + opened, "two are kept, with %zu things", device_leaks());
   spd_cuda_release();
   CHECK(device_leaks() == 0, "given back, but for %zu things", device_leaks());
   for (long call = 0; call < 3; call++) { /* what cannot be synchronised is not kept */
-    MUST(spd_cuda_create(&both[0], SPD_PRECISION_FP32, error));
+    MUST(spd_cuda_create(&used[0], SPD_PRECISION_FP32, error));
     device_set_failure(call);
-    both[0]->ops->destroy(both[0]);
+    used[0]->ops->destroy(used[0]);
     CHECK(device_failure() < 0 && device_leaks() == 0, "a backend whose end fails at call %ld leaves %zu things", call, device_leaks());
     device_set_failure(-1);
   }
 #else
-  (void)both;
+  (void)used;
   CHECK(again < 0.02, "a backend after another takes %.0f ms", 1e3 * again);
 #endif
   small_data_free(&d);
