@@ -4,7 +4,8 @@
  *   - device memory cannot be touched by the host, has poisoned borders (under ASan) and starts as NaN;
  *   - streams are as late or as early as they may be: see device_streams;
  *   - threads run in an order of choice: a missing barrier changes results;
- *   - any call can be made to fail. */
+ *   - any call can be made to fail;
+ *   - any call in a forked child ends it. */
 #ifndef SPD_TEST_DEVICE_H
 #define SPD_TEST_DEVICE_H
 
