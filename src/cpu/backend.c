@@ -116,6 +116,18 @@ static spd_status cpu_enter(struct spd_backend *backend, struct spd_error *error
 
 static void cpu_leave(struct spd_backend *backend) { (void)backend; }
 
+static spd_status cpu_repeat(struct spd_backend *backend, struct spd_recording **recording,
+                             spd_status (*work)(const void *context, struct spd_error *), const void *context, struct spd_error *error) {
+  (void)backend;
+  (void)recording;
+  return work(context, error);
+}
+
+static void cpu_forget(struct spd_backend *backend, struct spd_recording *recording) {
+  (void)backend;
+  (void)recording;
+}
+
 static const struct spd_backend_ops cpu_ops = {
     /* .name = */ "cpu",
     /* .shares_host_memory = */ 1,
@@ -133,6 +145,8 @@ static const struct spd_backend_ops cpu_ops = {
     /* .lane_take = */ cpu_lane_take,
     /* .enter = */ cpu_enter,
     /* .leave = */ cpu_leave,
+    /* .repeat = */ cpu_repeat,
+    /* .forget = */ cpu_forget,
     /* .stem_forward = */ cpu_stem_forward,
     /* .stem_backward = */ cpu_stem_backward,
     /* .block_forward = */ cpu_block_forward,

@@ -107,7 +107,7 @@ spd_status cuda_reserve(struct spd_backend *backend, size_t bytes, struct spd_er
   void *larger = NULL;
   CUDA_TRY(cudaStreamSynchronize(cuda->stream));
   cudaFree(cuda->arena);
-  cuda->arena = NULL, cuda->arena_bytes = 0;
+  cuda->arena = NULL, cuda->arena_bytes = 0, cuda->generation++;
   SPD_TRY(cuda_alloc(backend, &larger, bytes, error));
   cuda->arena = (char *)larger, cuda->arena_bytes = bytes;
   return SPD_STATUS_OK;
@@ -225,6 +225,60 @@ static spd_status cuda_gather(struct spd_backend *backend, float *y, const float
 
 static void cuda_leave(struct spd_backend *backend) { (void)backend; }
 
+/* ---- recordings: the launches of a pass as a CUDA graph, which is launched as one. Launches have pointers into the arena: when that has
+ * moved, recordings are void. ---- */
+
+struct spd_recording {
+  cudaGraphExec_t graph;    /* NULL: not recorded yet */
+  unsigned long generation; /* of the arena */
+};
+
+static void cuda_forget(struct spd_backend *backend, struct spd_recording *recording) {
+  (void)backend;
+  if (recording && recording->graph && !forked()) cudaGraphExecDestroy(recording->graph);
+  free(recording);
+}
+
+/* Launches nothing */
+static spd_status record(cudaGraphExec_t *to, cudaStream_t stream, spd_status (*work)(const void *, struct spd_error *),
+                         const void *context, struct spd_error *error) {
+  cudaGraph_t graph = NULL;
+  CUDA_TRY(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  const spd_status status = work(context, error);
+  cudaError_t code = cudaStreamEndCapture(stream, &graph);
+  if (status == SPD_STATUS_OK && code == cudaSuccess) code = cudaGraphInstantiateWithFlags(to, graph, 0);
+  if (graph) cudaGraphDestroy(graph);
+  if (status != SPD_STATUS_OK) {
+    cudaGetLastError(); /* that the recording is void is not the next launch's error */
+    return status;
+  }
+  return code == cudaSuccess ? SPD_STATUS_OK : cuda_fail(error, code, "a recording");
+}
+
+/* The first time only runs it: the arena grows to its size, and cuBLAS loads its kernels, which is not possible while launches are
+ * recorded. The second time records. */
+static spd_status cuda_repeat(struct spd_backend *backend, struct spd_recording **recording,
+                              spd_status (*work)(const void *, struct spd_error *), const void *context, struct spd_error *error) {
+  struct cuda_backend *cuda = cuda_of(backend);
+  struct spd_recording *known = *recording;
+  if (!backend->records) return work(context, error);
+  if (!known || known->generation != cuda->generation) {
+    cuda_forget(backend, known);
+    *recording = NULL;
+    SPD_TRY(work(context, error));
+    *recording = known = (struct spd_recording *)calloc(1, sizeof *known); /* if there is none, the next time is the first again */
+    if (known) known->generation = cuda->generation;
+    return SPD_STATUS_OK;
+  }
+  if (!known->graph) {
+    cudaGraphExec_t graph = NULL;
+    SPD_TRY(record(&graph, cuda->stream, work, context, error));
+    known->graph = graph;
+  }
+  CUDA_TRY(cudaGraphLaunch(known->graph, cuda->stream));
+  return SPD_STATUS_OK;
+}
+
 /* ---- the table ---- */
 
 static void cuda_destroy(struct spd_backend *backend); /* below, beside what opens one */
@@ -246,6 +300,8 @@ static const struct spd_backend_ops cuda_ops = {
     /* .lane_take = */ cuda_lane_take,
     /* .enter = */ cuda_use,
     /* .leave = */ cuda_leave,
+    /* .repeat = */ cuda_repeat,
+    /* .forget = */ cuda_forget,
     /* .stem_forward = */ cuda_stem_forward,
     /* .stem_backward = */ cuda_stem_backward,
     /* .block_forward = */ cuda_block_forward,
@@ -367,7 +423,7 @@ static void cuda_destroy(struct spd_backend *backend) {
   }
   if (cuda->arena_bytes > CUDA_KEPT_ARENA) {
     cudaFree(cuda->arena);
-    cuda->arena = NULL, cuda->arena_bytes = 0;
+    cuda->arena = NULL, cuda->arena_bytes = 0, cuda->generation++;
   }
   kept[slot] = cuda;
 }
@@ -419,7 +475,7 @@ extern "C" spd_status spd_cuda_create(struct spd_backend **backend, spd_precisio
   SPD_TRY(take_device(&cuda, device, error));
   cuda->base.ops = &cuda_ops;
   cuda->base.plane_width = precision == SPD_PRECISION_FP16 || precision == SPD_PRECISION_BF16 ? 2 : sizeof(float);
-  cuda->base.keeps_winners = 1;
+  cuda->base.keeps_winners = cuda->base.records = 1;
   cuda->precision = precision;
   *backend = &cuda->base;
   return SPD_STATUS_OK;

@@ -26,6 +26,7 @@ struct cuda_backend {
   void *blas_workspace;
   char *arena; /* workspace of one stage at a time, as large as the largest has needed */
   size_t arena_bytes;
+  unsigned long generation; /* of the arena: how often it has moved */
 };
 
 static inline struct cuda_backend *cuda_of(struct spd_backend *backend) { return (struct cuda_backend *)backend; }

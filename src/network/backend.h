@@ -263,6 +263,8 @@ struct spd_lane {
   void *backend; /* the backend's own data */
 };
 
+struct spd_recording; /* the backend's own */
+
 /* Filled positionally, one comment per entry, because backend.cu is C++14, which has no designated initialisers; the tests compile it with
  * -Werror=missing-field-initializers. */
 struct spd_backend_ops {
@@ -288,6 +290,11 @@ struct spd_backend_ops {
   /* Brackets around a run of stages: a backend may take and give back process-wide settings here. */
   spd_status (*enter)(struct spd_backend *, struct spd_error *);
   void (*leave)(struct spd_backend *);
+  /* Runs work(context) between the two. With the same *recording, initially NULL, it is always the same work on the same buffers: a
+   * backend may record what it launches and replay that without calling work(), which has no other effect. */
+  spd_status (*repeat)(struct spd_backend *, struct spd_recording **recording, spd_status (*work)(const void *context, struct spd_error *),
+                       const void *context, struct spd_error *);
+  void (*forget)(struct spd_backend *, struct spd_recording *); /* frees one, or NULL */
 
   spd_status (*stem_forward)(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
   spd_status (*stem_backward)(struct spd_backend *, const struct spd_stem *, size_t n, struct spd_error *);
@@ -335,6 +342,7 @@ struct spd_backend_ops {
 struct spd_backend {
   const struct spd_backend_ops *ops;
   size_t plane_width; /* bytes of a plane's element: 4 (float) or 2 */
+  int records;        /* repeat() replays; tests compare with a backend that does not */
   int keeps_winners;  /* the stem's forward keeps where maxima are; otherwise its backward finds them again */
 };
 

@@ -367,6 +367,7 @@ spd_status spd_model_create(struct spd_model **out, const struct spd_network *ne
 
 void spd_model_destroy(struct spd_model *model) {
   if (!model) return;
+  for (size_t i = 0; i < MAX_RECORDINGS; i++) model->backend->ops->forget(model->backend, model->recorded[i].recording);
   for (size_t i = 0; i < model->n_buffers; i++) model->backend->ops->free(model->backend, model->buffers[i]);
   free(model);
 }

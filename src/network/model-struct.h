@@ -4,7 +4,9 @@
 
 #include "network/model.h"
 
-enum { MAX_LAYERS = SPD_MAX_HIDDEN + 1, MAX_BUFFERS = 160 };
+/* MAX_RECORDINGS: a training has some five passes, over full batches and the last of an epoch and of a validation, with and without
+ * invariance */
+enum { MAX_LAYERS = SPD_MAX_HIDDEN + 1, MAX_BUFFERS = 160, MAX_RECORDINGS = 32 };
 
 /* The convolutional part; the spectrum's and the weights' encoder have one each. */
 struct trunk {
@@ -17,6 +19,22 @@ struct tap {
   struct spd_plane plane, gradient_plane;
   float *value, *gradient; /* NULL for planes; `gradient` also if it is not kept */
   struct spd_rows rows;
+};
+
+/* One of the passes through stages, and all that its launches depend on besides what is bound once */
+typedef spd_status model_pass(struct spd_model *model, struct spd_error *error);
+struct pass {
+  model_pass *run;
+  size_t n, copies, from, to; /* of the model; from, to: of a backward pass */
+  const float *added_rest, *added_latent;
+  uint64_t version; /* of the weights */
+};
+
+/* A pass that the backend may have recorded; `used` counts passes, 0: the place is free */
+struct recorded {
+  struct pass pass;
+  struct spd_recording *recording;
+  uint64_t used;
 };
 
 struct spd_model {
@@ -40,9 +58,12 @@ struct spd_model {
   struct spd_loss loss;
   float *observed, *dobserved;
   struct tap taps[SPD_TENSORS];
-  spd_tensor reached;      /* where the last backward pass ended; it has overwritten gradients of tensors before that */
+  spd_tensor from;         /* where the last backward pass began, SPD_TENSORS: at the loss */
+  spd_tensor reached;      /* where it ended; it has overwritten gradients of tensors before that */
   size_t n_buffers, bytes; /* bytes: of all buffers */
   void *buffers[MAX_BUFFERS];
+  struct recorded recorded[MAX_RECORDINGS];
+  uint64_t passes; /* that have been run */
 };
 
 #endif

@@ -131,16 +131,6 @@ spd_status spd_model_set_latent(struct spd_model *model, const float *latent, si
 /* The encoder's: copies come after the spectra */
 #define ENCODER_VARIABLES(model) PASS_VARIABLES_OF(model, (model)->n + (model)->copies)
 
-typedef spd_status forward_pass(struct spd_model *model, struct spd_error *error);
-
-/* Between enter and leave of the backend */
-static spd_status bracketed(struct spd_model *model, forward_pass *pass, struct spd_error *error) {
-  SPD_TRY(model->backend->ops->enter(model->backend, error));
-  const spd_status status = pass(model, error);
-  model->backend->ops->leave(model->backend);
-  return status;
-}
-
 static spd_status trunk_forward(struct spd_model *model, struct trunk *trunk, struct spd_error *error) {
   ENCODER_VARIABLES(model);
   RUN(stem_forward, &trunk->stem);
@@ -175,31 +165,8 @@ static spd_status observe(struct spd_model *model, struct spd_error *error) {
 
 static spd_status calibrate(struct spd_model *model, struct spd_error *error) {
   PASS_VARIABLES(model);
-  if (model->calibrate.calibration.terms) RUN(calibrate_forward, &model->calibrate);
+  RUN(calibrate_forward, &model->calibrate);
   return SPD_STATUS_OK;
-}
-
-spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) { return bracketed(model, encode, error); }
-spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) { return bracketed(model, decode, error); }
-spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) { return bracketed(model, observe, error); }
-spd_status spd_model_calibrate(struct spd_model *model, struct spd_error *error) { return bracketed(model, calibrate, error); }
-spd_status spd_model_get_calibration(double *coefficient, const struct spd_model *model, struct spd_error *error) {
-  const struct spd_calibration *calibration = &model->calibrate.calibration;
-  return download(model, coefficient, calibration->coefficient, model->n * calibration->terms * sizeof *coefficient, error);
-}
-spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error) {
-  PASS_VARIABLES(model);
-  struct spd_loss stage = model->loss;
-  stage.loss = losses;
-  SPD_TRY(ops->enter(backend, error));
-  spd_status status = calibrate(model, error);
-  if (status == SPD_STATUS_OK) status = ops->loss_forward(backend, &stage, n, error);
-  ops->leave(backend);
-  return status;
-}
-spd_status spd_model_score(struct spd_model *model, double *losses, struct spd_error *error) {
-  SPD_TRY(spd_model_score_into(model, model->loss.loss, error));
-  return download(model, losses, model->loss.loss, model->n * sizeof *losses, error);
 }
 
 static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, spd_tensor to, struct spd_error *error) {
@@ -229,12 +196,14 @@ static spd_status add_gradient(struct spd_model *model, spd_tensor tensor, const
                                   error);
 }
 
-/* From the gradient at `model->reached` down to `to`, an earlier tensor */
-static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_error *error) {
+/* From the gradient at `model->from`, or from the loss, down to `model->reached`, an earlier tensor */
+static spd_status backward(struct spd_model *model, struct spd_error *error) {
   PASS_VARIABLES(model);
-  const spd_tensor from = model->reached;
-  model->reached = to;
-  if (from > SPD_TENSOR_OBSERVED && model->calibrate.calibration.terms) RUN(calibrate_backward, &model->calibrate);
+  const spd_tensor from = model->from, to = model->reached;
+  if (from > SPD_TENSOR_OBSERVED) {
+    RUN(loss_backward, &model->loss);
+    if (model->calibrate.calibration.terms) RUN(calibrate_backward, &model->calibrate);
+  }
   if (from >= SPD_TENSOR_OBSERVED && to < SPD_TENSOR_OBSERVED) {
     if (model->lsf.size) RUN(lsf_backward, &model->lsf);
     RUN(resample_backward, &model->resample);
@@ -247,20 +216,95 @@ static spd_status backward(struct spd_model *model, spd_tensor to, struct spd_er
   return to < SPD_TENSOR_LATENT ? encoder_backward(model, to, error) : SPD_STATUS_OK;
 }
 
-static spd_status backward_loss(struct spd_model *model, spd_tensor to, struct spd_error *error) {
-  SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
+/* ---- running them ---- */
+
+static struct pass pass_of(const struct spd_model *model, model_pass *run) {
+  const int down = run == backward;
+  return (struct pass){.run = run,
+                       .n = model->n,
+                       .copies = model->copies,
+                       .from = down ? model->from : 0,
+                       .to = down ? model->reached : 0,
+                       .added_rest = model->added_rest,
+                       .added_latent = model->added_latent,
+                       .version = model->spectrum.blocks[0].version};
+}
+
+static int same_pass(const struct pass *a, const struct pass *b) {
+  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->from == b->from && a->to == b->to &&
+         a->added_rest == b->added_rest && a->added_latent == b->added_latent && a->version == b->version;
+}
+
+/* Where the pass's recording is, or will be: in place of the one that has not been used for longest */
+static struct recorded *recorded_pass(struct spd_model *model, const struct pass *pass) {
+  struct recorded *to = model->recorded, *const end = model->recorded + MAX_RECORDINGS;
+  for (struct recorded *r = to; r < end; r++) {
+    if (r->used && same_pass(&r->pass, pass)) return r;
+    if (r->used < to->used) to = r;
+  }
+  model->backend->ops->forget(model->backend, to->recording);
+  *to = (struct recorded){.pass = *pass};
+  return to;
+}
+
+struct work {
+  struct spd_model *model;
+  model_pass *run;
+};
+
+static spd_status run_work(const void *context, struct spd_error *error) {
+  const struct work *work = context;
+  return work->run(work->model, error);
+}
+
+static spd_status run(struct spd_model *model, model_pass *pass, struct spd_error *error) {
   struct spd_backend *backend = model->backend;
+  const struct pass wanted = pass_of(model, pass);
+  const struct work work = {model, pass};
   SPD_TRY(backend->ops->enter(backend, error));
-  spd_status status = backend->ops->loss_backward(backend, &model->loss, model->n, error);
-  model->reached = SPD_TENSOR_CALIBRATED;
-  if (status == SPD_STATUS_OK) status = backward(model, to, error);
+  struct recorded *recorded = recorded_pass(model, &wanted);
+  recorded->used = ++model->passes;
+  const spd_status status = backend->ops->repeat(backend, &recorded->recording, run_work, &work, error);
   backend->ops->leave(backend);
   return status;
 }
 
-spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) { return backward_loss(model, SPD_TENSOR_INPUT, error); }
+spd_status spd_model_encode(struct spd_model *model, struct spd_error *error) { return run(model, encode, error); }
+spd_status spd_model_decode(struct spd_model *model, struct spd_error *error) { return run(model, decode, error); }
+spd_status spd_model_observe(struct spd_model *model, struct spd_error *error) { return run(model, observe, error); }
+spd_status spd_model_calibrate(struct spd_model *model, struct spd_error *error) {
+  return model->calibrate.calibration.terms ? run(model, calibrate, error) : SPD_STATUS_OK;
+}
+spd_status spd_model_get_calibration(double *coefficient, const struct spd_model *model, struct spd_error *error) {
+  const struct spd_calibration *calibration = &model->calibrate.calibration;
+  return download(model, coefficient, calibration->coefficient, model->n * calibration->terms * sizeof *coefficient, error);
+}
+spd_status spd_model_score_into(struct spd_model *model, double *losses, struct spd_error *error) {
+  struct spd_backend *backend = model->backend;
+  struct spd_loss stage = model->loss;
+  stage.loss = losses; /* another place with each batch: not in a recording */
+  SPD_TRY(spd_model_calibrate(model, error));
+  SPD_TRY(backend->ops->enter(backend, error));
+  const spd_status status = backend->ops->loss_forward(backend, &stage, model->n, error);
+  backend->ops->leave(backend);
+  return status;
+}
+spd_status spd_model_score(struct spd_model *model, double *losses, struct spd_error *error) {
+  SPD_TRY(spd_model_score_into(model, model->loss.loss, error));
+  return download(model, losses, model->loss.loss, model->n * sizeof *losses, error);
+}
+
+static spd_status run_backward(struct spd_model *model, spd_tensor from, spd_tensor to, struct spd_error *error) {
+  SPD_TRY(need(model, SPD_MODEL_GRADIENT, error));
+  model->from = from, model->reached = to;
+  return run(model, backward, error);
+}
+
+spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) {
+  return run_backward(model, SPD_TENSORS, SPD_TENSOR_INPUT, error);
+}
 spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error *error) {
-  return backward_loss(model, SPD_TENSOR_LATENT, error);
+  return run_backward(model, SPD_TENSORS, SPD_TENSOR_LATENT, error);
 }
 
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,
@@ -269,11 +313,7 @@ spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, con
   if (from < SPD_TENSOR_LATENT || from > SPD_TENSOR_OBSERVED || to > from)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: a gradient can be given at the latents, restframe or observed frame");
   SPD_TRY(upload(model, model->taps[from].gradient, gradient, model->n * spd_model_tensor_size(model, from) * sizeof(float), error));
-  model->reached = from;
-  SPD_TRY(model->backend->ops->enter(model->backend, error));
-  const spd_status status = backward(model, to, error);
-  model->backend->ops->leave(model->backend);
-  return status;
+  return run_backward(model, from, to, error);
 }
 
 /* ---- reading ---- */

@@ -53,7 +53,10 @@ typedef enum {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
-  cudaErrorLaunchFailure = 719
+  cudaErrorIllegalState = 401,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901
 } cudaError_t;
 const char *cudaGetErrorName(cudaError_t code);
 const char *cudaGetErrorString(cudaError_t code);
@@ -70,6 +73,18 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+
+/* Between begin and end what a stream is given is stored, with its arguments, and not run. What waits for the device or changes its memory
+ * fails meanwhile, and makes the recording void. */
+typedef struct device_graph *cudaGraph_t;
+typedef struct device_graph_exec *cudaGraphExec_t;
+typedef enum { cudaStreamCaptureModeThreadLocal = 1 } cudaStreamCaptureMode;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 typedef enum { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 } cudaMemcpyKind;
 cudaError_t cudaMalloc(void **pointer, size_t bytes);
@@ -93,7 +108,8 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
 typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 
-void device_enqueue(cudaStream_t stream, std::function<void()> work);
+/* Runs, keeps or records the work; false if the recording is void */
+bool device_enqueue(cudaStream_t stream, std::function<void()> work);
 /* `shared` bytes of dynamic shared memory, which start as NaN for each block */
 void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::function<void()> &thread);
 bool device_may_share(const void *kernel, size_t bytes);
@@ -107,7 +123,8 @@ void device_launch(dim3 blocks, dim3 threads, size_t shared, cudaStream_t stream
   if (device_fails() || threads.x * threads.y * threads.z > 1024 || blocks.x == 0 || !device_may_share((const void *)kernel, shared))
     return device_launch_failed();
   std::tuple<P...> copies(arguments...);
-  device_enqueue(stream, [=] { device_run_blocks(blocks, threads, shared, [&] { std::apply(kernel, copies); }); });
+  if (!device_enqueue(stream, [=] { device_run_blocks(blocks, threads, shared, [&] { std::apply(kernel, copies); }); }))
+    device_launch_failed();
 }
 #define CUDA_RUN(kernel, blocks, threads, shared, stream, ...) device_launch(blocks, threads, shared, stream, kernel, __VA_ARGS__)
 #define CUDA_SHARED(type, name) type *const name = (type *)device_shared

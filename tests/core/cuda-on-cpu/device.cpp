@@ -10,6 +10,7 @@
 
 #include <deque>
 #include <map>
+#include <memory>
 #include <set>
 #include <vector>
 
@@ -55,11 +56,25 @@ bool device_fails() {
 }
 void device_launch_failed() { last_error = cudaErrorLaunchFailure; }
 
+/* What a stream is given while it is recorded */
+typedef std::vector<std::function<void()>> device_recording;
+static cudaStream_t recorded; /* the stream that is; NULL: none */
+static device_recording recording;
+static bool recording_void;
+
 /* A failed call leaves its error for whoever asks next, as a real one does. */
 #define MAY_FAIL \
   if (device_fails()) return last_error = cudaErrorLaunchFailure
+/* ... of a call that must not be made while a stream is recorded */
+#define NOT_RECORDED \
+  if (recorded) return recording_void = true, last_error = cudaErrorStreamCaptureUnsupported
+static cudaError_t unless_void(bool taken) { return taken ? cudaSuccess : last_error = cudaErrorStreamCaptureInvalidated; }
 
-const char *cudaGetErrorName(cudaError_t code) { return code == cudaErrorLaunchFailure ? "cudaErrorLaunchFailure" : "cudaError"; }
+const char *cudaGetErrorName(cudaError_t code) {
+  return code == cudaErrorLaunchFailure              ? "cudaErrorLaunchFailure"
+         : code == cudaErrorStreamCaptureUnsupported ? "cudaErrorStreamCaptureUnsupported"
+                                                     : "cudaError";
+}
 const char *cudaGetErrorString(cudaError_t code) { return code == cudaErrorLaunchFailure ? "unspecified launch failure" : "some error"; }
 cudaError_t cudaGetLastError() {
   check_process();
@@ -90,6 +105,7 @@ static void close_memory() {
 
 cudaError_t cudaMalloc(void **pointer, size_t bytes) {
   MAY_FAIL;
+  NOT_RECORDED;
   if (bytes > memory_limit - memory_used) return cudaErrorMemoryAllocation;
   if (!range) {
     range = (char *)mmap(NULL, range_bytes + ((size_t)2 << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -118,6 +134,7 @@ static void drain_all();
 cudaError_t cudaFree(void *pointer) {
   check_process();
   if (!pointer) return cudaSuccess;
+  NOT_RECORDED;
   drain_all();
   const auto found = allocations.find(pointer);
   if (found == allocations.end()) abort();
@@ -139,6 +156,7 @@ cudaError_t cudaFree(void *pointer) {
 
 cudaError_t cudaMallocHost(void **pointer, size_t bytes) {
   MAY_FAIL;
+  NOT_RECORDED;
   *pointer = malloc(bytes);
   memset(*pointer, 0xff, bytes);
   pinned.insert(*pointer);
@@ -149,6 +167,7 @@ cudaError_t cudaMallocHost(void **pointer, size_t bytes) {
 cudaError_t cudaFreeHost(void *pointer) {
   check_process();
   if (!pointer) return cudaSuccess;
+  NOT_RECORDED;
   if (!pinned.erase(pointer)) abort();
   free(pointer);
   leaks--;
@@ -188,11 +207,16 @@ static void drain_all() {
   for (cudaStream_t stream : streams) drain(stream, stream->issued);
 }
 
-void device_enqueue(cudaStream_t stream, std::function<void()> work) {
+bool device_enqueue(cudaStream_t stream, std::function<void()> work) {
+  if (stream == recorded) {
+    recording.push_back(std::move(work));
+    return !recording_void;
+  }
   stream->queue.push_back(std::move(work));
   stream->issued++;
   const bool late = stream->number == 0 ? stream_order == DEVICE_FIRST_LATE : stream_order == DEVICE_SECOND_LATE;
   if (!late) drain(stream, stream->issued);
+  return true;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
@@ -217,6 +241,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   MAY_FAIL;
+  if (stream == recorded) NOT_RECORDED;
   drain(stream, stream->issued);
   return cudaSuccess;
 }
@@ -236,8 +261,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 
+/* Real recordings may have events in them; ours have none. */
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   MAY_FAIL;
+  if (stream == recorded) NOT_RECORDED;
   event->stream = stream;
   event->position = stream->issued;
   return cudaSuccess;
@@ -245,6 +272,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   MAY_FAIL;
+  if (stream == recorded) NOT_RECORDED;
   const device_event now = *event;
   if (now.stream) device_enqueue(stream, [=] { drain(now.stream, now.position); });
   return cudaSuccess;
@@ -252,23 +280,24 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   MAY_FAIL;
+  NOT_RECORDED;
   if (event->stream) drain(event->stream, event->position);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
   MAY_FAIL;
-  device_enqueue(stream, [=] {
+  return unless_void(device_enqueue(stream, [=] {
     open_memory();
     memset(to, value, bytes);
     close_memory();
-  });
-  return cudaSuccess;
+  }));
 }
 
+/* A recording reads and writes the host's memory when it runs. */
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   MAY_FAIL;
-  if (kind == cudaMemcpyHostToDevice && !pinned.count((void *)from)) { /* pageable: read now */
+  if (stream != recorded && kind == cudaMemcpyHostToDevice && !pinned.count((void *)from)) { /* pageable: read now */
     const std::vector<char> staged((const char *)from, (const char *)from + bytes);
     device_enqueue(stream, [=] {
       open_memory();
@@ -277,12 +306,76 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     });
     return cudaSuccess;
   }
-  device_enqueue(stream, [=] {
+  const bool taken = device_enqueue(stream, [=] {
     open_memory();
     memcpy(to, from, bytes);
     close_memory();
   });
-  if (kind == cudaMemcpyDeviceToHost && !pinned.count(to)) drain(stream, stream->issued);
+  if (stream != recorded && kind == cudaMemcpyDeviceToHost && !pinned.count(to)) drain(stream, stream->issued);
+  return unless_void(taken);
+}
+
+/* ---- recordings ---- */
+
+struct device_graph {
+  device_recording work;
+};
+struct device_graph_exec {
+  std::shared_ptr<const device_recording> work; /* may be destroyed while it is on its way */
+};
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  MAY_FAIL;
+  if (recorded) return last_error = cudaErrorIllegalState;
+  recorded = stream;
+  recording_void = false;
+  return cudaSuccess;
+}
+
+/* Ends it, whatever it returns */
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+  *graph = NULL;
+  if (recorded != stream) return last_error = cudaErrorIllegalState;
+  device_recording work;
+  work.swap(recording);
+  recorded = NULL;
+  MAY_FAIL;
+  if (recording_void) return last_error = cudaErrorStreamCaptureInvalidated;
+  *graph = new device_graph{std::move(work)};
+  leaks++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+  MAY_FAIL;
+  *exec = new device_graph_exec{std::make_shared<const device_recording>(graph->work)};
+  leaks++;
+  return cudaSuccess;
+}
+
+static size_t replays;
+size_t device_replays(void) { return replays; }
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  MAY_FAIL;
+  NOT_RECORDED;
+  replays++;
+  const std::shared_ptr<const device_recording> all = exec->work;
+  device_enqueue(stream, [=] {
+    for (const std::function<void()> &work : *all) work();
+  });
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  leaks--;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  leaks--;
   return cudaSuccess;
 }
 
@@ -494,6 +587,7 @@ const char *cublasGetStatusString(cublasStatus_t) { return "some cuBLAS error"; 
 
 cublasStatus_t cublasCreate(cublasHandle_t *handle) {
   BLAS_MAY_FAIL;
+  if (recorded) return CUBLAS_STATUS_ALLOC_FAILED;
   *handle = new device_blas();
   leaks++;
   return CUBLAS_STATUS_SUCCESS;
@@ -600,7 +694,7 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
   const bool on_device = handle->factors == CUBLAS_POINTER_MODE_DEVICE; /* then they are read when the product runs */
   const float *const alpha_at = (const float *)alpha, *const beta_at = (const float *)beta;
   const float alpha_now = on_device ? 0 : *alpha_at, beta_now = on_device ? 0 : *beta_at;
-  device_enqueue(handle->stream, [=] {
+  const auto product = [=] {
     const long long width = (long long)width_of(type_a), width_c = (long long)width_of(type_c);
     open_memory();
     for (int i = 0; i < batch; i++)
@@ -608,8 +702,8 @@ cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation
                (const char *)b + i * step_b * width, ldb, on_device ? *beta_at : beta_now, (char *)c + i * step_c * width_c, type_c, ldc,
                compute);
     close_memory();
-  });
-  return CUBLAS_STATUS_SUCCESS;
+  };
+  return device_enqueue(handle->stream, product) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
 cublasStatus_t cublasGemmEx(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha,

@@ -4,6 +4,7 @@
  *   - device memory cannot be touched by the host, has poisoned borders (under ASan) and starts as NaN;
  *   - streams are as late or as early as they may be: see device_streams;
  *   - threads run in an order of choice: a missing barrier changes results;
+ *   - what a stream records is not run, and runs later with the arguments of then; what must not be called meanwhile fails;
  *   - any call can be made to fail;
  *   - any call in a forked child ends it. */
 #ifndef SPD_TEST_DEVICE_H
@@ -28,7 +29,9 @@ void device_set_shared(size_t bytes);
 void device_set_failure(long calls);
 /* Calls that are still to come before the failure; negative when it has happened. */
 long device_failure(void);
-/* Bytes of device memory, pinned buffers, streams, events and handles that nobody has given back */
+/* Recordings that have been launched */
+size_t device_replays(void);
+/* Bytes of device memory, pinned buffers, streams, events, handles and recordings that nobody has given back */
 size_t device_leaks(void);
 
 #ifdef __cplusplus
