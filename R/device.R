@@ -11,8 +11,13 @@
 #'   CUDA version, precision and batch size.
 #'
 #'   A build with CUDA works without a GPU or driver, on the CPU. Of several GPUs the first is used; the environment variable
-#'   `CUDA_VISIBLE_DEVICES` selects another. CUDA cannot be used in forked processes ([parallel::mclapply()]): `device =
-#'   "cuda"` is refused there, and `"auto"` takes the CPU.
+#'   `CUDA_VISIBLE_DEVICES` selects another. Forks of a process that has used a GPU ([parallel::mclapply()]) cannot use one:
+#'   `device = "cuda"` is refused there, and `"auto"` takes the CPU. The processes of [parallel::makeCluster()] can.
+#'
+#'   `device = "auto"` takes a GPU if there is one. `options(spender.device = "cpu")`, or the environment variable `SPENDER_DEVICE=cpu`
+#'   where the option is not set, makes it the CPU; `"cuda"` makes it the GPU, and an error where none can be used.
+#'
+#'   What a fit or prediction has opened on a GPU stays open for the next one; [release_gpu()] gives it back.
 #' @export
 #' @examples
 #' devices()
@@ -69,22 +74,54 @@ fit_threads <- function(threads) {
   threads
 }
 
+#' Give back what is kept open on a GPU
+#'
+#' Opening a GPU takes tenths of a second. What a fit or prediction has opened (streams, handles and up to 200 MB of workspace) is
+#' therefore kept for the next one, until R ends or the package is unloaded. This function gives it back sooner, for other programs that
+#' use the GPU; the next fit opens it anew. CUDA itself keeps some hundred MB for as long as the process lives. Without a GPU the function
+#' does nothing.
+#'
+#' @return `NULL`, invisibly.
+#' @seealso [devices()]
+#' @export
+#' @examples
+#' release_gpu()
+release_gpu <- function() invisible(.Call(ffi_cuda_release))
+
+# What "auto" means: list(device, asked by). The option, else the environment variable, else a GPU if there is one.
+auto_device <- function() {
+  option <- getOption("spender.device")
+  by <- if (is.null(option)) "SPENDER_DEVICE" else "options(\"spender.device\")"
+  device <- if (!is.null(option)) option else Sys.getenv("SPENDER_DEVICE", "auto")
+  if (identical(device, "")) device <- "auto"
+  check_choice(device, by, c("auto", "cpu", "cuda"))
+  list(device = device, by = by)
+}
+
 # Resolves `device`: "auto" falls back to the CPU, "cuda" fails instead. Returns the list that .Call entries read; on a CPU precision is
 # fp32.
 choose_device <- function(device, precision, threads) {
   check_choice(device, "device", c("auto", "cpu", "cuda"))
+  by <- "device"
+  if (device == "auto") {
+    auto <- auto_device()
+    device <- auto$device
+    by <- auto$by
+  }
   check_choice(precision, "precision", c("fp32", "tf32", "fp16", "bf16"))
   threads <- fit_threads(threads)
-  gpu <- if (device != "cpu") .Call(ffi_cuda_devices)$name else character()
-  if (device == "cuda" && length(gpu) == 0) {
-    reason <- if (.Call(ffi_build_info)$cuda) {
-      "there is no GPU that can be used here (no device, no driver, or a forked process)"
-    } else {
+  gpus <- if (device != "cpu") .Call(ffi_cuda_devices)
+  if (device == "cuda" && length(gpus$name) == 0) {
+    reason <- if (!.Call(ffi_build_info)$cuda) {
       "this build of spender has no CUDA (see the README's section on installation)"
+    } else if (gpus$forked) {
+      "a GPU cannot be used in a forked process (parallel::mclapply) whose parent has used it"
+    } else {
+      "there is no GPU that can be used here (no device, or no driver)"
     }
-    abort("unsupported", "`device = \"cuda\"`: ", reason, "; use \"cpu\" or \"auto\".")
+    abort("unsupported", "`", by, " = \"cuda\"`: ", reason, "; use \"cpu\" or \"auto\".")
   }
-  if (length(gpu)) return(list(device = "cuda", precision = precision, threads = threads, name = gpu[1]))
+  if (length(gpus$name)) return(list(device = "cuda", precision = precision, threads = threads, name = gpus$name[1]))
   list(device = "cpu", precision = "fp32", threads = threads,
        name = paste(threads, ngettext(threads, "thread", "threads")))
 }

@@ -48,7 +48,8 @@
 #' @param invariance `NULL`, or further losses that make the latents independent of redshift, from [spender_invariance()].
 #' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
 #' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
-#' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used, see [devices()]) or `"auto"`: a GPU if there is one.
+#' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used) or `"auto"`: a GPU if there is one, or what
+#'   `options(spender.device = )` says (see [devices()]).
 #' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
 #'   products to 11 significant bits; `"fp16"`, operands and stored activations to 11 significant bits in 16, with a scale for each
 #'   gradient that keeps its exponent in range, as exact as `"tf32"` and faster; `"bf16"`, to 8 significant bits. Sums,

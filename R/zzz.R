@@ -8,3 +8,5 @@
 #' @importFrom stats coef logLik nobs predict residuals update setNames
 #' @importFrom graphics plot
 NULL
+
+.onUnload <- function(libpath) release_gpu()

@@ -2,6 +2,7 @@
 #include <R_ext/Rdynload.h>
 
 #include "core/threads.h"
+#include "cuda/create.h"
 #include "r-entries.h"
 #include "r-util.h"
 
@@ -11,6 +12,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_build_info", (DL_FUNC)&ffi_build_info, 0},
     {"ffi_coverage", (DL_FUNC)&ffi_coverage, 4},
     {"ffi_cuda_devices", (DL_FUNC)&ffi_cuda_devices, 0},
+    {"ffi_cuda_release", (DL_FUNC)&ffi_cuda_release, 0},
     {"ffi_decode", (DL_FUNC)&ffi_decode, 8},
     {"ffi_digest", (DL_FUNC)&ffi_digest, 2},
     {"ffi_flat_model", (DL_FUNC)&ffi_flat_model, 5},
@@ -80,6 +82,7 @@ static const R_CallMethodDef entries[] = {
 void R_unload_spender(DllInfo *dll) {
   (void)dll;
   spd_threads_stop();
+  spd_cuda_release();
 }
 
 void R_init_spender(DllInfo *dll) {

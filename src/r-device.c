@@ -26,14 +26,15 @@ SEXP ffi_build_info(void) {
   return list;
 }
 
-/* name, memory (bytes) and compute capability of each GPU that can be used now */
+/* name, memory (bytes) and compute capability of each GPU that can be used now; forked: none can, as a parent process has used CUDA */
 SEXP ffi_cuda_devices(void) {
-  static const char *const names[] = {"name", "memory", "capability"};
+  static const char *const names[] = {"name", "memory", "capability", "forked"};
   const int count = spd_cuda_count();
-  SEXP list = PROTECT(r_list_new(3, names));
+  SEXP list = PROTECT(r_list_new(4, names));
   SET_VECTOR_ELT(list, 0, Rf_allocVector(STRSXP, count));
   SET_VECTOR_ELT(list, 1, Rf_allocVector(REALSXP, count));
   SET_VECTOR_ELT(list, 2, Rf_allocVector(STRSXP, count));
+  SET_VECTOR_ELT(list, 3, Rf_ScalarLogical(spd_cuda_forked()));
   for (int i = 0; i < count; i++) {
     struct spd_cuda_device device;
     struct spd_error error;
@@ -47,4 +48,10 @@ SEXP ffi_cuda_devices(void) {
   }
   UNPROTECT(1);
   return list;
+}
+
+/* Gives back what destroyed backends have left on the GPU. */
+SEXP ffi_cuda_release(void) {
+  spd_cuda_release();
+  return R_NilValue;
 }

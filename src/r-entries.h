@@ -10,6 +10,7 @@ SEXP ffi_attention(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wav
 SEXP ffi_build_info(void);
 SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);
+SEXP ffi_cuda_release(void);
 SEXP ffi_decode(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP latent, SEXP z, SEXP type, SEXP options);
 SEXP ffi_digest(SEXP x, SEXP threads);
 SEXP ffi_flat_model(SEXP flux, SEXP ivar, SEXP rows, SEXP covered, SEXP threads);

@@ -51,10 +51,13 @@ for wanted in $parts; do
         mkdir -p "$lib"
         part install 120 R CMD INSTALL --no-test-load --configure-args=--with-cuda=yes --library="$lib" .
         rm -f src/*.o src/*/*.o src/*.so src/Makevars
-        cp -R tests/testthat "$out/testthat"
-        part package 200 env R_LIBS="$lib" NOT_CRAN=true Rscript --vanilla tools/testthat.R "$out/testthat"
+        for device in cpu cuda; do # what "auto" is in the tests
+          cp -R tests/testthat "$out/testthat"
+          part package-$device 200 env R_LIBS="$lib" NOT_CRAN=true SPENDER_DEVICE=$device Rscript --vanilla tools/testthat.R "$out/testthat"
+          rm -rf "$out/testthat"
+        done
         part training 150 env R_LIBS="$lib" Rscript --vanilla bench/gpu-training.R
-        rm -rf "$lib" "$out/testthat"
+        rm -rf "$lib"
       else echo "| package | | skipped: no R | |" >> "$out/summary.md"
       fi
       ;;

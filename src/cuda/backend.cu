@@ -281,18 +281,7 @@ static spd_status cuda_repeat(struct spd_backend *backend, struct spd_recording 
 
 /* ---- the table ---- */
 
-static void cuda_destroy(struct spd_backend *backend) {
-  struct cuda_backend *cuda = cuda_of(backend);
-  if (!forked()) {
-    if (cuda->stream) cudaStreamSynchronize(cuda->stream);
-    if (cuda->blas) cublasDestroy(cuda->blas);
-    cudaFree(cuda->blas_workspace);
-    cudaFree(cuda->arena);
-    if (cuda->copies) cudaStreamDestroy(cuda->copies);
-    if (cuda->stream) cudaStreamDestroy(cuda->stream);
-  }
-  free(cuda);
-}
+static void cuda_destroy(struct spd_backend *backend); /* below, beside what opens one */
 
 static const struct spd_backend_ops cuda_ops = {
     /* .name = */ "cuda",
@@ -350,6 +339,8 @@ static const struct spd_backend_ops cuda_ops = {
 
 extern "C" int spd_cuda_built(void) { return 1; }
 
+extern "C" int spd_cuda_forked(void) { return forked(); }
+
 extern "C" int spd_cuda_count(void) {
   int count = 0;
   if (forked()) return 0;
@@ -361,27 +352,38 @@ extern "C" int spd_cuda_count(void) {
 }
 
 extern "C" spd_status spd_cuda_describe(struct spd_cuda_device *description, int device, struct spd_error *error) {
+  enum { KNOWN = 16 };
+  static struct spd_cuda_device known[KNOWN]; /* the driver takes milliseconds to answer, always the same */
   struct cudaDeviceProp properties;
   SPD_TRY(refuse_fork(error));
+  if (device >= 0 && device < KNOWN && known[device].memory) {
+    *description = known[device];
+    return SPD_STATUS_OK;
+  }
   CUDA_TRY(cudaGetDeviceProperties(&properties, device));
   memset(description, 0, sizeof *description);
   snprintf(description->name, sizeof description->name, "%s", properties.name);
   description->memory = properties.totalGlobalMem;
   description->major = properties.major, description->minor = properties.minor;
+  if (device < KNOWN) known[device] = *description;
   return SPD_STATUS_OK;
 }
+
+/* ---- opening takes tenths of a second: a backend that is destroyed is kept, synchronised, and the next one takes it over ---- */
+
+enum { KEPT = 2 };
+static struct cuda_backend *kept[KEPT];
+#ifndef CUDA_KEPT_ARENA
+#define CUDA_KEPT_ARENA ((size_t)64 << 20) /* bytes; a larger one is given back */
+#endif
 
 static spd_status open_device(struct spd_backend *backend, struct spd_error *error) {
   const size_t workspace = (size_t)32 << 20; /* cuBLAS's recommendation for Hopper; a fixed size keeps its choice of algorithms the same */
   struct cuda_backend *cuda = cuda_of(backend);
   struct cudaDeviceProp properties;
-  CUDA_TRY(cudaGetDevice(&cuda->device));
   CUDA_TRY(cudaGetDeviceProperties(&properties, cuda->device));
   cuda->multiprocessors = properties.multiProcessorCount;
   cuda->shared_bytes = properties.sharedMemPerBlockOptin;
-  if (cuda->precision == SPD_PRECISION_BF16 && properties.major < 8)
-    return spd_fail(error, SPD_STATUS_UNSUPPORTED, "%s has no bf16 products (compute capability %d.%d, 8.0 is needed)", properties.name,
-                    properties.major, properties.minor);
   CUDA_TRY(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
   CUDA_TRY(cudaStreamCreateWithFlags(&cuda->copies, cudaStreamNonBlocking));
   SPD_TRY(cuda_alloc(backend, &cuda->blas_workspace, workspace, error));
@@ -392,8 +394,71 @@ static spd_status open_device(struct spd_backend *backend, struct spd_error *err
   return SPD_STATUS_OK;
 }
 
+/* In a forked child what is on the device is the parent's. */
+static void close_device(struct cuda_backend *cuda) {
+  if (!forked()) {
+    if (cuda->stream) cudaStreamSynchronize(cuda->stream);
+    if (cuda->blas) cublasDestroy(cuda->blas);
+    cudaFree(cuda->blas_workspace);
+    cudaFree(cuda->arena);
+    if (cuda->copies) cudaStreamDestroy(cuda->copies);
+    if (cuda->stream) cudaStreamDestroy(cuda->stream);
+  }
+  free(cuda);
+}
+
+/* Nothing of the last owner may be under way, or left in cuBLAS by a failed product. */
+static int may_be_kept(const struct cuda_backend *cuda) {
+  return !forked() && cudaStreamSynchronize(cuda->stream) == cudaSuccess && cudaStreamSynchronize(cuda->copies) == cudaSuccess &&
+         cublasSetPointerMode(cuda->blas, CUBLAS_POINTER_MODE_HOST) == CUBLAS_STATUS_SUCCESS;
+}
+
+static void cuda_destroy(struct spd_backend *backend) {
+  struct cuda_backend *cuda = cuda_of(backend);
+  int slot = 0;
+  while (slot < KEPT && kept[slot]) slot++;
+  if (slot == KEPT || !may_be_kept(cuda)) {
+    close_device(cuda);
+    return;
+  }
+  if (cuda->arena_bytes > CUDA_KEPT_ARENA) {
+    cudaFree(cuda->arena);
+    cuda->arena = NULL, cuda->arena_bytes = 0, cuda->generation++;
+  }
+  kept[slot] = cuda;
+}
+
+extern "C" void spd_cuda_release(void) {
+  for (int slot = 0; slot < KEPT; slot++) {
+    if (kept[slot]) close_device(kept[slot]);
+    kept[slot] = NULL;
+  }
+}
+
+/* One that is open on this device already, or a new one */
+static spd_status take_device(struct cuda_backend **out, int device, struct spd_error *error) {
+  for (int slot = 0; slot < KEPT; slot++)
+    if (kept[slot] && kept[slot]->device == device) {
+      *out = kept[slot];
+      kept[slot] = NULL;
+      return SPD_STATUS_OK;
+    }
+  struct cuda_backend *cuda = (struct cuda_backend *)calloc(1, sizeof *cuda);
+  if (!cuda) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the CUDA backend");
+  cuda->device = device;
+  const spd_status status = open_device(&cuda->base, error);
+  if (status != SPD_STATUS_OK) {
+    close_device(cuda);
+    return status;
+  }
+  *out = cuda;
+  return SPD_STATUS_OK;
+}
+
 extern "C" spd_status spd_cuda_create(struct spd_backend **backend, spd_precision precision, struct spd_error *error) {
-  int count = 0;
+  int count = 0, device = 0;
+  struct spd_cuda_device description;
+  struct cuda_backend *cuda = NULL;
   *backend = NULL;
   SPD_TRY(refuse_fork(error));
   const cudaError_t code = cudaGetDeviceCount(&count);
@@ -402,17 +467,16 @@ extern "C" spd_status spd_cuda_create(struct spd_backend **backend, spd_precisio
     return spd_fail(error, SPD_STATUS_UNSUPPORTED, "there is no CUDA device here (%s)",
                     code == cudaSuccess ? "none visible" : cudaGetErrorString(code));
   }
-  struct cuda_backend *cuda = (struct cuda_backend *)calloc(1, sizeof *cuda);
-  if (!cuda) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the CUDA backend");
+  CUDA_TRY(cudaGetDevice(&device));
+  SPD_TRY(spd_cuda_describe(&description, device, error));
+  if (precision == SPD_PRECISION_BF16 && description.major < 8)
+    return spd_fail(error, SPD_STATUS_UNSUPPORTED, "%s has no bf16 products (compute capability %d.%d, 8.0 is needed)", description.name,
+                    description.major, description.minor);
+  SPD_TRY(take_device(&cuda, device, error));
   cuda->base.ops = &cuda_ops;
   cuda->base.plane_width = precision == SPD_PRECISION_FP16 || precision == SPD_PRECISION_BF16 ? 2 : sizeof(float);
   cuda->base.keeps_winners = cuda->base.records = 1;
   cuda->precision = precision;
-  const spd_status status = open_device(&cuda->base, error);
-  if (status != SPD_STATUS_OK) {
-    cuda_destroy(&cuda->base);
-    return status;
-  }
   *backend = &cuda->base;
   return SPD_STATUS_OK;
 }

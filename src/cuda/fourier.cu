@@ -51,8 +51,8 @@ static __device__ __forceinline__ place place_at(const struct tiling &t, size_t 
 /* Warps one after the other: channels, then tiles, then spectra */
 static __device__ __forceinline__ place place_of(const struct tiling &t) {
   const unsigned groups = (unsigned)divided_up(t.rows.channels, CUDA_LANES);
-  const size_t warp = (size_t)blockIdx.x * WARPS + threadIdx.y;
-  return place_at(t, warp / groups / t.tiles, (unsigned)(warp / groups % t.tiles), (unsigned)(warp % groups));
+  const unsigned warp = blockIdx.x * WARPS + threadIdx.y;
+  return place_at(t, warp / groups / t.tiles, warp / groups % t.tiles, warp % groups);
 }
 static size_t blocks_of(const struct tiling &t) { return divided_up(t.n * t.tiles * divided_up(t.rows.channels, CUDA_LANES), WARPS); }
 
@@ -73,15 +73,19 @@ static __global__ void __launch_bounds__(CUDA_LANES *WARPS) transform(T *coeffic
   const place p = place_of(t);
   if (!p.on) return;
   const T *const x = values_at(rows, t, p, channels);
-  float values[TILE];
+  const float none = 0;
+  T values[TILE]; /* all on their way before the first is converted */
   cuda_complex z[HALF];
 #pragma unroll
   for (int at = 0; at < TILE; at++) {
-    values[at] = 0;
-    if (at < p.end) cuda_load<1>(values + at, x + at * channels);
+    cuda_store<1>(values + at, &none);
+    if (at < p.end) values[at] = x[at * channels];
   }
 #pragma unroll
-  for (int m = 0; m < HALF; m++) z[m] = {values[2 * m], values[2 * m + 1]};
+  for (int m = 0; m < HALF; m++) {
+    cuda_load<1>(&z[m].re, values + 2 * m);
+    cuda_load<1>(&z[m].im, values + 2 * m + 1);
+  }
   cuda_transform<HALF>(z, SHRINK);
   T *const to = coefficients_at(coefficients, t, p, channels);
 #pragma unroll

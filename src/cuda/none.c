@@ -4,6 +4,8 @@
 
 int spd_cuda_built(void) { return 0; }
 
+int spd_cuda_forked(void) { return 0; }
+
 int spd_cuda_count(void) { return 0; }
 
 static spd_status refuse(struct spd_error *error) {
@@ -21,3 +23,5 @@ spd_status spd_cuda_create(struct spd_backend **backend, spd_precision precision
   *backend = NULL;
   return refuse(error);
 }
+
+void spd_cuda_release(void) {}

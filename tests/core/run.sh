@@ -189,7 +189,7 @@ played_cuda() {
   fi
   cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_FOURIER_BYTES=60000 -DCUDA_FOURIER_CHANNELS=2 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
   link=g++
-  if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda $sanitizers"; then
+  if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda -DCUDA_KEPT_ARENA=256 $sanitizers"; then
     for name in stages invariance cuda repeat refine infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then

@@ -1,6 +1,8 @@
 /* The CUDA backend against the CPU, stage tests aside (test-stages runs those): whole networks in every precision, the same bits
- * from run to run and however the spectra come, what happens without memory, after a fork, and when a call fails. */
+ * from run to run and however the spectra come, what a backend leaves to the next, what happens without memory, after a fork, and when a
+ * call fails. */
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cpu/create.h"
@@ -154,6 +156,7 @@ static void test_bits(void) {
         const int from_file = way > SPD_FEED_STREAMED; /* the last two: resident and streamed again, from a survey */
         const spd_feed_way as = from_file ? (spd_feed_way)(way - 2) : (spd_feed_way)way;
         struct spd_backend *backend;
+        if (runs % 2 == 0) spd_cuda_release(); /* on a backend just opened, and on one that the last training has left */
         MUST(spd_cuda_create(&backend, (spd_precision)precision, error));
         small_train(runs ? &other : &first, backend, &net, &d, is_training, 3, BIT_STEPS, &schedule, as, from_file ? &surveys : NULL);
         backend->ops->destroy(backend);
@@ -268,6 +271,7 @@ static void test_failures(void) {
   a.weight_attention = 1;
   MUST(spd_network_init(&net, &a, error));
   struct small_data d = small_data_new(&net, FEW, 5);
+  spd_cuda_release();
   CHECK(device_leaks() == 0, "%zu things are still held", device_leaks());
   /* each call fails once */
   long calls = 0;
@@ -278,6 +282,7 @@ static void test_failures(void) {
     const spd_status status = everything(&net, &d, 4, &found);
     const int failed = device_failure() < 0;
     device_set_failure(-1);
+    spd_cuda_release();
     leaked += device_leaks() != 0;
     if (!failed) {
       CHECK(status == SPD_STATUS_OK, "all calls succeed, but: %s", found.message);
@@ -305,6 +310,7 @@ static void test_failures(void) {
   spd_model_destroy(model);
   backend->ops->destroy(backend);
   device_set_memory((size_t)4 << 30);
+  spd_cuda_release();
   CHECK(device_leaks() == 0, "%zu things are still held", device_leaks());
   small_data_free(&d);
 }
@@ -316,40 +322,120 @@ static void test_failures(void) { check_skip("failing calls", "only a device on 
 static void test_fork(void) {
   struct spd_architecture a = small_architecture();
   struct spd_network net;
-  struct spd_backend *backend;
+  struct spd_backend *backend, *other;
   struct spd_model *model;
+  struct spd_lane lane;
   MUST(spd_network_init(&net, &a, error));
   struct small_data d = small_data_new(&net, 2, 5);
   MUST(spd_cuda_create(&backend, SPD_PRECISION_FP32, error));
-  MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, 2, SPD_MODEL_FORWARD, error));
+  MUST(spd_cuda_create(&other, SPD_PRECISION_FP32, error));
+  other->ops->destroy(other); /* one is kept, one is in use */
+  MUST(spd_model_create(&model, &net, backend, d.wave_observed, d.wave_rest, 2, SPD_MODEL_TRAIN, error));
   MUST(spd_model_set_parameters(model, d.weights, error));
   MUST(spd_model_load(model, d.flux, d.ivar, d.z, 2, error));
+  MUST(backend->ops->lane_open(backend, &lane, 64, error));
   fflush(stdout);
   const pid_t child = fork();
   if (child == 0) {
     struct spd_error refusal = {""};
-    struct spd_backend *other = NULL;
+    struct spd_cuda_device description;
+    struct spd_plane plane = {NULL, NULL};
     double losses[2];
+    size_t bytes;
+    void *memory;
     const struct spd_adam adam = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     int refused = spd_cuda_count() == 0;
     refused += spd_cuda_create(&other, SPD_PRECISION_FP32, &refusal) == SPD_STATUS_UNSUPPORTED && strstr(refusal.message, "fork");
+    refused += spd_cuda_describe(&description, 0, &refusal) == SPD_STATUS_UNSUPPORTED;
     refused += spd_model_encode(model, &refusal) == SPD_STATUS_UNSUPPORTED;
     refused += spd_model_load(model, d.flux, d.ivar, d.z, 2, &refusal) == SPD_STATUS_UNSUPPORTED;
     refused += spd_model_score(model, losses, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += spd_model_backward(model, &refusal) == SPD_STATUS_UNSUPPORTED;
     refused += backend->ops->gather(backend, NULL, NULL, NULL, 1, 1, &refusal) == SPD_STATUS_UNSUPPORTED;
     refused += backend->ops->adam(backend, NULL, NULL, NULL, NULL, 1, &adam, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->clip(backend, NULL, 1, 1, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->widen(backend, NULL, plane, 1, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->alloc(backend, &memory, 1, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->available(backend, &bytes, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->lane_fill(backend, &lane, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->lane_send(backend, &lane, 64, &refusal) == SPD_STATUS_UNSUPPORTED;
+    refused += backend->ops->lane_take(backend, &lane, NULL, 0, 64, &refusal) == SPD_STATUS_UNSUPPORTED;
+    backend->ops->lane_close(backend, &lane);
     spd_model_destroy(model);
     backend->ops->destroy(backend);
+    spd_cuda_release();
     _exit(refused);
   }
   int status = 0;
   waitpid(child, &status, 0);
-  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7, "a forked child: status %d, %d of 7 entries refused", status,
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 16, "a forked child: status %d, %d of 16 entries refused", status,
         WIFEXITED(status) ? WEXITSTATUS(status) : -1);
   MUST(spd_model_encode(model, error));
   MUST(backend->ops->synchronize(backend, error));
+  backend->ops->lane_close(backend, &lane);
   spd_model_destroy(model);
   backend->ops->destroy(backend);
+  small_data_free(&d);
+}
+
+/* ---- what a destroyed backend leaves to the next ---- */
+
+static double seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* A model on a new backend, forward; how long that takes */
+static double use_backend(spd_precision precision, const struct spd_network *net, const struct small_data *d) {
+  struct spd_backend *backend;
+  struct spd_model *model;
+  const double start = seconds();
+  MUST(spd_cuda_create(&backend, precision, error));
+  MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, 2, SPD_MODEL_FORWARD, error));
+  MUST(spd_model_set_parameters(model, d->weights, error));
+  MUST(spd_model_load(model, d->flux, d->ivar, d->z, 2, error));
+  MUST(spd_model_encode(model, error));
+  spd_model_destroy(model);
+  backend->ops->destroy(backend);
+  return seconds() - start;
+}
+
+static void test_kept(void) {
+  struct spd_architecture a = small_architecture();
+  struct spd_network net;
+  struct spd_backend *used[3];
+  MUST(spd_network_init(&net, &a, error));
+  struct small_data d = small_data_new(&net, 2, 5);
+  spd_cuda_release();
+  const double first = use_backend(SPD_PRECISION_FP16, &net, &d), again = use_backend(SPD_PRECISION_FP16, &net, &d);
+  printf("a new backend: %.1f ms; the next: %.1f ms\n", 1e3 * first, 1e3 * again);
+#ifdef TEST_CUDA_ON_CPU
+  const size_t opened = 4, of_one = device_leaks(); /* two streams, cuBLAS and its workspace; an arena if it is small */
+#ifdef __SANITIZE_ADDRESS__
+  CHECK(of_one == opened, "a destroyed backend leaves %zu things, its large arena among them", of_one);
+#else
+  CHECK(of_one == opened + 1, "a destroyed backend leaves %zu things, without its arena", of_one);
+#endif
+  use_backend(SPD_PRECISION_FP32, &net, &d);
+  CHECK(device_leaks() == of_one, "after another there are %zu things instead of %zu", device_leaks(), of_one);
+  for (int i = 0; i < 3; i++) MUST(spd_cuda_create(&used[i], SPD_PRECISION_BF16, error));
+  CHECK(device_leaks() == of_one + 2 * opened, "three backends in use have %zu things", device_leaks());
+  for (int i = 0; i < 3; i++) used[i]->ops->destroy(used[i]);
+  CHECK(device_leaks() == of_one + opened, "two are kept, with %zu things", device_leaks());
+  spd_cuda_release();
+  CHECK(device_leaks() == 0, "given back, but for %zu things", device_leaks());
+  for (long call = 0; call < 3; call++) { /* what cannot be synchronised is not kept */
+    MUST(spd_cuda_create(&used[0], SPD_PRECISION_FP32, error));
+    device_set_failure(call);
+    used[0]->ops->destroy(used[0]);
+    CHECK(device_failure() < 0 && device_leaks() == 0, "a backend whose end fails at call %ld leaves %zu things", call, device_leaks());
+    device_set_failure(-1);
+  }
+#else
+  (void)used;
+  CHECK(again < 0.02, "a backend after another takes %.0f ms", 1e3 * again);
+#endif
   small_data_free(&d);
 }
 
@@ -360,6 +446,7 @@ static void test_none(void) {
   CHECK(spd_cuda_count() == 0, "a build without CUDA counts %d devices", spd_cuda_count());
   CHECK_STATUS(spd_cuda_create(&backend, SPD_PRECISION_TF32, error), SPD_STATUS_UNSUPPORTED, "no CUDA");
   CHECK_STATUS(spd_cuda_describe(&description, 0, error), SPD_STATUS_UNSUPPORTED, "no CUDA");
+  spd_cuda_release();
 }
 
 static void test_device(void) {
@@ -378,6 +465,7 @@ int main(void) {
   if (!test_cuda_here()) return check_end();
   setvbuf(stdout, NULL, _IOLBF, 0);
   test_device();
+  test_kept();
   test_networks();
   test_bits();
 #ifndef __SANITIZE_ADDRESS__

@@ -1,4 +1,5 @@
 /* Every stage of the network through the backend's table against its float64 vectors. */
+#include "long-blocks.h"
 #include "stage-buffers.h"
 
 static struct spd_stem stem_of(const struct vector_case *c, size_t n) {
@@ -80,6 +81,26 @@ static void test_block(const struct vector_case *c) {
   OPS(block_forward, &b, n);
   OPS(block_backward, &b, n);
   check_floats(c, "dw", b.dw, "block gradient");
+}
+
+/* Tiles of 96 values or less with ends at, before and behind theirs; as long as the paper's blocks, and as DESI's */
+static void test_long_blocks(void) {
+  static const struct {
+    const char *name;
+    size_t n, length, kernel, pool, in, out;
+  } blocks[] = {{"one tile, short", 3, 40, 21, 1, 3, 4}, {"one tile, full", 2, 86, 11, 1, 3, 4},
+                {"one value more", 2, 87, 11, 1, 3, 4},  {"last block", 3, 72, 21, 1, 5, 4},
+                {"middle block", 2, 785, 11, 11, 3, 4},  {"middle block, no pool", 2, 785, 11, 1, 2, 3},
+                {"six tiles", 1, 516, 11, 1, 2, 3},      {"DESI", 1, 1557, 11, 11, 2, 3},
+                {"long kernel", 2, 130, 47, 1, 2, 3},    {"many spectra", 7, 100, 11, 1, 2, 34}};
+  for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) {
+    if (tolerance_precision && blocks[i].pool > 1) continue; /* where two values are close, a rounding decides which wins */
+    struct vector_case c = long_block(blocks[i].name, blocks[i].n, blocks[i].length, blocks[i].kernel, blocks[i].pool, blocks[i].in,
+                                      blocks[i].out, blocks[i].pool == 1);
+    test_block(&c);
+    free_all();
+    long_block_free(&c);
+  }
 }
 
 static void test_attend(const struct vector_case *c) {
@@ -354,6 +375,7 @@ static void test_all(const char *folder) {
                                             {"dense", test_dense}, {"resample", test_resample},   {"lsf", test_lsf},
                                             {"loss", test_loss},   {"calibrate", test_calibrate}, {"adam", test_adam}};
   test_vectors(tests, sizeof tests / sizeof *tests, folder);
+  test_long_blocks();
   test_adam_limit();
   test_log_ivar();
   test_gather();

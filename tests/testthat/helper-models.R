@@ -31,3 +31,6 @@ says <- function(expr) tryCatch({
   expr
   "no error"
 }, spender_error = function(e) cat(class(e)[1], ": ", conditionMessage(e), "\n", sep = ""))
+
+# device = "auto" is the CPU until the test ends.
+on_cpu <- function(env = parent.frame()) withr::local_envvar(SPENDER_DEVICE = "cpu", .local_envir = env)

@@ -1,4 +1,5 @@
 test_that("attention sums to one over the segments, in order and whatever the batch", {
+  on_cpu()
   x <- small_spectra(7)
   fit <- small_fit(x)
   a <- attention(fit, x)

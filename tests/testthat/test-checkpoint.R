@@ -20,7 +20,7 @@ test_that("a training that was stopped goes on to the same bits", {
 
 test_that("a checkpoint can be of any step", {
   x <- small_spectra(40)
-  whole <- train_small(x, epochs = 2, learning_rate = 1e-3, best = FALSE)
+  whole <- train_small(x, device = "cpu", epochs = 2, learning_rate = 1e-3, best = FALSE)
   options <- list(device = "cpu", precision = "fp32", threads = 1, batch_size = 8, seed = 1, rate = 1e-3,
                   total_steps = 2 * ceiling(sum(split_by_id(x$id, 0.2, 1)) / 8),
                   steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE,

@@ -2,6 +2,7 @@ test_that("a demand for a GPU that cannot be met is an error that says why", {
   skip_if("cuda" %in% devices()$devices$device, "there is a GPU here")
   reason <- if (devices()$built[["cuda"]]) "no GPU that can be used" else "no CUDA"
   expect_error(small_fit(device = "cuda"), reason, class = "spender_error_unsupported")
+  withr::local_envvar(SPENDER_DEVICE = "auto")
   fit <- small_fit(device = "auto")
   expect_equal(fit$training$device, "cpu")
   expect_equal(fit$training$precision, "fp32")
@@ -49,14 +50,43 @@ test_that("a batch that does not fit names one that does", {
                "try a batch size of", class = "spender_error_no_memory")
 })
 
+test_that("a fit after another does not open the GPU anew", {
+  skip_without_cuda()
+  x <- small_spectra(8)
+  once <- function() {
+    start <- proc.time()[["elapsed"]]
+    encode(fit, x, device = "cuda")
+    proc.time()[["elapsed"]] - start
+  }
+  fit <- small_fit(x, device = "cpu")
+  release_gpu()
+  first <- once()
+  expect_lt(min(once(), once()), max(0.1, first / 2))
+})
+
 test_that("forked processes are refused the GPU and compute without", {
   skip_without_cuda()
   skip_on_os("windows")
+  withr::local_envvar(SPENDER_DEVICE = "auto")
   x <- small_spectra(8)
   fit <- small_fit(x, device = "cuda")
-  child <- parallel::mclapply(1, mc.cores = 2, FUN = function(i) {
-    list(demand = tryCatch(encode(fit, x, device = "cuda"), error = conditionMessage), auto = encode(fit, x, device = "auto"))
-  })[[1]]
-  expect_match(child$demand, "fork")
-  expect_equal(child$auto, encode(fit, x, device = "cpu"))
+  left <- open_inference(fit, x, "latent", encoder_only, choose_device("cuda", "fp16", 1), NULL) # for the child's garbage collector
+  children <- parallel::mclapply(1:2, mc.cores = 2, FUN = function(i) { # one would be computed in this process
+    advance <- tryCatch(.Call(ffi_infer_advance, left, 1), error = conditionMessage)
+    rm(left, envir = parent.env(environment()))
+    gc()
+    release_gpu()
+    list(process = Sys.getpid(), advance = advance, demand = tryCatch(encode(fit, x, device = "cuda"), error = conditionMessage),
+         auto = encode(fit, x), cpu = encode(fit, x, device = "cpu"), devices = devices()$devices$device)
+  })
+  for (child in children) {
+    expect_false(child$process == Sys.getpid())
+    expect_match(child$advance, "fork")
+    expect_match(child$demand, "fork")
+    expect_equal(child$devices, "cpu")
+    expect_identical(child$cpu, encode(fit, x, device = "cpu"))
+    expect_identical(child$auto, child$cpu)
+  }
+  .Call(ffi_session_close, left)
+  expect_equal(encode(fit, x, device = "cuda", precision = "fp32"), encode(fit, x, device = "cpu"), tolerance = 1e-4)
 })

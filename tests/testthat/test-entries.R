@@ -190,7 +190,7 @@ test_that("every entry survives every wrong argument", {
   made <- valid_calls(folder, torch)
   calls <- c(made$calls, list(ffi_simulate = simulate_call()))
   entries <- names(getDLLRegisteredRoutines("spender")$.Call)
-  without_arguments <- c("ffi_build_info", "ffi_cuda_devices", "ffi_interrupt_on_sigterm")
+  without_arguments <- c("ffi_build_info", "ffi_cuda_devices", "ffi_cuda_release", "ffi_interrupt_on_sigterm")
   expect_setequal(c(names(calls), without_arguments), entries)
   closed <- made$open_training()
   .Call(ffi_session_close, closed)

@@ -66,6 +66,7 @@ test_that("spectra are chosen as rows of data frames are", {
 })
 
 test_that("what is returned is what is reported", {
+  on_cpu() # a GPU trains and predicts in two precisions
   x <- small_spectra(20)
   fit <- small_fit(x, epochs = 12, learning_rate = 0.1, best = TRUE)
   kept <- kept_epoch(fit)

@@ -201,6 +201,7 @@ test_that("bad arguments are named", {
 })
 
 test_that("printing shows what a person wants first", {
+  on_cpu()
   fit <- small_fit()
   fit$history$train_loss <- c(5, 0.5, 0.5)
   fit$history$validation_loss <- c(5, 0.6, 0.6)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <deque>
 #include <map>
@@ -41,7 +42,18 @@ void device_set_failure(long calls) { calls_to_failure = calls; }
 long device_failure(void) { return calls_to_failure; }
 size_t device_leaks(void) { return leaks; }
 
-bool device_fails() { return calls_to_failure >= 0 && calls_to_failure-- == 0; }
+/* Every call begins with this. On a real device one in a forked child hangs, crashes, or frees what is its parent's. */
+static void check_process() {
+  static const pid_t first = getpid();
+  if (getpid() == first) return;
+  fprintf(stderr, "CUDA is called in a forked process\n");
+  abort();
+}
+
+bool device_fails() {
+  check_process();
+  return calls_to_failure >= 0 && calls_to_failure-- == 0;
+}
 void device_launch_failed() { last_error = cudaErrorLaunchFailure; }
 
 /* What a stream is given while it is recorded */
@@ -65,6 +77,7 @@ const char *cudaGetErrorName(cudaError_t code) {
 }
 const char *cudaGetErrorString(cudaError_t code) { return code == cudaErrorLaunchFailure ? "unspecified launch failure" : "some error"; }
 cudaError_t cudaGetLastError() {
+  check_process();
   const cudaError_t code = last_error;
   last_error = cudaSuccess;
   return code;
@@ -119,6 +132,7 @@ cudaError_t cudaMalloc(void **pointer, size_t bytes) {
 static void drain_all();
 
 cudaError_t cudaFree(void *pointer) {
+  check_process();
   if (!pointer) return cudaSuccess;
   NOT_RECORDED;
   drain_all();
@@ -151,6 +165,7 @@ cudaError_t cudaMallocHost(void **pointer, size_t bytes) {
 }
 
 cudaError_t cudaFreeHost(void *pointer) {
+  check_process();
   if (!pointer) return cudaSuccess;
   NOT_RECORDED;
   if (!pinned.erase(pointer)) abort();
@@ -215,6 +230,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  check_process();
   drain(stream, stream->issued);
   for (size_t i = 0; i < streams.size(); i++)
     if (streams[i] == stream) streams.erase(streams.begin() + (long)i--);
@@ -239,6 +255,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  check_process();
   delete event;
   leaks--;
   return cudaSuccess;
@@ -576,6 +593,7 @@ cublasStatus_t cublasCreate(cublasHandle_t *handle) {
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasDestroy(cublasHandle_t handle) {
+  check_process();
   delete handle;
   leaks--;
   return CUBLAS_STATUS_SUCCESS;

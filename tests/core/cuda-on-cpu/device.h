@@ -5,7 +5,8 @@
  *   - streams are as late or as early as they may be: see device_streams;
  *   - threads run in an order of choice: a missing barrier changes results;
  *   - what a stream records is not run, and runs later with the arguments of then; what must not be called meanwhile fails;
- *   - any call can be made to fail. */
+ *   - any call can be made to fail;
+ *   - any call in a forked child ends it. */
 #ifndef SPD_TEST_DEVICE_H
 #define SPD_TEST_DEVICE_H
 
