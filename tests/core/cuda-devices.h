@@ -57,6 +57,23 @@ CHECK_UNUSED static int test_cuda_here(void) {
   return 0;
 }
 
+/* Whether results of a spectrum are those that it has in another batch: to the bit on the CPU and on the device that it plays; on a real
+ * GPU, where cuBLAS chooses its kernels by the number of rows, within 1e-4 of their norm in fp32. */
+CHECK_UNUSED static int test_alike(const double *a, const double *b, size_t count) {
+#ifndef TEST_CUDA_ON_CPU
+  if (spd_cuda_built()) {
+    double square = 0, difference = 0;
+    for (size_t i = 0; i < count; i++) {
+      if (isnan(a[i]) != isnan(b[i])) return 0;
+      if (isnan(b[i])) continue;
+      square += b[i] * b[i], difference += (a[i] - b[i]) * (a[i] - b[i]);
+    }
+    return difference <= 1e-8 * square;
+  }
+#endif
+  return memcmp(a, b, count * sizeof *a) == 0;
+}
+
 /* What a test of a whole network runs on: the CUDA device of a build that has CUDA, in fp32; otherwise the CPU. */
 CHECK_UNUSED static struct spd_backend *test_backend(void) {
   struct spd_backend *backend;
