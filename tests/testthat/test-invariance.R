@@ -120,3 +120,64 @@ test_that("the glue of a training survives every wrong member of its invariance"
   }
   expect_true(TRUE)
 })
+
+# Cases of a file of the C core's vectors, which the losses of both backends are compared with
+core_vectors <- function(name) {
+  path <- test_path("..", "core", "vectors", paste0(name, ".txt"))
+  if (!file.exists(path)) path <- file.path(Sys.getenv("SPENDER_VECTORS", "none"), paste0(name, ".txt"))
+  skip_if_not(file.exists(path), paste("the core's vectors are not here:", path))
+  words <- scan(path, "", quiet = TRUE)
+  cases <- list()
+  at <- 1
+  while (at <= length(words)) {
+    if (words[at] == "case") {
+      cases[[length(cases) + 1]] <- list(name = words[at + 1])
+      at <- at + 2
+      next
+    }
+    count <- if (words[at] == "array") as.integer(words[at + 2]) else 0
+    value <- as.numeric(if (words[at] == "array") words[at + 2 + seq_len(count)] else words[at + 2])
+    cases[[length(cases)]][[words[at + 1]]] <- value
+    at <- at + 3 + count
+  }
+  cases
+}
+by_rows <- function(values, n) matrix(values, n, byrow = TRUE)
+
+test_that("the similarity loss is what plain R makes of its formula", {
+  for (case in core_vectors("similarity")) {
+    n <- case$n
+    rest <- by_rows(case$rest, n)
+    s <- by_rows(case$latent, n)
+    window <- rest[, (case$start + 1):case$end, drop = FALSE]
+    median <- apply(window, 1, function(x) sort(x)[(length(x) + 1) %/% 2])
+    x <- rest / pmax(median, 1e-3)
+    far <- near <- matrix(0, n, n)
+    for (i in seq_len(n)) for (j in seq_len(n)) {
+      far[i, j] <- sum(case$root^2 * (x[i, ] - x[j, ])^2)
+      near[i, j] <- sum((s[i, ] - s[j, ])^2) / case$n_latent
+    }
+    if (case$scale_free == 1) {
+      pairs <- max(1, n * (n - 1))
+      far <- far / (sum(far) / pairs + 1e-12)
+      near <- near / (sum(near) / pairs + 1e-12)
+    }
+    pair <- stats::plogis(case$slope * (near - far) - 2.5) + stats::plogis(-case$slope * (near - far) - 2.5)
+    diag(pair) <- 0
+    expect_equal(case$loss, rowSums(pair) / n, tolerance = 1e-5, info = case$name)
+  }
+})
+
+test_that("the consistency loss is what plain R makes of its formula", {
+  for (case in core_vectors("consistency")) {
+    s <- by_rows(case$latent, case$n)
+    copy <- by_rows(case$copy, case$copies)
+    unit <- 1
+    if (case$scale_free == 1) { # of neighbours in the batch, the last one's is the first
+      steps <- rowSums((s - s[c(seq_len(case$n)[-1], 1), , drop = FALSE])^2) / (2 * case$n_latent)
+      unit <- exp(mean(log(steps + 1e-12)))
+    }
+    apart <- rowSums((copy - s[seq_len(case$copies), , drop = FALSE])^2) / (case$n_latent * case$sigma^2 * unit)
+    expect_equal(case$loss, stats::plogis(apart) - 0.5, tolerance = 1e-5, info = case$name)
+  }
+})
