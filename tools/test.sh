@@ -114,7 +114,7 @@ fi
 if [ $installed = yes ]; then
   step "the package"
   cp -R tests/testthat build/testthat # tests write snapshots beside themselves; the sources stay as they are
-  R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" NOT_CRAN=true Rscript --vanilla tools/testthat.R build/testthat > build/testthat.log 2>&1
+  R_LIBS="$root/build/lib${R_LIBS:+:$R_LIBS}" SPENDER_VECTORS="$root/tests/core/vectors" NOT_CRAN=true Rscript --vanilla tools/testthat.R build/testthat > build/testthat.log 2>&1
   status=$?
   cat build/testthat.log
   line=$(tail -n 1 build/testthat.log | grep -E "$summary")
