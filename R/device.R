@@ -133,5 +133,5 @@ choose_batch_size <- function(batch_size, device) {
   batch_size
 }
 
-# For batch programs only (inst/scripts/train.R): SIGTERM interrupts, so that the fit of the epochs done is kept.
+# For main() as a program only: SIGTERM interrupts, so that the fit of the epochs done is kept.
 interrupt_on_sigterm <- function() invisible(.Call(ffi_interrupt_on_sigterm))

@@ -1,5 +1,5 @@
 /* For batch programs: turns a scheduler's SIGTERM into an interrupt, after which spender() returns the fit of the epochs done. Only
- * inst/scripts/train.R installs this handler; the package itself installs none. */
+ * main() as a program installs this handler. */
 #include <signal.h>
 #include <string.h>
 

@@ -19,11 +19,13 @@ command -v valgrind > /dev/null 2>&1 || need valgrind
 command -v tidy > /dev/null 2>&1 || need tidy
 command -v qpdf > /dev/null 2>&1 || need qpdf
 command -v checkbashisms > /dev/null 2>&1 || need devscripts
-# Wanted but not needed: tests of style, and of the core for arm64, skip without these.
+# Wanted but not needed: tests of style, the site, and the core for arm64, skip without these.
 wanted=''
-if [ "${1:-}" = tests ]; then # style
+if [ "${1:-}" = tests ]; then # style, site
   command -v clang-format > /dev/null 2>&1 || wanted="$wanted clang-format"
-  Rscript --vanilla -e 'quit(status = !requireNamespace("lintr", quietly = TRUE))' > /dev/null 2>&1 || wanted="$wanted r-cran-lintr"
+  for name in lintr pkgdown; do
+    Rscript --vanilla -e 'quit(status = !requireNamespace(commandArgs(TRUE), quietly = TRUE))' $name > /dev/null 2>&1 || wanted="$wanted r-cran-$name"
+  done
 fi
 if [ "${1:-}" = tests ] && [ "$(uname -m)" = x86_64 ]; then
   command -v aarch64-linux-gnu-gcc > /dev/null 2>&1 || wanted="$wanted gcc-aarch64-linux-gnu libc6-dev-arm64-cross"

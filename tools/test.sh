@@ -130,6 +130,15 @@ if [ $installed = yes ]; then
   fi
 fi
 
+if [ $installed = yes ] && [ -z "$quick" ]; then
+  step "site"
+  if ! Rscript --vanilla -e 'quit(status = !requireNamespace("pkgdown", quietly = TRUE))' > /dev/null 2>&1; then
+    skipped=$((skipped + 1)); echo "skip site: no pkgdown"
+  elif sh tools/site.sh build/lib > build/links.log 2>&1; then pass "site: $(tail -n 1 build/links.log)"
+  else fail "site:"; tail -n 20 build/links.log
+  fi
+fi
+
 if [ $installed = yes ]; then
   for killed in training predict; do
     step "kill-$killed"

@@ -4,7 +4,7 @@
 #   Rscript tests/faults/kill-training.R [KILLS]      default 50; the package installed where R finds it
 # Last line: "N passed, N failed, N skipped".
 kills <- as.integer(c(commandArgs(TRUE), "50")[1])
-script <- system.file("scripts", "train.R", package = "spender", mustWork = TRUE)
+script <- system.file("scripts", "spender", package = "spender", mustWork = TRUE)
 here <- dirname(sub("^--file=", "", grep("^--file=", commandArgs(FALSE), value = TRUE)))
 folder <- tempfile("kills")
 dir.create(folder)
@@ -15,7 +15,7 @@ can_inject <- system2("cc", c("-shared", "-fPIC", "-O1", "-o", preload, file.pat
 
 suppressPackageStartupMessages(library(spender))
 survey <- simulate_survey(600, path("survey.fits"), instrument = instrument(seq(4000, 8000, by = 8)), seed = 1, progress = FALSE)
-arguments <- c("--vanilla", script, "--filters", "8,16,16", "--encoder-hidden", "16", "--decoder-hidden", "16,32", "--latents=2",
+arguments <- c("--vanilla", script, "train", "--filters", "8,16,16", "--encoder-hidden", "16", "--decoder-hidden", "16,32", "--latents=2",
                "--batch-size", "16",
                "--epochs=12", "--threads=1", "--all", "--quiet", path("survey.fits"))
 run <- function(name, environment = character(), ...) {
