@@ -24,8 +24,8 @@
 #' Ann. Stat. 51, 149). Spectra with \eqn{q \le} `fdr` have a `reason`: `"latent"`, `"reconstruction"` or `"both"`, as one p-value or
 #' both are below the threshold.
 #'
-#' A high \eqn{\chi^2} may be the data's: look at `masked`, and at [plot_outliers()]. A low one with a high signal-to-noise ratio is no
-#' proof of an ordinary spectrum; that is what `p_latent` is for.
+#' A high \eqn{\chi^2} may be the data's: look at `masked` ([mask_reasons()] says why), and at [plot_outliers()]. A low one with a high
+#' signal-to-noise ratio is no proof of an ordinary spectrum; that is what `p_latent` is for.
 #'
 #' @return A data frame of class `outliers` with a row for each spectrum, in order: `id`, `z`, `log_p`, `p_latent`, `chi2` (reduced, see
 #'   [predict.spender()]), `p_chi2`, `p`, `q`, `masked` (fraction of its pixels without weight) and `reason`, a factor, `NA` for ordinary

@@ -53,6 +53,23 @@
 #'   `"z"` the columns of its matrix, `z_refined` first; of other types a matrix as one column named by the type.
 #'   Spectra for which the fit has no result give rows of `NA`, and a warning: those without a norm (`spender_warning_no_norm`), and those
 #'   without a valid pixel that the restframe grid covers (`spender_warning_coverage`).
+#' @section Files: A file `path` is FITS. Its primary HDU `WAVELENGTH` has the observed wavelengths (Å, vacuum, doubles), or the restframe's
+#'   if the file has `REST`. The table `RESULTS` has a row for each spectrum, in order:
+#'
+#'   | column | values | |
+#'   |---|---|---|
+#'   | `ID`, `Z`, `NORM` | text, 2 doubles | the spectrum; `NORM` is the flux that normalised fluxes are in units of, NaN for none |
+#'   | those of `keep` | 1 each | under their names |
+#'   | `LATENT` | S | |
+#'   | `LOSS`, `CHI2` | 1 each | |
+#'   | `COVARIANCE` | S (S + 1) / 2 | lower triangle, row by row: 11, 21, 22, 31, ...; with `refine_z` the redshift is the last row |
+#'   | `REDSHIFT` | 4 | `z`, `z_err`, `improvement`, `moved` |
+#'   | `CALIBRATION` | twice the degree plus 2 | coefficients, then their errors |
+#'   | `OBSERVED`, `REST` | M, R | normalised fluxes |
+#'   | `PADDING`, `ROWSUM` | 1 each | fills the row up; checksum of the row |
+#'
+#'   Results are single precision, NaN where there is none. The card `PREPARED` identifies fit, spectra, ids and type. `vignette("python")`
+#'   reads such files with astropy.
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_exists` for a file of other
 #'   results. `spender_error_format` for a damaged spectrum of a survey, and `spender_error_io` where reading or writing fails, or another
 #'   program writes to `path`: the results before are in the file.
