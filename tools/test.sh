@@ -134,7 +134,7 @@ if [ $installed = yes ] && [ -z "$quick" ]; then
   step "site"
   if ! Rscript --vanilla -e 'quit(status = !requireNamespace("pkgdown", quietly = TRUE))' > /dev/null 2>&1; then
     skipped=$((skipped + 1)); echo "skip site: no pkgdown"
-  elif sh tools/site.sh build/lib > build/links.log 2>&1; then pass "site: $(tail -n 1 build/links.log)"
+  elif sh tools/site.sh build/lib > build/links.log 2>&1; then pass "site: $(paste -s -d ";" build/links.log)"
   else fail "site:"; tail -n 20 build/links.log
   fi
 fi

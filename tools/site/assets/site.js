@@ -102,7 +102,7 @@ function addSearch() {
     list.hidden = !list.children.length;
   };
   input.addEventListener("focus", load);
-  input.addEventListener("input", show);
+  input.addEventListener("input", () => { load(); show(); });
   input.addEventListener("keydown", event => {
     const links = [...list.querySelectorAll("a")];
     const at = links.findIndex(link => link.classList.contains("chosen"));
