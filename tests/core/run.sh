@@ -182,16 +182,22 @@ plain_gemm() {
   fi
 }
 
+# The two builds are steps of their own, so that each lane has one.
+cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_FOURIER_BYTES=60000 -DCUDA_FOURIER_CHANNELS=2 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
 played_cuda() {
   if ! command -v g++ > /dev/null 2>&1; then
     skip "CUDA on the CPU: no g++"
     return
   fi
-  cuda="g++ -x c++ -std=c++17 -DCUDA_GROUP_BYTES=20000 -DCUDA_FOURIER_BYTES=60000 -DCUDA_FOURIER_CHANNELS=2 -DCUDA_LARGE_LAYER=64 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-clobbered -Itests/core/cuda-on-cpu -Isrc $blas"
   link=g++
   if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda -DCUDA_KEPT_ARENA=256 $sanitizers"; then
     for name in stages invariance cuda repeat refine infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
+  link=$cc
+}
+played_cuda_release() {
+  command -v g++ > /dev/null 2>&1 || return # played_cuda has said so
+  link=g++
   if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
     for name in gradients reference cuda repeat refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
@@ -263,7 +269,7 @@ lane() {
 if [ $quick = yes ]; then sanitized
 else # most programs use one core: two at a time
   rm -f "$build"/*.sums
-  lane first sanitized plain_gemm release races &
+  lane first sanitized plain_gemm release races played_cuda_release &
   lane second played_cuda under_valgrind arm64 &
   wait
   for lane in first second; do
