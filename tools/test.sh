@@ -91,7 +91,7 @@ fi
 installed=no
 if [ -n "$tarball" ]; then
   start=$(date +%s)
-  if R CMD INSTALL --library=build/lib "$tarball" > build/install.log 2>&1; then
+  if SPENDER_CUDA_ARCH=80 R CMD INSTALL --library=build/lib "$tarball" > build/install.log 2>&1; then
     installed=yes
     pass "R CMD INSTALL: $(($(date +%s) - start)) s"
     sed -n '/spender is built with/,/loops/p' build/install.log
