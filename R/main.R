@@ -13,6 +13,7 @@
 #' ```
 #' or, shorter, the program that the package installs, linked to a folder of the search path:
 #' ```sh
+#' mkdir -p ~/bin
 #' ln -s "$(Rscript -e 'cat(system.file("scripts/spender", package = "spender"))')" ~/bin/spender
 #' spender COMMAND [options] [INPUT ...]
 #' ```
