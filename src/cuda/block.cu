@@ -3,8 +3,9 @@
  * A block of threads has some channels of one spectrum. It keeps their map in shared memory where that is large enough, so that the
  * convolution's output is read once for statistics and result, forward and backward.
  *
- * Convolutions are products of Fourier coefficients where that saves most multiplications (fourier.cu), else direct sums (conv.cu). They
- * run over groups of spectra whose input stays in the second-level cache, as does the output that the norm reads next. */
+ * Convolutions are products of Fourier coefficients where that saves most multiplications (fourier.cu), else direct sums (conv.cu). Direct
+ * sums run over groups of spectra whose input stays in the second-level cache, as does the output that the norm reads next; coefficients
+ * over groups that are large enough to fill the device, and limit the memory that they take. */
 #include "cuda/cuda.h"
 
 /* Bytes of a group: the input of direct sums, which is read k times, half of the second-level cache of an H100 (50 MB) or H200 (60 MB);
