@@ -156,7 +156,8 @@ struct spd_loss {
   const float *model;       /* (N, M) */
   const double *penalty;    /* (N); NULL for 0 */
   double *loss;             /* (N) */
-  float *dmodel;            /* (N, M): gradient of the mean over the batch */
+  float *dmodel;            /* (N, M): gradient of the mean over the batch, or of the sum divided by `of` */
+  size_t of;                /* spectra of the batch that this one is a piece of; 0: it is all */
 };
 
 /* Copies of the first n spectra of a batch as they would be at another redshift, with more noise and a masked block (Liang et al. 2023,

@@ -25,7 +25,7 @@ struct tap {
 typedef spd_status model_pass(struct spd_model *model, struct spd_error *error);
 struct pass {
   model_pass *run;
-  size_t n, copies, from, to; /* of the model; from, to: of a backward pass */
+  size_t n, copies, of, from, to; /* of the model; of, from, to: of a backward pass */
   const float *added_rest, *added_latent;
   uint64_t version; /* of the weights */
 };

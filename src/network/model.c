@@ -169,9 +169,9 @@ static spd_status calibrate(struct spd_model *model, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
-static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, spd_tensor to, struct spd_error *error) {
+static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, spd_tensor from, spd_tensor to, struct spd_error *error) {
   ENCODER_VARIABLES(model);
-  RUN(block_backward, &trunk->blocks[1]); /* from the segments to the pooled map of block 2 */
+  if (from > SPD_TENSOR_BLOCK) RUN(block_backward, &trunk->blocks[1]); /* from the segments to the pooled map of block 2 */
   if (to == SPD_TENSOR_BLOCK) return SPD_STATUS_OK;
   RUN(block_backward, &trunk->blocks[0]);
   if (to == SPD_TENSOR_STEM) return SPD_STATUS_OK;
@@ -179,14 +179,16 @@ static spd_status trunk_backward(struct spd_model *model, struct trunk *trunk, s
   return SPD_STATUS_OK;
 }
 
-static spd_status encoder_backward(struct spd_model *model, spd_tensor to, struct spd_error *error) {
+static spd_status encoder_backward(struct spd_model *model, spd_tensor from, spd_tensor to, struct spd_error *error) {
   ENCODER_VARIABLES(model);
-  for (size_t i = model->n_encoder; i-- > 0;) RUN(dense_backward, &model->encoder[i]);
-  if (to < SPD_TENSOR_FEATURE) RUN(attend_backward, &model->attend);
+  if (from > SPD_TENSOR_BLOCK) {
+    for (size_t i = model->n_encoder; i-- > 0;) RUN(dense_backward, &model->encoder[i]);
+    if (to < SPD_TENSOR_FEATURE) RUN(attend_backward, &model->attend);
+  }
   if (to >= SPD_TENSOR_SEGMENTS) return SPD_STATUS_OK;
-  SPD_TRY(trunk_backward(model, &model->spectrum, to, error));
-  if (model->network.architecture.weight_attention && to == SPD_TENSOR_INPUT) SPD_TRY(trunk_backward(model, &model->weights, to, error));
-  return SPD_STATUS_OK;
+  SPD_TRY(trunk_backward(model, &model->spectrum, from, to, error));
+  if (!model->network.architecture.weight_attention || to != SPD_TENSOR_INPUT) return SPD_STATUS_OK;
+  return trunk_backward(model, &model->weights, SPD_TENSOR_SEGMENTS, to, error);
 }
 
 /* Adds gradients of further losses to the gradient of a tensor */
@@ -213,7 +215,7 @@ static spd_status backward(struct spd_model *model, struct spd_error *error) {
     for (size_t i = model->n_decoder; i-- > 0;) RUN(dense_backward, &model->decoder[i]);
     SPD_TRY(add_gradient(model, SPD_TENSOR_LATENT, model->added_latent, error));
   }
-  return to < SPD_TENSOR_LATENT ? encoder_backward(model, to, error) : SPD_STATUS_OK;
+  return to < SPD_TENSOR_LATENT ? encoder_backward(model, from, to, error) : SPD_STATUS_OK;
 }
 
 /* ---- running them ---- */
@@ -223,6 +225,7 @@ static struct pass pass_of(const struct spd_model *model, model_pass *run) {
   return (struct pass){.run = run,
                        .n = model->n,
                        .copies = model->copies,
+                       .of = down ? model->loss.of : 0,
                        .from = down ? model->from : 0,
                        .to = down ? model->reached : 0,
                        .added_rest = model->added_rest,
@@ -231,7 +234,7 @@ static struct pass pass_of(const struct spd_model *model, model_pass *run) {
 }
 
 static int same_pass(const struct pass *a, const struct pass *b) {
-  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->from == b->from && a->to == b->to &&
+  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->of == b->of && a->from == b->from && a->to == b->to &&
          a->added_rest == b->added_rest && a->added_latent == b->added_latent && a->version == b->version;
 }
 
@@ -305,6 +308,44 @@ spd_status spd_model_backward(struct spd_model *model, struct spd_error *error) 
 }
 spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error *error) {
   return run_backward(model, SPD_TENSORS, SPD_TENSOR_LATENT, error);
+}
+
+void spd_model_pieces_of(struct spd_model *model, size_t of) { model->loss.of = of; }
+float *spd_model_gradient(struct spd_model *model) { return model->gradient; }
+
+/* From the parameter with this part and index to the last before the next ones, gaps included */
+static struct spd_range range_of(const struct spd_network *network, spd_part from, size_t from_index, spd_part to, size_t to_index) {
+  size_t first = SIZE_MAX, last = 0;
+  for (size_t i = 0; i < network->n_parameters; i++) {
+    const struct spd_parameter *p = &network->parameters[i];
+    if (p->part == from && p->index == from_index && p->offset < first) first = p->offset;
+    if (p->part == to && p->index == to_index && p->offset + p->count > last) last = p->offset + p->count;
+  }
+  return (struct spd_range){first, last - first};
+}
+
+/* Large parameters first: the decoder's, those of the last convolution and of the encoder's layers, and the other convolutions, which are
+ * few and take longest. */
+size_t spd_model_ranges(struct spd_range *ranges, const struct spd_model *model, int part) {
+  const struct spd_network *network = &model->network;
+  const struct spd_architecture *a = &network->architecture;
+  if (part == 0) {
+    ranges[0] = range_of(network, SPD_PART_DECODER, 0, SPD_PART_DECODER, a->n_decoder_hidden);
+    if (a->lsf) ranges[1] = range_of(network, SPD_PART_INSTRUMENT, 0, SPD_PART_INSTRUMENT, 0);
+    return a->lsf ? 2 : 1;
+  }
+  if (part == 1) {
+    ranges[0] = range_of(network, SPD_PART_SPECTRUM, SPD_BLOCKS - 1, SPD_PART_ENCODER, a->n_encoder_hidden);
+    return 1;
+  }
+  ranges[0] = range_of(network, SPD_PART_SPECTRUM, 0, SPD_PART_SPECTRUM, SPD_BLOCKS - 2);
+  if (a->weight_attention) ranges[1] = range_of(network, SPD_PART_WEIGHTS, 0, SPD_PART_WEIGHTS, SPD_BLOCKS - 1);
+  return a->weight_attention ? 2 : 1;
+}
+
+spd_status spd_model_backward_part(struct spd_model *model, int part, struct spd_error *error) {
+  static const spd_tensor bounds[SPD_MODEL_PARTS + 1] = {SPD_TENSORS, SPD_TENSOR_LATENT, SPD_TENSOR_BLOCK, SPD_TENSOR_INPUT};
+  return run_backward(model, bounds[part], bounds[part + 1], error);
 }
 
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to,

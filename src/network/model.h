@@ -72,6 +72,19 @@ spd_status spd_model_score_into(struct spd_model *model, double *losses, struct 
 spd_status spd_model_backward(struct spd_model *model, struct spd_error *error);
 /* Of decoder and LSF alone, at the present latents */
 spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error *error);
+/* The batches to come are pieces of larger ones of `of` spectra: backward passes give their parts of the gradient of the larger one's mean
+ * loss. 0, as at first: they are whole. */
+void spd_model_pieces_of(struct spd_model *model, size_t of);
+/* The first of the three in parts: one after the other, 0 to SPD_MODEL_PARTS - 1, they are the whole. */
+enum { SPD_MODEL_PARTS = 3, SPD_MODEL_RANGES = 2 };
+struct spd_range {
+  size_t from, count;
+};
+spd_status spd_model_backward_part(struct spd_model *model, int part, struct spd_error *error);
+/* The places of the gradient that a part makes. Returns their number. */
+size_t spd_model_ranges(struct spd_range *ranges, const struct spd_model *model, int part);
+/* The gradient, on the backend: (network->size) */
+float *spd_model_gradient(struct spd_model *model);
 /* From a gradient given at a tensor (LATENT, REST or OBSERVED), down to and including the tensor `to`; with LATENT, parameters of decoder
  * and LSF keep their gradients. */
 spd_status spd_model_backward_from(struct spd_model *model, spd_tensor from, const float *gradient, spd_tensor to, struct spd_error *error);

@@ -57,6 +57,10 @@ struct spd_training {
   uint64_t epoch, step, step_in_epoch, steps_per_epoch;
   double loss_sum;
   uint64_t loss_count;
+  struct spd_pieces pieces;
+  uint64_t *own;       /* (n_training): this rank's rows of the epoch, in order; NULL where they are all */
+  int stop;            /* asked for */
+  double step_seconds; /* of the last steps, 0 at first */
 };
 
 static double seconds_now(void) {
@@ -79,6 +83,8 @@ static void start_epoch(struct spd_training *t) {
 /* Without a refiner: its decoder does not learn at the latents that these losses are of. */
 static spd_status prepare_invariance(struct spd_training *t, struct spd_error *error) {
   const size_t n = t->options.batch_size, copies = spd_invariance_copies(t->options.invariance, n);
+  if (t->pieces.count > 1)
+    return spd_fail(error, SPD_STATUS_UNSUPPORTED, "losses of invariance are of all pairs of a batch, which cannot be cut into pieces");
   if (t->refiner) return spd_fail(error, SPD_STATUS_INVALID, "a decoder that learns at refined latents excludes losses of invariance");
   if (n + copies > spd_model_capacity(t->model))
     return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra and %zu copies does not fit a model made for %zu", n, copies,
@@ -96,12 +102,15 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
   for (uint64_t i = 0; i < t->n_rows; i++) t->n_training += source->is_training[i] != 0;
   t->n_validation = t->n_rows - t->n_training;
   if (t->n_training == 0) return spd_fail(error, SPD_STATUS_INVALID, "there is no spectrum to train on");
-  t->steps_per_epoch = (t->n_training + t->options.batch_size - 1) / t->options.batch_size;
+  SPD_TRY(spd_pieces_open(&t->pieces, t->model, t->options.sharing, t->options.batch_size, t->n_training, t->n_validation, error));
+  t->steps_per_epoch = t->pieces.steps_per_epoch;
   const uint64_t most = t->n_training > t->n_validation ? t->n_training : t->n_validation;
   t->order = malloc(t->n_rows * sizeof *t->order);
   t->validation = malloc((t->n_validation + 1) * sizeof *t->validation);
   t->host_losses = malloc(most * sizeof *t->host_losses);
-  if (!t->order || !t->validation || !t->host_losses) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  t->own = t->pieces.size > 1 ? malloc((t->n_training + 1) * sizeof *t->own) : NULL;
+  if (!t->order || !t->validation || !t->host_losses || (t->pieces.size > 1 && !t->own))
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   uint64_t held_out = 0;
   for (uint64_t i = 0; i < t->n_rows; i++)
     if (!source->is_training[i]) t->validation[held_out++] = i;
@@ -117,7 +126,7 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
     SPD_TRY(spd_refiner_create(&t->refiner, t->model, &one_step, error));
   }
   if (t->options.invariance) SPD_TRY(prepare_invariance(t, error));
-  SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->options.batch_size, t->options.way, error));
+  SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->pieces.rows, t->options.way, error));
   start_epoch(t);
   return SPD_STATUS_OK;
 }
@@ -125,9 +134,9 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
 spd_status spd_training_create(struct spd_training **out, struct spd_model *model, const struct spd_source *source,
                                const struct spd_training_options *options, struct spd_error *error) {
   *out = NULL;
-  if (options->batch_size == 0 || options->batch_size > spd_model_capacity(model))
-    return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be between 1 and %zu, not %zu", spd_model_capacity(model),
-                    options->batch_size);
+  const size_t rows = spd_piece_rows(options->sharing, options->batch_size);
+  if (rows == 0 || rows > spd_model_capacity(model))
+    return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be between 1 and %zu, not %zu", spd_model_capacity(model), rows);
   struct spd_training *t = calloc(1, sizeof *t);
   if (!t) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   t->model = model;
@@ -146,6 +155,8 @@ spd_status spd_training_create(struct spd_training **out, struct spd_model *mode
 void spd_training_destroy(struct spd_training *t) {
   if (!t) return;
   struct spd_backend *backend = spd_model_backend(t->model);
+  spd_pieces_close(&t->pieces);
+  free(t->own);
   spd_feed_destroy(t->feed);
   spd_refiner_destroy(t->refiner);
   spd_invariance_destroy(t->invariance);
@@ -191,7 +202,8 @@ static spd_status encoder_gradient(struct spd_training *t, size_t n, uint64_t do
   const struct spd_architecture *a = &spd_model_network(t->model)->architecture;
   struct spd_backend *backend = spd_model_backend(t->model);
   const double m = (double)a->n_observed;
-  for (size_t i = 0; i < n * a->n_latent; i++) t->encoded[i] = (float)(t->slope[i] / (m * (double)n));
+  const size_t of = t->pieces.count > 1 ? spd_pieces_batch(&t->pieces, t->step_in_epoch) : n;
+  for (size_t i = 0; i < n * a->n_latent; i++) t->encoded[i] = (float)(t->slope[i] / (m * (double)of));
   for (size_t i = 0; i < n; i++) t->before[i] /= m;
   SPD_TRY(backend->ops->upload(backend, t->losses + done, t->before, n * sizeof *t->losses, error));
   return spd_model_backward_from(t->model, SPD_TENSOR_LATENT, t->encoded, SPD_TENSOR_INPUT, error);
@@ -235,10 +247,57 @@ static spd_status gradients(struct spd_training *t, uint64_t done, struct spd_er
   return spd_model_backward(t->model, error);
 }
 
-/* The rows of this epoch after the first `done` */
+/* The last piece of a rank: its gradient goes to the others range by range, while the next ones are computed. */
+static spd_status last_piece(struct spd_training *t, uint64_t done, int empty, struct spd_error *error) {
+  const int in_parts = t->pieces.size > 1 && !(t->refiner && t->step >= t->options.refine_from);
+  const struct spd_range all = {0, spd_model_network(t->model)->size};
+  struct spd_range ranges[SPD_MODEL_RANGES];
+  size_t n;
+  if (empty) SPD_TRY(spd_pieces_none(&t->pieces, error));
+  if (!in_parts) {
+    if (!empty) SPD_TRY(gradients(t, done, error));
+    return spd_pieces_sum(&t->pieces, all, error);
+  }
+  if (!empty) SPD_TRY(forward(&n, t, done, error));
+  for (int part = 0; part < SPD_MODEL_PARTS; part++) {
+    const size_t n_ranges = spd_model_ranges(ranges, t->model, part);
+    if (!empty) SPD_TRY(spd_model_backward_part(t->model, part, error));
+    for (size_t i = 0; i < n_ranges; i++) SPD_TRY(spd_pieces_sum(&t->pieces, ranges[i], error));
+  }
+  return SPD_STATUS_OK;
+}
+
+/* The gradient of the batch's mean loss, the same on all ranks. done: this rank's spectra of the epoch so far */
+static spd_status shared_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
+  struct spd_pieces *p = &t->pieces;
+  const size_t batch = spd_pieces_batch(p, t->step_in_epoch);
+  size_t from, to;
+  spd_pieces_of_rank(&from, &to, p, p->rank, batch);
+  spd_model_pieces_of(t->model, batch);
+  for (size_t i = 0; i + 1 < p->own; i++) {
+    const size_t n = to - from < p->rows ? to - from : p->rows;
+    SPD_TRY(n ? gradients(t, done, error) : spd_pieces_none(p, error));
+    SPD_TRY(spd_pieces_keep(p, i, error));
+    from += n, done += n;
+  }
+  SPD_TRY(last_piece(t, done, from == to, error));
+  return spd_pieces_end(p, error);
+}
+
+/* This rank's rows of the epoch from the present step on; `done` of its rows were before. */
 static spd_status start_feeding(struct spd_training *t, uint64_t done, struct spd_error *error) {
-  const size_t count = (size_t)(t->n_training - done);
-  SPD_TRY(spd_feed_start(t->feed, t->order + done, count, error));
+  const uint64_t *rows = t->order + done;
+  size_t count = (size_t)(t->n_training - done), from, to;
+  if (t->own) {
+    count = 0;
+    for (uint64_t step = t->step_in_epoch; step < t->steps_per_epoch; step++) {
+      spd_pieces_of_rank(&from, &to, &t->pieces, t->pieces.rank, spd_pieces_batch(&t->pieces, step));
+      memcpy(t->own + count, t->order + step * t->options.batch_size + from, (to - from) * sizeof *t->own);
+      count += to - from;
+    }
+    rows = t->own;
+  }
+  SPD_TRY(spd_feed_start(t->feed, rows, count, error));
   t->feeding = 1;
   if (!t->invariance) return SPD_STATUS_OK;
   for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->order[done + i]];
@@ -246,12 +305,12 @@ static spd_status start_feeding(struct spd_training *t, uint64_t done, struct sp
 }
 
 static spd_status one_step(struct spd_training *t, struct spd_error *error) {
-  const uint64_t done = t->step_in_epoch * t->options.batch_size;
+  const uint64_t done = spd_pieces_before(&t->pieces, t->pieces.rank, t->step_in_epoch);
   struct spd_adam_options adam = t->options.adam;
   if (!t->feeding) SPD_TRY(start_feeding(t, done, error));
   t->validated = 0;
   spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
-  SPD_TRY(gradients(t, done, error));
+  SPD_TRY(t->pieces.count > 1 ? shared_gradients(t, done, error) : gradients(t, done, error));
   if (t->options.clip > 0) SPD_TRY(spd_model_clip(t->model, t->options.clip, error));
   SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
   t->step++;
@@ -259,22 +318,31 @@ static spd_status one_step(struct spd_training *t, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
-/* Adds losses from ... to - 1 to *sum, in their order: waits for the backend. */
-static spd_status add_losses(double *sum, struct spd_training *t, uint64_t from, uint64_t to, struct spd_error *error) {
-  struct spd_backend *backend = spd_model_backend(t->model);
-  SPD_TRY(backend->ops->download(backend, t->host_losses, t->losses + from, (to - from) * sizeof *t->losses, error));
-  for (uint64_t i = 0; i < to - from; i++) *sum += t->host_losses[i];
-  return SPD_STATUS_OK;
+/* Ranks have clocks of their own: they make the steps that the first one expects to make in this time. 0: stop */
+static spd_status agree_on_steps(uint64_t *steps, struct spd_training *t, double seconds, struct spd_error *error) {
+  const double left = (double)(t->steps_per_epoch - t->step_in_epoch), fit = t->step_seconds > 0 ? seconds / t->step_seconds : 1;
+  const double wanted = t->stop ? 0 : fit < 1 ? 1 : fit < left ? fit : left;
+  return spd_pieces_agree(steps, &t->pieces, (uint64_t)wanted, error);
 }
 
+void spd_training_stop(struct spd_training *t) { t->stop = 1; }
+
 spd_status spd_training_advance(struct spd_training *t, double seconds, struct spd_progress *progress, struct spd_error *error) {
-  const double until = seconds_now() + seconds;
+  const double begun = seconds_now();
+  const uint64_t first = t->step_in_epoch;
+  const int shared = t->pieces.size > 1;
+  uint64_t steps = 0;
+  if (shared) SPD_TRY(agree_on_steps(&steps, t, seconds, error));
+  progress->stopped = shared && steps == 0;
+  if (progress->stopped) return SPD_STATUS_OK;
   do SPD_TRY(one_step(t, error));
-  while (t->step_in_epoch < t->steps_per_epoch && seconds_now() < until);
+  while (t->step_in_epoch < t->steps_per_epoch && (shared ? t->step_in_epoch - first < steps : seconds_now() < begun + seconds));
   const int finished = t->step_in_epoch == t->steps_per_epoch;
   const uint64_t seen = finished ? t->n_training : t->step_in_epoch * t->options.batch_size;
-  SPD_TRY(add_losses(&t->loss_sum, t, t->loss_count, seen, error));
+  SPD_TRY(spd_pieces_losses(t->host_losses, &t->pieces, t->losses, first, t->step_in_epoch, error));
+  for (uint64_t i = 0; i < seen - t->loss_count; i++) t->loss_sum += t->host_losses[i];
   t->loss_count = seen;
+  t->step_seconds = (seconds_now() - begun) / (double)(t->step_in_epoch - first);
   if (finished) t->epoch++;
   progress->epoch = t->epoch;
   progress->step = t->step;
@@ -310,22 +378,26 @@ spd_status spd_training_set_state(struct spd_training *t, const struct spd_train
 spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
                                  struct spd_error *error) {
   const double until = seconds_now() + seconds;
+  size_t from, to;
   double sum = 0;
   *count = t->n_validation;
   *mean = NAN;
   *finished = 1;
   if (t->n_validation == 0) return SPD_STATUS_OK;
-  if (t->validated == 0) SPD_TRY(spd_feed_start(t->feed, t->validation, (size_t)t->n_validation, error));
+  spd_pieces_validation(&from, &to, &t->pieces, t->pieces.rank);
+  if (t->validated == 0) SPD_TRY(spd_feed_start(t->feed, t->validation + from, to - from, error));
   t->feeding = 0; /* the feed must be restarted with the epoch's order afterwards */
-  do {
+  while (t->validated < to - from) {
     size_t n;
     SPD_TRY(forward(&n, t, t->validated, error));
     t->validated += n;
-  } while (t->validated < t->n_validation && seconds_now() < until);
-  *finished = t->validated == t->n_validation;
+    if (seconds_now() >= until) break;
+  }
+  *finished = t->validated == to - from;
   if (!*finished) return SPD_STATUS_OK;
   t->validated = 0;
-  SPD_TRY(add_losses(&sum, t, 0, t->n_validation, error));
+  SPD_TRY(spd_pieces_validation_losses(t->host_losses, &t->pieces, t->losses, error));
+  for (uint64_t i = 0; i < t->n_validation; i++) sum += t->host_losses[i];
   *mean = sum / (double)t->n_validation;
   return SPD_STATUS_OK;
 }

@@ -4,6 +4,7 @@
 
 #include "network/feed.h"
 #include "network/invariance.h"
+#include "network/pieces.h"
 #include "network/refine.h"
 
 /* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
@@ -26,6 +27,7 @@ struct spd_training_options {
   double clip;          /* the gradient's norm is at most this; 0: no limit */
   const struct spd_invariance_options *invariance; /* NULL: the loss is the fidelity alone */
   const uint64_t *ids;                             /* (n_rows) of the source: identities of spectra, for invariance; NULL: row numbers */
+  const struct spd_sharing *sharing;               /* NULL: a batch is one piece */
 };
 
 struct spd_training;
@@ -39,9 +41,12 @@ struct spd_progress {
   double loss_sum; /* sum over the spectra of this epoch so far of their loss (the fidelity) before each step */
   uint64_t loss_count;
   int epoch_finished; /* the last advance ended an epoch */
+  int stopped;        /* a rank was asked to stop, and no step was made: nothing else is set */
 };
-/* Steps until `seconds` have passed or the epoch ends, at least one. */
+/* Steps until `seconds` have passed or the epoch ends, at least one. The ranks of a group make the same number of steps. */
 spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress, struct spd_error *error);
+/* Of a group: no rank makes another step after the advance that it is in; later ones are `stopped`. */
+void spd_training_stop(struct spd_training *training);
 /* Position of a training between two advances. Restored together with weights and Adam's moments, a training with the same source and
  * options continues to the same bits. */
 struct spd_training_state {

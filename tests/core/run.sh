@@ -213,7 +213,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   compile release "$release" || return
-  for name in stages invariance gradients reference threads train refine fourier product rows flow; do
+  for name in stages invariance gradients reference threads train pieces refine fourier product rows flow; do
     among $name && run release $name "$release" "$blas_libs $libs"
   done
   # whatever OpenBLAS takes the processor for
@@ -230,7 +230,7 @@ int main(void) { return 0; }
 C
   then skip "races: a program built with -fsanitize=thread does not run here"
   elif compile races "$races"; then
-    for name in reader pool threads train infer flow; do among $name && run races $name "$races" "$libs"; done
+    for name in reader pool threads train pieces infer flow; do among $name && run races $name "$races" "$libs"; done
   fi
 }
 
