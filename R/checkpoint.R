@@ -26,17 +26,19 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
 
 # Fingerprint of a training: named strings that must match for a resumed run to be bit-identical.
 training_identity <- function(fit, x, rows, is_training, options) {
+  options <- options[names(options) != "pieces" | !vapply(options, is.null, NA)] # checkpoints of earlier versions have none
   c(vapply(options, function(option) paste(if (is.numeric(option)) sprintf("%.17g", option) else as.character(option), collapse = " "), ""),
     network = to_json(fit$architecture), grids = digest_of(c(fit$instrument$wave, fit$wave_rest)), start = digest_of(fit$weights),
     spectra = paste(length(rows), digest_of(list(data_digest(x), as.double(rows)))), membership = digest_of(is_training))
 }
 
-# Writes checkpoints of a run when they are due, and puts a run where one was.
-checkpoint_keeper <- function(path, minutes, session, run, identity) {
+# Writes checkpoints of a run when they are due, on the first of the ranks, and puts a run where one was.
+checkpoint_keeper <- function(path, minutes, session, run, identity, ranks = NULL) {
   now <- function() proc.time()[["elapsed"]]
   kept_at <- now()
   # One that cannot be written is no reason to lose the training; the one before is still there.
   keep <- function() {
+    if (!is_first(ranks)) return()
     tryCatch(write_checkpoint(path, identity, list(state = .Call(ffi_train_state, session), history = run$history, weights = run$weights,
                                                    lowest = run$lowest, kept = run$kept, seconds = now() - run$started,
                                                    unvalidated = run$unvalidated)),
@@ -47,7 +49,7 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
     keep = keep,
     keep_if_due = function() if (now() - kept_at >= 60 * minutes) keep(),
     restore = function() {
-      kept <- read_checkpoint(path, identity)
+      kept <- from_first(ranks, function() read_checkpoint(path, identity))
       .Call(ffi_train_restore, session, kept$state)
       run$unvalidated <- kept$unvalidated
       run$epoch <- kept$state$epoch - length(kept$unvalidated) / 2
@@ -57,6 +59,7 @@ checkpoint_keeper <- function(path, minutes, session, run, identity) {
       run$weights <- kept$weights
       run$lowest <- kept$lowest
       run$kept <- kept$kept
+      run$called <- run$epoch
       run$started <- now() - kept$seconds
     }
   )
@@ -90,7 +93,8 @@ read_checkpoint <- function(path, identity) {
   wanted <- c(wanted, intersect("unvalidated", names(file$tensors)))
   data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)
   if (!identical(checkpoint_digest(lapply(data, function(d) list(data = d))), metadata[["digest"]])) damaged("its digest does not fit")
-  other <- names(identity)[vapply(names(identity), function(name) !identical(metadata[[name]], identity[[name]]), NA)]
+  names <- union(names(identity), "pieces") # which a training without them does not have
+  other <- names[vapply(names, function(name) !identical(metadata[[name]], as.list(identity)[[name]]), NA)]
   if (length(other)) {
     abort("checkpoint", basename(path), " is of another training: not the same ", enumerate(gsub("_", " ", other)),
           ". Give the arguments it was begun with, or another file.")

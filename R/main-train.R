@@ -44,6 +44,7 @@ train_options <- function() {
     option("invariance-form", "choice:scale-free|published", "scale-free", "... in this form"),
     option("clip", "number", "", "largest norm of the mean loss's gradient; not limited if not given"),
     option("epsilon", "number", "1e-8", "Adam's epsilon"),
+    option("pieces", "number", "", "compute each batch in so many pieces, a power of two, which the processes of mpirun share"),
     device_options("fp16"),
     option("seed", "number", "1", "seed of initial weights and order"),
     option("split-seed", "number", "", "seed of validation membership; that of --seed if not given"),
@@ -66,9 +67,11 @@ run_train <- function(o, input, given) {
   check_outputs(c(o$output, o$`latents-file`, o$`history-file`, o$`fit-file`, o$checkpoint), o$overwrite, o$checkpoint)
   x <- training_spectra(o, input)
   if (!length(x)) abort("files", "no usable spectra in the input")
-  message("Training on ", count(length(x), "spectrum", "spectra"))
+  ranks <- join_ranks(!is.null(o$pieces))
+  if (is_first(ranks)) message("Training on ", count(length(x), "spectrum", "spectra"))
   interrupted <- FALSE
   fit <- withCallingHandlers(train_model(o, x), spender_warning_interrupted = function(w) interrupted <<- TRUE)
+  if (!is_first(ranks)) return(list(status = if (!interrupted) 0 else if (is.null(o$checkpoint)) 3 else 4, first = FALSE))
   if (interrupted && !is.null(o$checkpoint)) {
     message("spender train: stopped; --resume goes on from ", o$checkpoint)
     return(list(status = 4, checkpoint = o$checkpoint))
@@ -101,7 +104,7 @@ train_model <- function(o, x) {
                    cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = !o$last, lsf_rate = o$`lsf-rate`,
                    lsf_sign = o$`lsf-sign`, refine = if (is.null(o$`refine-from`)) o$refine else o$`refine-from`,
                    invariance = if (o$invariance != "none") spender_invariance(o$invariance, o$`invariance-form`), clip = o$clip,
-                   epsilon = o$epsilon, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
+                   epsilon = o$epsilon, pieces = o$pieces, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
                    split_seed = if (is.null(o$`split-seed`)) o$seed else o$`split-seed`, checkpoint = o$checkpoint,
                    checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume, progress = FALSE,
                    callback = if (!o$quiet) print_epoch)

@@ -101,7 +101,7 @@ run_command <- function(name, command, words) {
     invokeRestart("muffleWarning")
   })
   status <- if (is.null(outcome$status)) 0 else outcome$status
-  if (json) {
+  if (json && !isFALSE(outcome$first)) {
     outcome <- c(list(command = name, status = status, seconds = round(proc.time()[["elapsed"]] - started, 1)),
                  outcome[names(outcome) != "status"], list(warnings = I(warnings)))
     cat(jsonlite::toJSON(outcome, auto_unbox = TRUE, digits = NA, null = "null", na = "null"), "\n", sep = "")

@@ -6,7 +6,7 @@ training_plan <- function(options, n, architecture, device, trained = FALSE) {
   if (is.null(options$epochs)) options$epochs <- min(100, max(10, round(60 * (200 / n)^0.25)))
   if (is.null(options$batch_size)) {
     most <- if (device$device == "cuda") 1024 else 64
-    options$batch_size <- min(most, max(8, 2^round(log2(n) / 2)))
+    options$batch_size <- max(options$pieces, min(most, max(8, 2^round(log2(n) / 2))))
   }
   if (is.null(options$learning_rate)) {
     times <- sqrt(512 / max(architecture$filters) * min(options$batch_size, 64) / 64)

@@ -48,6 +48,9 @@
 #' @param invariance `NULL`, or further losses that make the latents independent of redshift, from [spender_invariance()].
 #' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
 #' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
+#' @param pieces `NULL`, or a power of two: the gradient of each batch is computed in so many pieces and added up in a fixed order.
+#'   Processes that `mpirun` or `srun` has started with the same program share them (see Ranks). The result depends on the number of
+#'   pieces, not on that of processes.
 #' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used) or `"auto"`: a GPU if there is one, or what
 #'   `options(spender.device = )` says (see [devices()]).
 #' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
@@ -96,10 +99,19 @@
 #'      number beyond which the refined loss falls by less than that error. SDSS galaxies take 6 to 10 (Melchior et al. 2023, table 1).
 #'   4. The distribution of `predict(fit, x, "chi2", refine = 2)` says which spectra are not described: its median should be near 1, and its
 #'      largest values belong to what is rare or wrong in the data.
+#' @section Ranks: In a build with MPI (see [devices()] and the README), `mpirun -n 4 Rscript train.R` trains one fit with four
+#'   processes, the ranks, if the program calls `spender(..., pieces = 4)`, or with any larger power of two: each computes its share of
+#'   the pieces of each batch and of the validation, and all return the same fit. The number of ranks is a power of two, too. Batches,
+#'   their order and the schedule are those of one process, and on the CPU the fit has the same bits for any number of ranks. The first
+#'   rank shows progress, calls `callback`, and writes and reads the `checkpoint`; `resume` works with another number of ranks. What one
+#'   rank cannot go on with ends the training on all, with an error that names the rank and its host; so does a rank that does not answer
+#'   for `getOption("spender.timeout", 50)` seconds, which should be longer than a step, a checkpoint or a callback takes. See
+#'   `vignette("ranks")`.
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
 #'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning); `spender_error_checkpoint`
-#'   where `checkpoint` is of another training, or damaged.
+#'   where `checkpoint` is of another training, or damaged; `spender_error_ranks` for ranks with different data, arguments or builds,
+#'   `spender_error_device` where one has stopped or does not answer.
 #' @references Melchior, P., Liang, Y., Hahn, C., Goulding, A. (2023), Autoencoding Galaxy Spectra I: Architecture, AJ 166, 74.
 #'   <https://arxiv.org/abs/2211.07890>
 #'
@@ -117,9 +129,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
                     init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
-                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
-                    seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
-                    callback = NULL) {
+                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, pieces = NULL, device = "auto", precision = "fp16",
+                    threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE,
+                    progress = NULL, callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   if (!is.null(invariance)) {

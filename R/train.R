@@ -3,6 +3,12 @@
 # options: a list of training_arguments()
 train <- function(fit, x, options) {
   check_training(options)
+  ranks <- join_ranks(!is.null(options$pieces))
+  with_ranks(ranks, train_with(ranks, fit, x, options))
+}
+
+# ranks: NULL for one process
+train_with <- function(ranks, fit, x, options) {
   device <- choose_device(options$device, options$precision, options$threads)
   if (inherits(x, "survey")) check_unchanged(x)
   rows <- usable_for_fit(fit, x)
@@ -19,28 +25,31 @@ train <- function(fit, x, options) {
   settings[c("device", "precision")] <- device[c("device", "precision")]
   steps_per_epoch <- ceiling(n / settings$batch_size)
   bounds <- reference_losses(fit, x, rows)
-  show <- if (is.null(options$progress)) interactive() else options$progress
+  show <- is_first(ranks) && if (is.null(options$progress)) interactive() else options$progress
   if (show) {
     cli::cli_inform(c(i = paste("Training on {n} spectr{?um/a}, validating on {length(rows) - n};",
                                 "{device$device}, {device$name}, {device$precision}."),
+                      i = if (!is.null(ranks)) "{ranks$size} ranks on {length(unique(ranks$hosts))} host{?s}; batches in {options$pieces}.",
                       i = if (identical(fit$training$init, "simulated")) "Starting from a fit of simulated galaxies (`init`).",
                       i = paste("{options$epochs} epoch{?s} of {steps_per_epoch} step{?s}, batches of {settings$batch_size}, highest rate",
                                 "{format(options$learning_rate)}. A flat spectrum has loss {format(bounds$flat_loss, digits = 3)},",
                                 "a perfect model {format(bounds$valid_fraction / 2, digits = 3)}.")))
   }
 
+  of <- if (!is.null(options$checkpoint) || !is.null(ranks)) {
+    training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
+  }
+  check_same_ranks(ranks, c(build_identity(device), of, callback = as.character(!is.null(options$callback)),
+                            checkpoint = as.character(!is.null(options$checkpoint)), resume = as.character(options$resume)))
   session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
   on.exit(close_session(session))
   run <- new_run(fit, options$epochs, options$best && is.null(options$invariance),
                  refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
-  keeper <- if (!is.null(options$checkpoint)) {
-    of <- training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
-    checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of)
-  }
-  if (options$resume && file.exists(options$checkpoint)) {
+  keeper <- if (!is.null(options$checkpoint)) checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of, ranks)
+  if (options$resume && from_first(ranks, function() file.exists(options$checkpoint))) {
     keeper$restore()
-    message("Going on after epoch ", run$epoch, " of ", options$epochs, ", from ", basename(options$checkpoint), ".")
-  } else if (options$resume) {
+    if (is_first(ranks)) message("Going on after epoch ", run$epoch, " of ", options$epochs, ", from ", basename(options$checkpoint), ".")
+  } else if (options$resume && is_first(ranks)) {
     message("There is no ", basename(options$checkpoint), " to resume from: the training begins.")
   }
   bar <- if (show) {
@@ -49,12 +58,12 @@ train <- function(fit, x, options) {
                                          "{training_rate(run, n / steps_per_epoch)}  {cli::pb_eta_str}"))
   }
   tick <- function(step) if (show) cli::cli_progress_update(id = bar, set = step)
-  outcome <- tryCatch(training_loop(session, run, keeper, tick, options$callback), interrupt = function(e) e,
-                      spender_diverged = function(e) e)
+  outcome <- training_outcome(session, run, keeper, tick, options$callback, ranks)
   if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
   if (show) cli::cli_progress_done(id = bar)
   report_outcome(outcome, run, options$learning_rate)
 
+  run$history$seconds <- from_first(ranks, function() run$history$seconds)
   fit$weights <- run$weights
   fit$history <- rbind(fit$history, run$history)
   settings$epochs <- nrow(fit$history)
@@ -63,7 +72,7 @@ train <- function(fit, x, options) {
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   fit$training[names(bounds)] <- bounds
-  advice <- if (!isFALSE(options$progress) && is.null(outcome)) fit_advice(fit)
+  advice <- if (is_first(ranks) && !isFALSE(options$progress) && is.null(outcome)) fit_advice(fit)
   for (kind in names(advice)) warn(paste0("fit_", kind), advice[[kind]])
   fit
 }
@@ -97,12 +106,20 @@ check_training <- function(options) {
     if (options$clip == 0) abort("invalid", "`clip` must be above 0: with 0 nothing would be learned.")
   }
   check_number(options$epsilon, "epsilon", 0, 1e300)
+  check_pieces(options$pieces, options$invariance)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
   check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
   if (!is.null(options$callback) && !is.function(options$callback)) {
     abort("invalid", "`callback` must be a function, not ", describe(options$callback), ".")
   }
+}
+
+check_pieces <- function(pieces, invariance) {
+  if (is.null(pieces)) return(invisible())
+  check_number(pieces, "pieces", 1, 4096, whole = TRUE)
+  if (log2(pieces) != round(log2(pieces))) abort("invalid", "`pieces` must be a power of two, not ", pieces, ".")
+  if (!is.null(invariance)) abort("invalid", "`invariance` does not go with `pieces`: its losses are of all pairs of a batch.")
 }
 
 open_training <- function(fit, x, rows, is_training, settings, device, steps_per_epoch) {
@@ -113,7 +130,7 @@ open_training <- function(fit, x, rows, is_training, settings, device, steps_per
                        cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
                        refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
                        lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
-                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon),
+                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon, pieces = settings$pieces),
           list(invariance = invariance_settings(settings$invariance, x, rows, settings$epochs))))
 }
 
@@ -148,16 +165,31 @@ report_outcome <- function(outcome, run, learning_rate) {
 new_run <- function(fit, epochs, best, refined_from = NA) {
   list2env(list(epochs = epochs, best = best, refined_from = refined_from, earlier = fit$history, epoch = 0,
                 history = empty_history(), weights = fit$weights, lowest = Inf, loss = NA_real_, step = 0, kept = 0, unvalidated = NULL,
+                called = 0,
                 started = proc.time()[["elapsed"]], begun = c(at = proc.time()[["elapsed"]], step = 0)), parent = emptyenv())
 }
 
-training_loop <- function(session, run, keeper, tick, callback) {
+# The loop, and how it ended. With ranks an interrupt of one is a request to all: they end after the same step.
+training_outcome <- function(session, run, keeper, tick, callback, ranks) {
+  repeat {
+    outcome <- tryCatch(training_loop(session, run, keeper, tick, callback, ranks), interrupt = function(e) e,
+                        spender_diverged = function(e) e)
+    if (is.null(ranks) || !inherits(outcome, "interrupt") || inherits(outcome, "spender_stopped")) return(outcome)
+    .Call(ffi_train_stop, session)
+  }
+}
+
+training_loop <- function(session, run, keeper, tick, callback, ranks) {
   while (run$epoch < run$epochs) {
     # Interrupts are handled between two iterations: a result and its place in `run` belong together.
-    finished <- suspendInterrupts(if (is.null(run$unvalidated)) step_on(session, run) else validate_on(session, run))
+    suspendInterrupts(if (is.null(run$unvalidated)) step_on(session, run) else validate_on(session, run))
     tick(run$step)
     if (!is.null(keeper)) keeper$keep_if_due()
-    if (finished && !is.null(callback) && identical(callback(rbind(run$earlier, run$history)), FALSE)) break
+    if (run$called < run$epoch && !is.null(callback)) {
+      ends <- from_first(ranks, function() identical(callback(rbind(run$earlier, run$history)), FALSE))
+      run$called <- run$epoch
+      if (ends) break
+    }
   }
   NULL
 }
@@ -165,17 +197,17 @@ training_loop <- function(session, run, keeper, tick, callback) {
 # Steps for a fraction of a second; an epoch is finished only when it is validated.
 step_on <- function(session, run) {
   state <- .Call(ffi_train_advance, session, 0.2)
+  if (state$stopped) stop(structure(class = c("spender_stopped", "interrupt", "condition"), list(message = "stopped", call = NULL)))
   run$loss <- state$loss
   run$step <- state$step
   if (!is.finite(run$loss)) stop(diverged_condition(run$epoch + 1))
   if (state$epoch_finished) run$unvalidated <- c(state$loss, state$learning_rate)
-  FALSE
 }
 
-# Validates for a fraction of a second; returns whether that ended the epoch.
+# Validates for a fraction of a second, which may end the epoch.
 validate_on <- function(session, run) {
   held_out <- .Call(ffi_train_validate, session, 0.2)
-  if (is.null(held_out)) return(FALSE)
+  if (is.null(held_out)) return()
   weights <- .Call(ffi_train_weights, session)
   # the epoch's last step may be the one that diverged
   if (is.nan(held_out) || is.infinite(held_out) || !.Call(ffi_all_finite, weights)) stop(diverged_condition(run$epoch + 1))
@@ -190,7 +222,6 @@ validate_on <- function(session, run) {
     run$kept <- run$epoch
     run$lowest <- min(run$lowest, held_out, na.rm = TRUE)
   }
-  TRUE
 }
 
 diverged_condition <- function(epoch) {

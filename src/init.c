@@ -3,6 +3,7 @@
 
 #include "core/threads.h"
 #include "cuda/create.h"
+#include "mpi/create.h"
 #include "r-entries.h"
 #include "r-util.h"
 
@@ -24,6 +25,9 @@ static const R_CallMethodDef entries[] = {
     {"ffi_flow_sample", (DL_FUNC)&ffi_flow_sample, 5},
     {"ffi_flow_start", (DL_FUNC)&ffi_flow_start, 2},
     {"ffi_flow_weights", (DL_FUNC)&ffi_flow_weights, 1},
+    {"ffi_group_gather", (DL_FUNC)&ffi_group_gather, 2},
+    {"ffi_group_join", (DL_FUNC)&ffi_group_join, 1},
+    {"ffi_group_tell", (DL_FUNC)&ffi_group_tell, 1},
     {"ffi_id_numbers", (DL_FUNC)&ffi_id_numbers, 1},
     {"ffi_infer_advance", (DL_FUNC)&ffi_infer_advance, 2},
     {"ffi_infer_catalogue", (DL_FUNC)&ffi_infer_catalogue, 2},
@@ -72,6 +76,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_train_open", (DL_FUNC)&ffi_train_open, 8},
     {"ffi_train_restore", (DL_FUNC)&ffi_train_restore, 2},
     {"ffi_train_state", (DL_FUNC)&ffi_train_state, 1},
+    {"ffi_train_stop", (DL_FUNC)&ffi_train_stop, 1},
     {"ffi_train_validate", (DL_FUNC)&ffi_train_validate, 2},
     {"ffi_train_weights", (DL_FUNC)&ffi_train_weights, 1},
     {"ffi_uniforms", (DL_FUNC)&ffi_uniforms, 4},
@@ -83,6 +88,7 @@ void R_unload_spender(DllInfo *dll) {
   (void)dll;
   spd_threads_stop();
   spd_cuda_release();
+  spd_mpi_leave();
 }
 
 void R_init_spender(DllInfo *dll) {

@@ -4,12 +4,13 @@
 #include "core/threads.h"
 #include "cpu/create.h"
 #include "cuda/create.h"
+#include "mpi/create.h"
 #include "network/backend.h"
 #include "r-entries.h"
 
 SEXP ffi_build_info(void) {
-  static const char *const names[] = {"cblas", "cfitsio", "cuda", "cores", "instructions"};
-  SEXP list = PROTECT(r_list_new(5, names));
+  static const char *const names[] = {"cblas", "cfitsio", "cuda", "cores", "instructions", "mpi", "launched"};
+  SEXP list = PROTECT(r_list_new(7, names));
   int cblas = FALSE, cfitsio = FALSE;
 #ifdef SPD_HAVE_CBLAS
   cblas = TRUE;
@@ -22,6 +23,8 @@ SEXP ffi_build_info(void) {
   SET_VECTOR_ELT(list, 2, Rf_ScalarLogical(spd_cuda_built()));
   SET_VECTOR_ELT(list, 3, Rf_ScalarInteger(spd_cores()));
   SET_VECTOR_ELT(list, 4, Rf_mkString(spd_cpu_instructions()));
+  SET_VECTOR_ELT(list, 5, Rf_ScalarLogical(spd_mpi_built()));
+  SET_VECTOR_ELT(list, 6, Rf_ScalarLogical(spd_mpi_launched()));
   UNPROTECT(1);
   return list;
 }

@@ -4,6 +4,7 @@
 
 #include "core/rng.h"
 #include "r-entries.h"
+#include "r-group.h"
 #include "r-network.h"
 #include "r-numbers.h"
 #include "r-session.h"
@@ -57,8 +58,8 @@ static spd_status open_session(struct r_session *session, const struct spd_netwo
                                const float *wave_observed, const float *wave_rest, size_t n, struct spd_training_options *options,
                                const struct r_device *device, struct spd_error *error) {
   const size_t copies = options->invariance ? spd_invariance_copies(options->invariance, options->batch_size) : 0;
-  SPD_TRY(
-      r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size + copies, SPD_MODEL_TRAIN, device, error));
+  const size_t rows = spd_piece_rows(options->sharing, options->batch_size) + copies;
+  SPD_TRY(r_session_model(session, network, weights, wave_observed, wave_rest, rows, SPD_MODEL_TRAIN, device, error));
   struct spd_source source = {.flux = session->flux,
                               .ivar = session->ivar,
                               .z = session->z,
@@ -101,6 +102,10 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
                                    .clip = r_list_real(options, "clip")};
   struct spd_invariance_options invariance;
   if (take_invariance(&invariance, &o.ids, options, n, o.seed)) o.invariance = &invariance;
+  /* NULL or absent: a batch is one piece. Otherwise it is shared with the processes that have been joined, if there are any */
+  const struct spd_sharing sharing = {r_list_get(options, "pieces") == R_NilValue ? 0 : (size_t)r_list_whole(options, "pieces", 1, 1 << 30),
+                                      r_group(), NULL};
+  if (sharing.pieces) o.sharing = &sharing;
   struct r_session *session;
   SEXP pointer = PROTECT(r_session_new(&session));
   struct spd_error error;
@@ -124,16 +129,24 @@ static struct r_session *training_session(SEXP pointer) {
 }
 
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
-  static const char *const names[] = {"step", "epoch", "loss", "learning_rate", "epoch_finished"};
+  static const char *const names[] = {"step", "epoch", "loss", "learning_rate", "epoch_finished", "stopped"};
   struct r_session *session = training_session(pointer);
   const double limit = r_number(seconds, "seconds");
-  SEXP list = PROTECT(r_list_new(5, names));
+  SEXP list = PROTECT(r_list_new(6, names));
   for (int i = 0; i < 4; i++) SET_VECTOR_ELT(list, i, Rf_ScalarReal(NA_REAL));
-  SET_VECTOR_ELT(list, 4, Rf_allocVector(LGLSXP, 1)); /* ScalarLogical() would give R's shared constant */
+  for (int i = 4; i < 6; i++) { /* ScalarLogical() would give R's shared constants */
+    SET_VECTOR_ELT(list, i, Rf_allocVector(LGLSXP, 1));
+    LOGICAL(VECTOR_ELT(list, i))[0] = FALSE;
+  }
   struct spd_progress progress;
   struct spd_error error;
   spd_status status = spd_training_advance(session->training, limit, &progress, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
+  LOGICAL(VECTOR_ELT(list, 5))[0] = progress.stopped;
+  if (progress.stopped) {
+    UNPROTECT(1);
+    return list;
+  }
   double rate, beta1;
   spd_schedule_at(&rate, &beta1, &session->schedule, progress.step - 1);
   REAL(VECTOR_ELT(list, 0))[0] = (double)progress.step;
@@ -143,6 +156,12 @@ SEXP ffi_train_advance(SEXP pointer, SEXP seconds) {
   LOGICAL(VECTOR_ELT(list, 4))[0] = progress.epoch_finished;
   UNPROTECT(1);
   return list;
+}
+
+/* No rank of a group makes another step: the next advance is `stopped`, on all of them. */
+SEXP ffi_train_stop(SEXP pointer) {
+  spd_training_stop(training_session(pointer)->training);
+  return R_NilValue;
 }
 
 /* Validates for some seconds. Returns the mean loss, NA without validation rows, or NULL before the end. */

@@ -6,6 +6,20 @@ void spd_group_name(char *name, size_t size, const struct spd_group *group, int 
   snprintf(name, size, "rank %d (%s)", rank, group->hosts ? group->hosts[rank] : "?");
 }
 
+static spd_status no_exchange(struct spd_group *group, int with, const void *send, size_t send_bytes, void *receive, size_t receive_bytes,
+                              struct spd_error *error) {
+  (void)group, (void)with, (void)send, (void)send_bytes, (void)receive, (void)receive_bytes;
+  return spd_fail(error, SPD_STATUS_INVALID, "internal: there is no other rank");
+}
+static void no_tell(struct spd_group *group, const char *message) { (void)group, (void)message; }
+
+struct spd_group *spd_group_alone(void) {
+  static const struct spd_group_ops ops = {"alone", no_exchange, no_tell};
+  static const char host[1][SPD_HOST_NAME] = {"this host"};
+  static struct spd_group alone = {.ops = &ops, .size = 1, .hosts = host};
+  return &alone;
+}
+
 /* Ranks first ... first + width - 1 have each other's bytes; in every round they learn those of their neighbours. */
 spd_status spd_group_gather(struct spd_group *group, void *all, const size_t *bounds, struct spd_error *error) {
   char *bytes = all;

@@ -31,6 +31,9 @@ struct spd_group {
   const char (*hosts)[SPD_HOST_NAME]; /* (size) */
 };
 
+/* One rank, which needs no other */
+struct spd_group *spd_group_alone(void);
+
 /* "rank 2 (host b)" */
 void spd_group_name(char *name, size_t size, const struct spd_group *group, int rank);
 

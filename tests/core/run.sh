@@ -95,7 +95,7 @@ compile() {
   variant=$1 flags=$2 compiler=${3:-}
   mkdir -p "$build/$variant"
   rm -f "$build/$variant"/*
-  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c'
+  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c src/mpi/none.c'
   [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/*.cu'
   [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="$sources tests/core/cuda-on-cpu/device.cpp"
   for source in $sources; do

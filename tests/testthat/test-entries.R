@@ -11,7 +11,7 @@ valid_calls <- function(folder, torch) {
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
   training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
                              constant = FALSE,
-                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8))
+                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8, pieces = 2))
   survey <- write_survey(x, file.path(folder, "survey.fits"))
   path <- survey$files$path
   counts <- survey$files$n
@@ -68,6 +68,9 @@ valid_calls <- function(folder, torch) {
       ffi_flow_advance = list(flow_fit, 0),
       ffi_flow_weights = list(flow_fit),
       ffi_flow_close = list(open_flow()),
+      ffi_group_join = list(1),
+      ffi_group_gather = list(raw(3), 1),
+      ffi_group_tell = list("text"),
       ffi_id_numbers = list(x$id),
       ffi_infer_advance = list(open_inference_to(NULL), 10),
       ffi_infer_catalogue = list(open_inference_to(results), list(x$id, x$z, x$norm)),
@@ -122,6 +125,7 @@ valid_calls <- function(folder, torch) {
                             c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training),
       ffi_train_restore = list(session, .Call(ffi_train_state, session)),
       ffi_train_state = list(session),
+      ffi_train_stop = list(open_training()),
       ffi_train_validate = list(session, 10),
       ffi_train_weights = list(session),
       ffi_uniforms = list(1, 0, 3, 2)
