@@ -12,6 +12,9 @@
 #' @param init Initial weights, see [spender()]. Members that all start from the same fit of simulated galaxies differ less than their data
 #'   allow.
 #' @param ... Arguments of [spender()].
+#' @param ranks Spread the members over the processes that `mpirun` or `srun` has started with this program, in a build with MPI (see
+#'   Ranks in [spender()])? All of them return the whole ensemble, as one process would make it, but for the seconds it took. Without
+#'   `mpirun` it is made by this process.
 #' @param progress Say which member is being trained, and show its progress? `NULL`: in interactive sessions.
 #' @return A list of class `spender_ensemble` of [spender()] fits. `[` picks members, [predict()][predict.spender_ensemble()] gives their
 #'   mean and spread, [reconstruct()] the mean, [summary()] a table of losses, [plot()] draws their histories.
@@ -23,14 +26,22 @@
 #' ensemble
 #' bands <- predict(ensemble, x[1:2], "rest")
 #' dim(bands$mean)
-spender_ensemble <- function(x, members = 5, seed = 1, init = "random", ..., progress = NULL) {
+spender_ensemble <- function(x, members = 5, seed = 1, init = "random", ..., ranks = FALSE, progress = NULL) {
   check_number(members, "members", 1, 1000, whole = TRUE)
   check_number(seed, "seed", 0, 2^53 - members, whole = TRUE)
   if (!is.null(progress)) check_flag(progress, "progress")
-  fits <- lapply(seq_len(members) - 1, function(i) {
+  check_flag(ranks, "ranks")
+  if (ranks && !is.null(list(...)$pieces)) abort("invalid", "`ranks` trains members on different ranks, `pieces` each on all of them.")
+  here <- join_ranks(ranks)
+  mine <- if (is.null(here)) seq_len(members) else which((seq_len(members) - 1) %% here$size == here$rank)
+  fits <- with_ranks(here, lapply(mine - 1, function(i) {
     if (if (is.null(progress)) interactive() else progress) cli::cli_inform(c(i = "Member {i + 1} of {members}"))
     spender(x, init = init, ..., seed = seed + i, split_seed = seed, progress = progress)
-  })
+  }))
+  if (!is.null(here)) { # other ranks may have more members, or slower ones: those that die are noticed without a timeout
+    all <- with_ranks(here, gather_ranks(here, fits, timeout = 1e8))
+    fits <- lapply(seq_len(members) - 1, function(i) all[[i %% here$size + 1]][[i %/% here$size + 1]])
+  }
   new_ensemble(fits)
 }
 

@@ -97,6 +97,7 @@ encode_options <- function() {
     refine_options(),
     option("refine-z", "flag", "", "refine the redshift with the latents"),
     option("batch-size", "number", "", "spectra at a time; 64 on a CPU, 1024 on a GPU, if not given"),
+    option("part", "text", "", "only this part, such as 2/8, to latents-2-of-8.fits; rank: that of this process of mpirun"),
     device_options(),
     common_options()
   )
@@ -104,7 +105,8 @@ encode_options <- function() {
 
 run_encode <- function(o, input, given) {
   csv <- is_csv(o$output)
-  check_outputs(o$output, o$overwrite, if (!csv) o$output)
+  if (csv && !is.null(o$part)) usage("--part needs an --output of FITS")
+  check_outputs(o$output, o$overwrite || !is.null(o$part), if (!csv) o$output)
   what <- model_and_spectra(o, input)
   arguments <- c(list(what$fit, quote(what$x), o$results, keep = o$keep, device = o$device, precision = o$precision, threads = o$threads,
                       batch_size = o$`batch-size`, refine_z = o$`refine-z`, progress = !o$quiet), inference_of(o))
@@ -112,10 +114,22 @@ run_encode <- function(o, input, given) {
     arguments$keep <- as.character(o$keep) # a data frame, of no further columns, too
     utils::write.csv(do.call(predict, arguments), o$output, row.names = FALSE)
   } else {
-    do.call(predict, c(arguments, list(path = o$output, overwrite = o$overwrite)))
+    o$output <- do.call(predict, c(arguments, list(path = o$output, part = o$part, overwrite = o$overwrite)))
   }
   message("Wrote ", o$output)
-  list(output = o$output, spectra = length(what$x), results = I(o$results))
+  list(output = o$output, spectra = if (csv) length(what$x) else .Call(ffi_survey_info, o$output)$n, results = I(o$results))
+}
+
+# ---- join ----
+
+join_options <- function() rbind(option("output", "text", "latents.fits", "the file to write"), common_options())
+
+run_join <- function(o, input, given) {
+  need_input(o, input)
+  check_outputs(o$output, o$overwrite)
+  join_predictions(input, o$output, overwrite = o$overwrite, progress = !o$quiet)
+  message("Wrote ", o$output)
+  list(output = o$output, spectra = .Call(ffi_survey_info, o$output)$n)
 }
 
 # ---- outliers ----

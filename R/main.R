@@ -122,6 +122,8 @@ program_commands <- function() {
                  input = paste0(any_input, "; surveys are read during training and may be larger than memory")),
     encode = list(summary = "write latents and other results of a model", options = encode_options(), run = run_encode,
                   goes_on = function(o) !is.null(o$output) && !is_csv(o$output), input = any_input),
+    join = list(summary = "make one file of the parts that encode --part has written", options = join_options(), run = run_join,
+                goes_on = never, input = "all parts"),
     outliers = list(summary = "rank spectra by how odd they are", options = outliers_options(), run = run_outliers, goes_on = never,
                     input = any_input),
     explore = list(summary = "write a page that shows spectra, models and latents in a browser", options = explore_options(),

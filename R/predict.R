@@ -24,6 +24,9 @@
 #'   (`ID`, `Z`, `NORM`, the columns of `keep`, and the results, in single precision). A program that was killed continues when it is called
 #'   again. The file identifies the fit, the spectra, their ids and the type; an existing file of other ones is an error that names them.
 #'   [read_predictions()] reads it.
+#' @param part `NULL`, or the number of a part and that of all parts, such as `c(2, 8)`: only the second eighth of the spectra is computed,
+#'   and written to a file of its own, `latents-2-of-8.fits` where `path` is `latents.fits`. Or `"rank"`, the part of this process among
+#'   those that `mpirun` or `srun` has started; MPI is not needed. [join_predictions()] makes one file of all parts.
 #' @param keep Names of columns of the catalogue that go with the result, such as `c("ra", "dec")`. Without `path`, the result is then a
 #'   data frame (see Value).
 #' @param progress Show a progress bar, with the rate and the time left? `NULL`: in interactive sessions.
@@ -46,8 +49,8 @@
 #' `"z"` is a matrix with columns `z`, `z_err`, `improvement` (of \eqn{\chi^2}, by moving latents and redshift) and `moved`, the change of
 #' the redshift in units of its error: large values are redshifts that were wrong, or that ran away.
 #'
-#' @return A matrix with one row per spectrum, in order, with the spectra's ids as row names, or a named vector for `"loss"` and
-#'   `"chi2"`; an array
+#' @return With `path`, the name of the file, invisibly. Otherwise a matrix with one row per spectrum, in order, with the spectra's ids as
+#'   row names, or a named vector for `"loss"` and `"chi2"`; an array
 #'   (\eqn{n \times S \times S}) for `"covariance"`, with `NA` where data and prior do not determine it. Of several types, a list of these,
 #'   named by type. With `keep`, a data frame of `id`, `z`, the columns kept, and the results: latents `s1`, `s2`, ..., `loss`, `chi2`; of
 #'   `"z"` the columns of its matrix, `z_refined` first; of other types a matrix as one column named by the type.
@@ -82,27 +85,29 @@
 #' dim(predict(fit, x[1:3], "rest"))
 #' predict(fit, x[1:3], c("latent", "loss"), keep = "class")
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z", "calibration"),
-                            device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE,
-                            refine = NULL, robust = NULL, prior = FALSE, refine_z = FALSE, keep = NULL, progress = NULL, ...) {
+                            device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, part = NULL,
+                            overwrite = FALSE, refine = NULL, robust = NULL, prior = FALSE, refine_z = FALSE, keep = NULL,
+                            progress = NULL, ...) {
   types <- if (missing(type)) "observed" else unique(vapply(type, match.arg, "", names(result_columns), USE.NAMES = FALSE))
   if (missing(x)) {
     return(predict_newdata(object, types, device = device, precision = precision, threads = threads, batch_size = batch_size, path = path,
-                           overwrite = overwrite, refine = refine, robust = robust, prior = prior, refine_z = refine_z, keep = keep,
-                           progress = progress, ...))
+                           part = part, overwrite = overwrite, refine = refine, robust = robust, prior = prior, refine_z = refine_z,
+                           keep = keep, progress = progress, ...))
   }
   check_dots("predict", ...)
   check_source(x)
   check_same_grid(object, x)
   check_flag(overwrite, "overwrite")
   check_keep(keep, x)
+  part <- check_part(part, path)
   if ("calibration" %in% types && calibration_terms(object) == 0) {
     abort("invalid", "This fit has no calibration: it was made without `flux_calibration` of spender().")
   }
   inference <- new_inference(object, types, refine, robust, prior, refine_z)
   device <- choose_device(device, precision, threads)
-  tick <- progress_bar("Spectra", length(x$z), shows_progress(progress))
+  tick <- progress_bar("Spectra", length(part_rows(length(x$z), part)), shows_progress(progress))
   if (!is.null(path)) {
-    return(invisible(predict_to_file(object, x, types, inference, path, overwrite, keep, device, batch_size, tick)))
+    return(invisible(predict_to_file(object, x, types, inference, path, part, overwrite, keep, device, batch_size, tick)))
   }
   if (overwrite) abort("invalid", "`overwrite` is about the file `path`, and none is given.")
   values <- predict_all(object, x, types, inference, device, batch_size, tick)
@@ -186,16 +191,17 @@ predict_newdata <- function(object, type, ..., newdata) {
 }
 
 # Writes a table of results. Rows that the file already has of the same fit, types and spectra are not computed again.
-predict_to_file <- function(fit, x, types, inference, path, overwrite, keep, device, batch_size, tick) {
+predict_to_file <- function(fit, x, types, inference, path, part, overwrite, keep, device, batch_size, tick) {
   check_path(path)
-  path <- path.expand(path)
+  path <- part_path(path.expand(path), part)
   check_not_source(path, x)
   if (all(c("rest", "observed") %in% types)) {
     abort("invalid", "A file has one grid of wavelengths: results in the restframe and the observed frame go to two of them.")
   }
   keep <- setdiff(keep, c("id", "z", "norm"))
   ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
-  of <- result_identity(fit, x, types, ids, inference, keep)
+  whole <- result_identity(fit, x, types, ids, inference, keep)
+  of <- part_identity(whole, part)
   catalogue <- function(rows) {
     columns <- c(list(ID = ids[rows], Z = x$z[rows], NORM = x$norm[rows]), lapply(kept_columns(x, keep, rows), plain_column))
     lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
@@ -203,10 +209,17 @@ predict_to_file <- function(fit, x, types, inference, path, overwrite, keep, dev
   if (overwrite) remove_survey(path)
   if (!file.exists(path)) create_results(fit, x, types, inference, path, of, keep, ids)
   info <- .Call(ffi_survey_info, path)
-  other <- differing_parts(info$prepared, of)
+  joined <- is.null(part) && grepl("^parts:", info$prepared) # by join_predictions()
+  other <- differing_parts(info$prepared, if (joined) sub("of:.*", paste0("of:", whole_digest(whole)), info$prepared) else of)
+  other[other == "of"] <- "fit, spectra, ids or type"
   if (length(other)) {
     abort("exists", path, " exists already and is of something else: not the same ", enumerate(other),
           ". `overwrite = TRUE` replaces it.")
+  }
+  if (!is.null(part)) {
+    rows <- part_rows(length(x$z), part)
+    x <- x[rows]
+    ids <- ids[rows]
   }
   if (info$finished && info$n == length(x$z)) return(path)
   warn_unknown(infer_to_file(fit, x, types, inference, device, batch_size, path, catalogue, tick))
@@ -238,7 +251,7 @@ lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq
 
 #' Read predictions from a file
 #'
-#' @param path A file that [predict.spender()] wrote.
+#' @param path A file that [predict.spender()] or [join_predictions()] wrote; or several, all parts of one.
 #' @param table Return one data frame of the ids, redshifts, the columns that were kept and the results, as `predict()` does with `keep`?
 #' @return The result of `predict()`, in single precision: a matrix with one row per spectrum, named by their ids, or a
 #'   vector of losses; a list of these if the file has several types. With `table = TRUE` a data frame, see [predict.spender()].
@@ -253,6 +266,7 @@ lower_triangle <- function(k) unlist(lapply(seq_len(k), function(a) a + k * (seq
 #' read_predictions(path)$latent[1:3, ]
 #' head(read_predictions(path, table = TRUE))
 read_predictions <- function(path, table = FALSE) {
+  if (length(path) != 1) return(read_parts(path, table))
   check_path(path)
   check_flag(table, "table")
   info <- .Call(ffi_survey_info, path)

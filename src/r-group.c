@@ -2,6 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "cuda/create.h"
 #include "mpi/create.h"
 #include "r-entries.h"
 #include "r-group.h"
@@ -39,6 +40,10 @@ SEXP ffi_group_join(SEXP timeout) {
     if (status != SPD_STATUS_OK) r_raise(status, &error);
   } else {
     joined = spd_group_alone();
+  }
+  if (joined->size > 1) {
+    const spd_status status = spd_cuda_choose(joined->local_rank, &error);
+    if (status != SPD_STATUS_OK) r_raise(status, &error);
   }
   SEXP list = PROTECT(r_list_new(4, names));
   SET_VECTOR_ELT(list, 0, Rf_ScalarReal(joined->rank));

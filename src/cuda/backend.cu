@@ -455,6 +455,13 @@ static spd_status take_device(struct cuda_backend **out, int device, struct spd_
   return SPD_STATUS_OK;
 }
 
+extern "C" spd_status spd_cuda_choose(int local_rank, struct spd_error *error) {
+  const int count = spd_cuda_count();
+  if (count < 2) return SPD_STATUS_OK;
+  CUDA_TRY(cudaSetDevice(local_rank % count));
+  return SPD_STATUS_OK;
+}
+
 extern "C" spd_status spd_cuda_create(struct spd_backend **backend, spd_precision precision, struct spd_error *error) {
   int count = 0, device = 0;
   struct spd_cuda_device description;

@@ -21,6 +21,8 @@ int spd_cuda_forked(void);
 /* Devices that can be used now: 0 without a driver, and in a forked child. */
 int spd_cuda_count(void);
 spd_status spd_cuda_describe(struct spd_cuda_device *description, int device, struct spd_error *error);
+/* Of several devices the one that the process with this number among those of its host is to use from now on */
+spd_status spd_cuda_choose(int local_rank, struct spd_error *error);
 /* On the current device, the first unless CUDA_VISIBLE_DEVICES says otherwise. Streams, cuBLAS and workspaces of a destroyed backend are
  * kept, and the next one, of any precision, takes them over. Backends are created and destroyed by one thread. */
 spd_status spd_cuda_create(struct spd_backend **backend, spd_precision precision, struct spd_error *error);

@@ -56,3 +56,23 @@ test_that("principal components span what spectra are made of, gaps, noise and a
   expect_output(print(pca), "principal components: 3")
   expect_error(spectra_pca(x[1:3], components = 3), "less than the number", class = "spender_error_invalid")
 })
+
+test_that("ranks make the members of an ensemble as one process does", {
+  skip_without_mpi()
+  folder <- withr::local_tempdir()
+  code <- c("x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7)",
+            "network <- spender_network(filters = c(8, 12, 16), encoder_hidden = c(16, 8), decoder_hidden = c(8, 24))",
+            "ensemble <- spender_ensemble(x, members = 3, latents = 2, epochs = 2, batch_size = 8, network = network, threads = 1,",
+            "                             progress = FALSE, ranks = TRUE)",
+            "saveRDS(ensemble, paste0(\"ensemble-\", rank, \".rds\"))")
+  expect_equal(run_ranks(2, code, folder), 0, ignore_attr = TRUE)
+  alone <- spender_ensemble(small_spectra(24), members = 3, latents = 2, epochs = 2, batch_size = 8, network = small_network(), threads = 1,
+                            progress = FALSE)
+  for (rank in 0:1) {
+    shared <- readRDS(file.path(folder, paste0("ensemble-", rank, ".rds")))
+    expect_identical(lapply(shared, `[[`, "weights"), lapply(alone, `[[`, "weights"))
+    expect_identical(lapply(shared, function(f) f$history[1:4]), lapply(alone, function(f) f$history[1:4]))
+    expect_identical(summary(shared)$seed, summary(alone)$seed)
+  }
+  expect_error(spender_ensemble(small_spectra(), ranks = TRUE, pieces = 2), "each on all of them", class = "spender_error_invalid")
+})

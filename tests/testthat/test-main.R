@@ -23,7 +23,7 @@ run_main <- function(...) {
 small_options <- c("--filters", "4,8,8", "--kernels=5,5,5", "--encoder-hidden", "8", "--decoder-hidden=8", "--threads", "1",
                    "--latents=2", "--batch-size", "8")
 
-commands <- c("ingest", "train", "encode", "outliers", "explore")
+commands <- c("ingest", "train", "encode", "join", "outliers", "explore")
 
 test_that("--help documents commands, options and exit codes", {
   result <- run_main("--help")
