@@ -1,6 +1,6 @@
 #' Devices that this build and this machine can use
 #'
-#' @return A list of class `spender_devices`: `built` (optional parts of this build: CBLAS, CFITSIO, CUDA, MPI), `cores` (those this
+#' @return A list of class `spender_devices`: `built` (optional parts of this build: CBLAS, CFITSIO, CUDA, MPI, NCCL), `cores` (those this
 #'   process may use: of its affinity mask, or fewer where a container or batch system grants less processor time), `threads`
 #'   (those a fit uses by default: `getOption("spender.threads")`, else `OMP_NUM_THREADS`, else all cores, and no more than
 #'   `OMP_THREAD_LIMIT`), `instructions` (the instruction set that convolutions use here: `"avx512"`, `"avx2"` or
@@ -25,7 +25,7 @@ devices <- function() {
   info <- .Call(ffi_build_info)
   gpus <- .Call(ffi_cuda_devices)
   structure(list(
-    built = unlist(info[c("cblas", "cfitsio", "cuda", "mpi")]),
+    built = unlist(info[c("cblas", "cfitsio", "cuda", "mpi", "nccl")]),
     cores = info$cores,
     threads = default_threads(),
     instructions = info$instructions,

@@ -97,7 +97,7 @@ encode_options <- function() {
     refine_options(),
     option("refine-z", "flag", "", "refine the redshift with the latents"),
     option("batch-size", "number", "", "spectra at a time; 64 on a CPU, 1024 on a GPU, if not given"),
-    option("part", "text", "", "only this part, such as 2/8, to latents-2-of-8.fits; rank: that of this process of mpirun"),
+    option("part", "text", "", "only a part, 2/8, to latents-2-of-8.fits; rank: that of this process"),
     device_options(),
     common_options()
   )

@@ -44,7 +44,7 @@ train_options <- function() {
     option("invariance-form", "choice:scale-free|published", "scale-free", "... in this form"),
     option("clip", "number", "", "largest norm of the mean loss's gradient; not limited if not given"),
     option("epsilon", "number", "1e-8", "Adam's epsilon"),
-    option("pieces", "number", "", "compute each batch in so many pieces, a power of two, which the processes of mpirun share"),
+    option("pieces", "number", "", "compute batches in so many pieces, a power of two, which processes of mpirun share"),
     device_options("fp16"),
     option("seed", "number", "1", "seed of initial weights and order"),
     option("split-seed", "number", "", "seed of validation membership; that of --seed if not given"),

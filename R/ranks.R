@@ -54,5 +54,6 @@ check_same_ranks <- function(ranks, what) {
 # Of this build, and where it computes
 build_identity <- function(device) {
   c(version = paste(utils::packageVersion("spender"), R.version$platform), instructions = .Call(ffi_build_info)$instructions,
+    nccl = as.character(.Call(ffi_build_info)$nccl),
     device = device$device, precision = device$precision)
 }

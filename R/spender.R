@@ -106,7 +106,7 @@
 #'   rank shows progress, calls `callback`, and writes and reads the `checkpoint`; `resume` works with another number of ranks. What one
 #'   rank cannot go on with ends the training on all, with an error that names the rank and its host; so does a rank that does not answer
 #'   for `getOption("spender.timeout", 50)` seconds, which should be longer than a step, a checkpoint or a callback takes. See
-#'   `vignette("ranks")`.
+#'   `vignette("cluster")`.
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
 #'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning); `spender_error_checkpoint`

@@ -5,12 +5,13 @@
 #include "cpu/create.h"
 #include "cuda/create.h"
 #include "mpi/create.h"
+#include "nccl/create.h"
 #include "network/backend.h"
 #include "r-entries.h"
 
 SEXP ffi_build_info(void) {
-  static const char *const names[] = {"cblas", "cfitsio", "cuda", "cores", "instructions", "mpi", "launched"};
-  SEXP list = PROTECT(r_list_new(7, names));
+  static const char *const names[] = {"cblas", "cfitsio", "cuda", "cores", "instructions", "mpi", "nccl", "launched"};
+  SEXP list = PROTECT(r_list_new(8, names));
   int cblas = FALSE, cfitsio = FALSE;
 #ifdef SPD_HAVE_CBLAS
   cblas = TRUE;
@@ -24,7 +25,8 @@ SEXP ffi_build_info(void) {
   SET_VECTOR_ELT(list, 3, Rf_ScalarInteger(spd_cores()));
   SET_VECTOR_ELT(list, 4, Rf_mkString(spd_cpu_instructions()));
   SET_VECTOR_ELT(list, 5, Rf_ScalarLogical(spd_mpi_built()));
-  SET_VECTOR_ELT(list, 6, Rf_ScalarLogical(spd_mpi_launched()));
+  SET_VECTOR_ELT(list, 6, Rf_ScalarLogical(spd_nccl_built()));
+  SET_VECTOR_ELT(list, 7, Rf_ScalarLogical(spd_mpi_launched()));
   UNPROTECT(1);
   return list;
 }

@@ -13,6 +13,7 @@ static void finalize(SEXP pointer) {
   if (!session) return;
   R_ClearExternalPtr(pointer);
   spd_training_destroy(session->training);
+  if (session->sums) session->sums->ops->destroy(session->sums);
   r_results_free(session->results, session);
   spd_writer_destroy(session->writer);
   spd_survey_close(&session->file);

@@ -19,6 +19,7 @@ struct r_session {
   struct spd_backend *backend;
   struct spd_model *model;
   struct spd_training *training;
+  struct spd_sums *sums; /* of the training, or NULL */
   struct spd_inference *inference;
   struct r_results *results; /* of the inference; r-infer.c */
   struct spd_survey file;    /* that `writer` appends to, if it is not NULL */

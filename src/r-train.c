@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/rng.h"
+#include "nccl/create.h"
 #include "r-entries.h"
 #include "r-group.h"
 #include "r-network.h"
@@ -69,6 +70,12 @@ static spd_status open_session(struct r_session *session, const struct spd_netwo
                               .places = session->surveys.n_files ? session->places : NULL,
                               .threads = device->threads};
   session->schedule = options->schedule;
+  struct spd_sharing sharing = options->sharing ? *options->sharing : (struct spd_sharing){0};
+  if (sharing.group && sharing.group->size > 1 && device->cuda && spd_nccl_built()) {
+    SPD_TRY(spd_nccl_create(&session->sums, sharing.group, session->backend, error));
+    sharing.sums = session->sums;
+    options->sharing = &sharing;
+  }
   return spd_training_create(&session->training, session->model, &source, options, error);
 }
 

@@ -19,10 +19,11 @@ command -v valgrind > /dev/null 2>&1 || need valgrind
 command -v tidy > /dev/null 2>&1 || need tidy
 command -v qpdf > /dev/null 2>&1 || need qpdf
 command -v checkbashisms > /dev/null 2>&1 || need devscripts
-# Wanted but not needed: tests of style, the site, and the core for arm64, skip without these.
+# Wanted but not needed: tests of style, the site, ranks, and the core for arm64, skip without these.
 wanted=''
-if [ "${1:-}" = tests ]; then # style, site
+if [ "${1:-}" = tests ]; then # style, ranks, site
   command -v clang-format > /dev/null 2>&1 || wanted="$wanted clang-format"
+  command -v mpicc > /dev/null 2>&1 && command -v mpirun > /dev/null 2>&1 || wanted="$wanted libopenmpi-dev openmpi-bin"
   for name in lintr pkgdown; do
     Rscript --vanilla -e 'quit(status = !requireNamespace(commandArgs(TRUE), quietly = TRUE))' $name > /dev/null 2>&1 || wanted="$wanted r-cran-$name"
   done

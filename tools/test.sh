@@ -42,7 +42,7 @@ step "set-up"
 if sh tools/setup.sh tests; then pass "set-up"; else fail "set-up"; finish; fi
 
 step "style"
-found=$(grep -rnE '#[[:space:]]*include[[:space:]]*[<"](R\.h|Rinternals\.h|Rdefines\.h|Rmath\.h|R_ext/)' src/core src/data src/measure src/network src/cpu src/cuda src/mpi 2> /dev/null)
+found=$(grep -rnE '#[[:space:]]*include[[:space:]]*[<"](R\.h|Rinternals\.h|Rdefines\.h|Rmath\.h|R_ext/)' src/core src/data src/measure src/network src/cpu src/cuda src/mpi src/nccl 2> /dev/null)
 if [ -z "$found" ]; then pass "no R header below the glue"; else fail "R headers below the glue:"; echo "$found"; fi
 found=$(grep -rnE -e '-ffast-math|-march=native|omp_set_num_threads|openmp.*omp_set_dynamic' configure src 2> /dev/null | grep -v '\.o:' || true)
 if [ -z "$found" ]; then pass "no flag or call that changes arithmetic or the process"; else fail "ruled-out flags or calls:"; echo "$found"; fi

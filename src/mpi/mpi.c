@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <mpi.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,7 +251,11 @@ void spd_mpi_leave(void) {
     if (MPI_Ibarrier(group->comm, &request) == MPI_SUCCESS)
       for (const double until = now() + 5; !done && now() < until; pause_between(1000))
         if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
-    if (!done) MPI_Abort(MPI_COMM_WORLD, 1);
+    if (!done) { /* where the launcher cannot be reached either, this would wait for it for ever */
+      signal(SIGALRM, SIG_DFL);
+      alarm(5);
+      MPI_Abort(MPI_COMM_WORLD, 1);
+    }
   }
   MPI_Finalize();
 }

@@ -10,6 +10,10 @@
 
 enum { PLAYED_RANKS = 8 };
 
+/* Called around an exchange, where ranks take turns outside it; NULL: they do not */
+CHECK_UNUSED static void (*played_leave)(void);
+CHECK_UNUSED static void (*played_enter)(void);
+
 struct played_rank {
   struct spd_group base;
   struct played *all;
@@ -50,6 +54,7 @@ static spd_status played_exchange(struct spd_group *group, int with, const void 
   until.tv_nsec += (long)((group->patience - (double)(time_t)group->patience) * 1e9);
   if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
   spd_group_name(name, sizeof name, group, with);
+  if (played_leave) played_leave();
   pthread_mutex_lock(&p->lock);
   if (me->exchanges++ == me->dies_at) me->dead = 1;
   while (status == SPD_STATUS_OK && !(sent && received)) {
@@ -74,6 +79,7 @@ static spd_status played_exchange(struct spd_group *group, int with, const void 
   }
   if (status != SPD_STATUS_OK && posted) p->box[rank][with].full = 0; /* its bytes are gone */
   pthread_mutex_unlock(&p->lock);
+  if (played_enter) played_enter();
   return status;
 }
 

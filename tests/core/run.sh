@@ -95,9 +95,9 @@ compile() {
   variant=$1 flags=$2 compiler=${3:-}
   mkdir -p "$build/$variant"
   rm -f "$build/$variant"/*
-  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c src/mpi/none.c'
-  [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/*.cu'
-  [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="$sources tests/core/cuda-on-cpu/device.cpp"
+  sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c src/mpi/none.c src/nccl/none.c'
+  [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/*.cu src/nccl/none.c'
+  [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="${sources% *} src/nccl/nccl.cu tests/core/cuda-on-cpu/device.cpp tests/core/cuda-on-cpu/nccl.cpp"
   for source in $sources; do
     object=$(echo "${source#src/}" | tr / -)
     object=${object%.*}
@@ -191,7 +191,7 @@ played_cuda() {
   fi
   link=g++
   if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda -DCUDA_KEPT_ARENA=256 $sanitizers"; then
-    for name in stages invariance cuda repeat refine infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+    for name in stages invariance cuda repeat refine nccl infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   link=$cc
 }

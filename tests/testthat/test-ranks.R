@@ -93,3 +93,16 @@ test_that("a rank that dies ends the others, and the checkpoint is good", {
   alone <- small_fit(simulate_spectra(60, instrument = small_instrument(), seed = 7), batch_size = 16, init = "random", pieces = 4)
   expect_identical(read_fits(folder)[[1]]$weights, alone$weights)
 })
+
+test_that("an R package of MPI that was loaded before goes on working", {
+  skip_without_mpi()
+  skip_if(!nzchar(system.file(package = "Rmpi")), "there is no Rmpi")
+  folder <- withr::local_tempdir()
+  code <- c("library(Rmpi)", ranks_fit(), "saveRDS(c(mpi.comm.rank(0), mpi.allreduce(1, comm = 0)), paste0(\"said-\", rank, \".rds\"))",
+            "mpi.quit()")
+  done <- run_ranks(2, code, folder)
+  expect_equal(done, 0, ignore_attr = TRUE, info = paste(attr(done, "output"), collapse = "\n"))
+  expect_identical(read_fits(folder, "said"), list(c(0, 2), c(1, 2)))
+  fits <- read_fits(folder)
+  expect_true(same_fit(fits[[1]], fits[[2]]))
+})

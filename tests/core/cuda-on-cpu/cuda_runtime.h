@@ -54,6 +54,7 @@ typedef enum {
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
   cudaErrorIllegalState = 401,
+  cudaErrorNotReady = 600,
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901
@@ -73,6 +74,8 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+/* Runs what can be run before it without waiting for other ranks. */
+cudaError_t cudaEventQuery(cudaEvent_t event);
 
 /* Between begin and end what a stream is given is stored, with its arguments, and not run. What waits for the device or changes its memory
  * fails meanwhile, and makes the recording void. */
@@ -108,8 +111,9 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
 typedef enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 } cudaFuncAttribute;
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);
 
-/* Runs, keeps or records the work; false if the recording is void */
-bool device_enqueue(cudaStream_t stream, std::function<void()> work);
+/* Runs, keeps or records the work; false if the recording is void. ready: whether work that waits for other ranks can run; whoever waits
+ * for such work without looking, and they do not come, ends the program. */
+bool device_enqueue(cudaStream_t stream, std::function<void()> work, std::function<bool()> ready = nullptr);
 /* `shared` bytes of dynamic shared memory, which start as NaN for each block */
 void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::function<void()> &thread);
 bool device_may_share(const void *kernel, size_t bytes);

@@ -183,8 +183,15 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
 
 /* ---- streams ---- */
 
+static void stay() {}
+void (*device_yield)(void) = stay;
+
+struct device_item {
+  std::function<void()> work;
+  std::function<bool()> ready; /* may be none */
+};
 struct device_stream {
-  std::deque<std::function<void()>> queue;
+  std::deque<device_item> queue;
   unsigned long issued, done;
   int number;
 };
@@ -194,28 +201,44 @@ struct device_event {
 };
 static std::vector<cudaStream_t> streams;
 
-static void drain(cudaStream_t stream, unsigned long position) {
+/* What can be run without waiting for other ranks; whether that was all up to this position */
+static bool advance(cudaStream_t stream, unsigned long position) {
   while (stream->done < position) {
-    const std::function<void()> work = stream->queue.front();
+    if (stream->queue.front().ready && !stream->queue.front().ready()) return false;
+    const std::function<void()> work = stream->queue.front().work;
     stream->queue.pop_front();
     stream->done++;
     work();
   }
+  return true;
 }
 
+static void drain(cudaStream_t stream, unsigned long position) {
+  for (long looks = 0; !advance(stream, position); looks++) {
+    if (looks > 20000) {
+      fprintf(stderr, "a rank waits for others on the device, and they do not come\n");
+      abort();
+    }
+    device_yield();
+  }
+}
+
+void device_memory(int open) { open ? open_memory() : close_memory(); }
+
+/* But for what waits for other ranks */
 static void drain_all() {
-  for (cudaStream_t stream : streams) drain(stream, stream->issued);
+  for (cudaStream_t stream : streams) advance(stream, stream->issued);
 }
 
-bool device_enqueue(cudaStream_t stream, std::function<void()> work) {
+bool device_enqueue(cudaStream_t stream, std::function<void()> work, std::function<bool()> ready) {
   if (stream == recorded) {
     recording.push_back(std::move(work));
     return !recording_void;
   }
-  stream->queue.push_back(std::move(work));
+  stream->queue.push_back({std::move(work), std::move(ready)});
   stream->issued++;
   const bool late = stream->number == 0 ? stream_order == DEVICE_FIRST_LATE : stream_order == DEVICE_SECOND_LATE;
-  if (!late) drain(stream, stream->issued);
+  if (!late) advance(stream, stream->issued);
   return true;
 }
 
@@ -274,7 +297,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   MAY_FAIL;
   if (stream == recorded) NOT_RECORDED;
   const device_event now = *event;
-  if (now.stream) device_enqueue(stream, [=] { drain(now.stream, now.position); });
+  if (now.stream)
+    device_enqueue(
+        stream, [] {}, [=] { return advance(now.stream, now.position); });
   return cudaSuccess;
 }
 
@@ -283,6 +308,13 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   NOT_RECORDED;
   if (event->stream) drain(event->stream, event->position);
   return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  MAY_FAIL;
+  NOT_RECORDED;
+  device_yield();
+  return !event->stream || advance(event->stream, event->position) ? cudaSuccess : last_error = cudaErrorNotReady;
 }
 
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {

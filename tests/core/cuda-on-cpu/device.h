@@ -31,6 +31,18 @@ void device_set_failure(long calls);
 long device_failure(void);
 /* Recordings that have been launched */
 size_t device_replays(void);
+/* Ranks that share this device are threads, of which one runs at a time: called where one of them waits for another. */
+extern void (*device_yield)(void);
+/* Opens (1) or closes (0) its memory for the host */
+void device_memory(int open);
+
+/* NCCL on this device: its call after `calls` more fails, and only it, -1: none; the calls still to come before; communicators that nobody
+ * has given back; sums that a rank has asked for since they were forgotten. */
+void nccl_set_failure(long calls);
+long nccl_failure(void);
+long nccl_open(void);
+long nccl_sums_of(int rank);
+void nccl_forget_sums(void);
 /* Bytes of device memory, pinned buffers, streams, events, handles and recordings that nobody has given back */
 size_t device_leaks(void);
 
