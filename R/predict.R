@@ -85,9 +85,9 @@
 #' dim(predict(fit, x[1:3], "rest"))
 #' predict(fit, x[1:3], c("latent", "loss"), keep = "class")
 predict.spender <- function(object, x, type = c("observed", "rest", "latent", "loss", "chi2", "covariance", "z", "calibration"),
-                            device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, part = NULL,
-                            overwrite = FALSE, refine = NULL, robust = NULL, prior = FALSE, refine_z = FALSE, keep = NULL,
-                            progress = NULL, ...) {
+                            device = "auto", precision = "fp32", threads = NULL, batch_size = NULL, path = NULL, overwrite = FALSE,
+                            refine = NULL, robust = NULL, prior = FALSE, refine_z = FALSE, keep = NULL, progress = NULL,
+                            part = NULL, ...) {
   types <- if (missing(type)) "observed" else unique(vapply(type, match.arg, "", names(result_columns), USE.NAMES = FALSE))
   if (missing(x)) {
     return(predict_newdata(object, types, device = device, precision = precision, threads = threads, batch_size = batch_size, path = path,

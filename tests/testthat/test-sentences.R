@@ -11,7 +11,7 @@ test_that("arguments that are not known are refused, with what was meant", {
     expect_error(predict(model, x, newdata = x), "`newdata`", class = "spender_error_invalid")
     expect_error(predict(model), "must be spectra", class = "spender_error_invalid")
   }
-  expect_error(predict(fit, x, "latent", "cpu", "fp32", NULL, NULL, NULL, FALSE, 0, NULL, FALSE, FALSE, NULL, NULL, 9), "too many",
+  expect_error(predict(fit, x, "latent", "cpu", "fp32", NULL, NULL, NULL, FALSE, 0, NULL, FALSE, FALSE, NULL, NULL, NULL, 9), "too many",
                class = "spender_error_invalid")
   for (f in list(encode, reconstruct, residuals)) expect_error(f(fit, x, path = "a.fits"), "takes no `path`",
                                                                class = "spender_error_invalid")
