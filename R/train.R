@@ -97,6 +97,7 @@ check_training <- function(options) {
     if (options$clip == 0) abort("invalid", "`clip` must be above 0: with 0 nothing would be learned.")
   }
   check_number(options$epsilon, "epsilon", 0, 1e300)
+  check_number(options$average, "average", 0, 1e9)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
   check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
@@ -113,7 +114,8 @@ open_training <- function(fit, x, rows, is_training, settings, device, steps_per
                        cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
                        refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
                        lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
-                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon),
+                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon,
+                       average = ceiling(settings$average * steps_per_epoch)),
           list(invariance = invariance_settings(settings$invariance, x, rows, settings$epochs))))
 }
 

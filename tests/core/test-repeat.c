@@ -69,7 +69,7 @@ static const struct spd_invariance_options invariance = {.scale_free = 1,
                                                          .seed = 5};
 
 enum { PLAIN, CLIPPED, INVARIANT, REFINED, KINDS };
-static const char *const kinds[KINDS] = {"plain", "calibrated and clipped", "with copies", "at refined latents, the LSF fixed"};
+static const char *const kinds[KINDS] = {"plain", "calibrated, clipped and averaged", "with copies", "at refined latents, the LSF fixed"};
 
 static struct spd_network network_of(int kind) {
   struct spd_architecture a = small_architecture();
@@ -91,6 +91,7 @@ static struct small_trained train(struct spd_backend *backend, int kind, int gro
                                                .way = SPD_FEED_STREAMED,
                                                .refine_from = kind == REFINED ? 4 : UINT64_MAX,
                                                .clip = kind == CLIPPED ? 1e-2 : 0,
+                                               .average = kind == CLIPPED ? 3 : 0,
                                                .invariance = kind == INVARIANT ? &invariance : NULL};
   const size_t bytes = net.size * sizeof(float);
   struct small_trained out = {check_alloc(bytes), check_alloc(bytes), check_alloc(bytes), 0, 0, {0, 0, 0, 0, 0, 0, 0}};
