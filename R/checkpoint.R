@@ -3,7 +3,7 @@
 # a digest of the tensors.
 
 checkpoint_format <- "spender-checkpoint"
-checkpoint_version <- "3"
+checkpoint_version <- "4"
 # Names of the list that ffi_train_state() returns; trainings that average weights have `average`, too
 state_parts <- c("epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v")
 

@@ -57,9 +57,10 @@ train <- function(fit, x, options) {
 
   fit$weights <- run$weights
   fit$history <- rbind(fit$history, run$history)
-  settings$epochs <- nrow(fit$history)
+  settings$epochs <- as.double(nrow(fit$history))
   fit$training <- c(settings, fit$training[names(fit$training) %in% "init"],
-                    list(n_training = n, n_validation = sum(!is_training), z_range = range(x$z[rows]), kept = nrow(run$earlier) + run$kept))
+                    list(n_training = as.double(n), n_validation = as.double(sum(!is_training)), z_range = range(x$z[rows]),
+                         kept = nrow(run$earlier) + run$kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   fit$training[names(bounds)] <- bounds
