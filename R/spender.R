@@ -48,6 +48,9 @@
 #' @param invariance `NULL`, or further losses that make the latents independent of redshift, from [spender_invariance()].
 #' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
 #' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
+#' @param average Validate with, and return, averages of the weights over about this many last epochs instead of the weights: with \eqn{T}
+#'   steps in these epochs, \eqn{\bar w \leftarrow \bar w + (w - \bar w) / \min(t, T)} after step \eqn{t}. They are useful where weights
+#'   keep moving, as at a constant learning rate or with `invariance`. 0: no averages.
 #' @param pieces `NULL`, or a power of two: the gradient of each batch is computed in so many pieces and added up in a fixed order.
 #'   Processes that `mpirun` or `srun` has started with the same program share them (see Ranks). The result depends on the number of
 #'   pieces, not on that of processes.
@@ -129,9 +132,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
                     init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
-                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, pieces = NULL, device = "auto", precision = "fp16",
-                    threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE,
-                    progress = NULL, callback = NULL) {
+                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, average = 0, pieces = NULL, device = "auto",
+                    precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10,
+                    resume = FALSE, progress = NULL, callback = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   if (!is.null(invariance)) {

@@ -66,9 +66,10 @@ train_with <- function(ranks, fit, x, options) {
   run$history$seconds <- from_first(ranks, function() run$history$seconds)
   fit$weights <- run$weights
   fit$history <- rbind(fit$history, run$history)
-  settings$epochs <- nrow(fit$history)
+  settings$epochs <- as.double(nrow(fit$history))
   fit$training <- c(settings, fit$training[names(fit$training) %in% "init"],
-                    list(n_training = n, n_validation = sum(!is_training), z_range = range(x$z[rows]), kept = nrow(run$earlier) + run$kept))
+                    list(n_training = as.double(n), n_validation = as.double(sum(!is_training)), z_range = range(x$z[rows]),
+                         kept = nrow(run$earlier) + run$kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   fit$training[names(bounds)] <- bounds
@@ -106,6 +107,7 @@ check_training <- function(options) {
     if (options$clip == 0) abort("invalid", "`clip` must be above 0: with 0 nothing would be learned.")
   }
   check_number(options$epsilon, "epsilon", 0, 1e300)
+  check_number(options$average, "average", 0, 1e9)
   check_pieces(options$pieces, options$invariance)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
@@ -130,7 +132,8 @@ open_training <- function(fit, x, rows, is_training, settings, device, steps_per
                        cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
                        refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
                        lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
-                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon, pieces = settings$pieces),
+                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon,
+                       average = ceiling(settings$average * steps_per_epoch), pieces = settings$pieces),
           list(invariance = invariance_settings(settings$invariance, x, rows, settings$epochs))))
 }
 

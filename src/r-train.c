@@ -106,7 +106,8 @@ SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
                                             .epsilon = r_list_real(options, "epsilon"),
                                             .lsf_factor = r_list_real(options, "lsf_factor"),
                                             .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")},
-                                   .clip = r_list_real(options, "clip")};
+                                   .clip = r_list_real(options, "clip"),
+                                   .average = (uint64_t)r_list_whole(options, "average", 0, 1e15)};
   struct spd_invariance_options invariance;
   if (take_invariance(&invariance, &o.ids, options, n, o.seed)) o.invariance = &invariance;
   /* NULL or absent: a batch is one piece. Otherwise it is shared with the processes that have been joined, if there are any */
@@ -188,15 +189,16 @@ SEXP ffi_train_weights(SEXP pointer) {
   struct r_session *session = training_session(pointer);
   SEXP weights = PROTECT(Rf_allocVector(RAWSXP, (R_xlen_t)(spd_model_network(session->model)->size * sizeof(float))));
   struct spd_error error;
-  spd_status status = spd_model_get_parameters((float *)(void *)RAW(weights), session->model, &error);
+  spd_status status = spd_training_get_weights((float *)(void *)RAW(weights), session->training, &error);
   UNPROTECT(1);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return weights;
 }
 
-/* The state of a training between two steps, as a list; its weights and Adam's moments m and v are float32 as raw vectors. */
-static const char *const state_names[] = {"epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v"};
-enum { N_COUNTS = 4, WEIGHTS = 5, N_STATE = 8 };
+/* The state of a training between two steps, as a list; its weights, Adam's moments m and v, and the weights' average, where the training
+ * keeps it, are float32 as raw vectors. */
+static const char *const state_names[] = {"epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v", "average"};
+enum { N_COUNTS = 4, WEIGHTS = 5, AVERAGE = 8, N_STATE = 9 };
 
 static float *raw_floats(SEXP list, int i) { return (float *)(void *)RAW(VECTOR_ELT(list, i)); }
 
@@ -205,22 +207,24 @@ SEXP ffi_train_state(SEXP pointer) {
   const size_t bytes = spd_model_network(session->model)->size * sizeof(float);
   const struct spd_training_state s = spd_training_get_state(session->training);
   const double numbers[WEIGHTS] = {(double)s.epoch, (double)s.step, (double)s.step_in_epoch, (double)s.loss_count, s.loss_sum};
-  SEXP list = PROTECT(r_list_new(N_STATE, state_names));
-  for (int i = 0; i < N_STATE; i++)
-    SET_VECTOR_ELT(list, i, i < WEIGHTS ? Rf_ScalarReal(numbers[i]) : Rf_allocVector(RAWSXP, (R_xlen_t)bytes));
+  const int n = spd_training_averages(session->training) ? N_STATE : AVERAGE;
+  SEXP list = PROTECT(r_list_new(n, state_names));
+  for (int i = 0; i < n; i++) SET_VECTOR_ELT(list, i, i < WEIGHTS ? Rf_ScalarReal(numbers[i]) : Rf_allocVector(RAWSXP, (R_xlen_t)bytes));
   struct spd_error error;
   spd_status status = spd_model_get_parameters(raw_floats(list, WEIGHTS), session->model, &error);
   if (status == SPD_STATUS_OK)
     status = spd_model_get_moments(raw_floats(list, WEIGHTS + 1), raw_floats(list, WEIGHTS + 2), session->model, &error);
+  if (status == SPD_STATUS_OK && n > AVERAGE) status = spd_training_get_weights(raw_floats(list, AVERAGE), session->training, &error);
   UNPROTECT(1);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return list;
 }
 
 static spd_status restore(struct r_session *session, const struct spd_training_state *state, const float *weights, const float *m,
-                          const float *v, struct spd_error *error) {
+                          const float *v, const float *average, struct spd_error *error) {
   SPD_TRY(spd_model_set_parameters(session->model, weights, error));
   SPD_TRY(spd_model_set_moments(session->model, m, v, error));
+  if (average) SPD_TRY(spd_model_set_average(session->model, average, error));
   return spd_training_set_state(session->training, state, error);
 }
 
@@ -231,9 +235,10 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   for (int i = 0; i < N_COUNTS; i++) counts[i] = (uint64_t)r_list_whole(list, state_names[i], 0, 1e15);
   const struct spd_training_state state = {counts[0], counts[1], counts[2], counts[3], r_list_real(list, "loss_sum")};
   const float *weights = r_weights(r_list_get(list, "weights"), network), *m = r_weights(r_list_get(list, "m"), network),
-              *v = r_weights(r_list_get(list, "v"), network);
+              *v = r_weights(r_list_get(list, "v"), network),
+              *average = spd_training_averages(session->training) ? r_weights(r_list_get(list, "average"), network) : NULL;
   struct spd_error error;
-  const spd_status status = restore(session, &state, weights, m, v, &error);
+  const spd_status status = restore(session, &state, weights, m, v, average, &error);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;
 }

@@ -45,7 +45,7 @@ struct spd_model {
   size_t copies;                          /* augmented copies of spectra after them, which are encoded only (network/invariance.c) */
   const float *added_rest, *added_latent; /* (n, R), (n, S): gradients that a backward pass adds to those of the loss; NULL: none */
   spd_model_purpose purpose;
-  float *parameters, *gradient, *m, *v;
+  float *parameters, *gradient, *m, *v, *average; /* average: NULL until there is one */
   float *observed_grid, *rest_grid;
   float *flux, *ivar, *z, *log_ivar;
   struct trunk spectrum, weights;

@@ -314,6 +314,8 @@ static spd_status one_step(struct spd_training *t, struct spd_error *error) {
   if (t->options.clip > 0) SPD_TRY(spd_model_clip(t->model, t->options.clip, error));
   SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
   t->step++;
+  if (t->options.average)
+    SPD_TRY(spd_model_average(t->model, 1.0 / (double)(t->step < t->options.average ? t->step : t->options.average), error));
   t->step_in_epoch++;
   return SPD_STATUS_OK;
 }
@@ -375,8 +377,13 @@ spd_status spd_training_set_state(struct spd_training *t, const struct spd_train
   return SPD_STATUS_OK;
 }
 
-spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
-                                 struct spd_error *error) {
+int spd_training_averages(const struct spd_training *t) { return t->options.average > 0; }
+
+spd_status spd_training_get_weights(float *weights, struct spd_training *t, struct spd_error *error) {
+  return t->options.average ? spd_model_get_average(weights, t->model, error) : spd_model_get_parameters(weights, t->model, error);
+}
+
+static spd_status validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count, struct spd_error *error) {
   const double until = seconds_now() + seconds;
   size_t from, to;
   double sum = 0;
@@ -400,4 +407,13 @@ spd_status spd_training_validate(struct spd_training *t, double seconds, int *fi
   for (uint64_t i = 0; i < t->n_validation; i++) sum += t->host_losses[i];
   *mean = sum / (double)t->n_validation;
   return SPD_STATUS_OK;
+}
+
+spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
+                                 struct spd_error *error) {
+  const int averaged = t->options.average && t->step;
+  if (averaged) SPD_TRY(spd_model_exchange_average(t->model, error));
+  const spd_status status = validate(t, seconds, finished, mean, count, error);
+  if (averaged && status == SPD_STATUS_OK) return spd_model_exchange_average(t->model, error);
+  return status;
 }
