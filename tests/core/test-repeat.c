@@ -97,7 +97,7 @@ static struct small_trained train(struct spd_backend *backend, int kind, int gro
                                                .average = kind == CLIPPED ? 3 : 0,
                                                .invariance = kind == INVARIANT ? &invariance : NULL};
   const size_t bytes = net.size * sizeof(float);
-  struct small_trained out = {check_alloc(bytes), check_alloc(bytes), check_alloc(bytes), 0, 0, {0, 0, 0, 0, 0, 0, 0}};
+  struct small_trained out = {check_alloc(bytes), check_alloc(bytes), check_alloc(bytes), 0, 0, {0}};
   struct spd_model *model;
   struct spd_training *training;
   uint64_t count;
