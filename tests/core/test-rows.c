@@ -6,6 +6,7 @@
 #include "core/rng.h"
 #include "cpu/cpu.h"
 #include "cpu/create.h"
+#include "network/scalar.h"
 
 static uint64_t counter;
 static size_t pick(size_t from, size_t to) { return from + (size_t)spd_below(spd_mix64(++counter), to - from + 1); }
@@ -27,6 +28,7 @@ union stage {
   struct spd_dense dense;
   struct spd_resample resample;
   struct spd_lsf lsf;
+  struct spd_resolution resolution;
   struct spd_loss loss;
   struct spd_calibrate calibrate;
   struct spd_augment augment;
@@ -151,6 +153,7 @@ BOTH_WAYS(block)
 BOTH_WAYS(attend)
 BOTH_WAYS(dense)
 BOTH_WAYS(lsf)
+BOTH_WAYS(resolution)
 BOTH_WAYS(loss)
 BOTH_WAYS(calibrate)
 
@@ -282,6 +285,23 @@ static void test_observed_frame(const struct cpu_kernels *kernels) {
     VALUES(&s, lsf, dy, GIVEN, n_observed);
     VALUES(&s, lsf, y, MADE, n_observed);
     VALUES(&s, lsf, dx, MADE, n_observed);
+    test_subject(&s, kernels, 0, 0);
+  }
+  {
+    struct subject s = {.name = "resolution", .run = run_resolution};
+    struct spd_resolution *t = &s.stage.resolution;
+    uint32_t *left = check_alloc(n_observed * sizeof *left), knots[8];
+    t->n_observed = n_observed, t->size = size, t->n_knots = 8, t->share = 1;
+    for (size_t j = 0; j < 8; j++) knots[j] = (uint32_t)(j * (n_observed - 1) / 7);
+    float *part = parameter(&s, n_observed);
+    s.owned[s.n_owned++] = left;
+    spd_band_places(left, part, knots, 8, n_observed);
+    t->left = left, t->part = part;
+    VALUES(&s, resolution, band, GIVEN, 8 * size);
+    VALUES(&s, resolution, x, GIVEN, n_observed);
+    VALUES(&s, resolution, dy, GIVEN, n_observed);
+    VALUES(&s, resolution, y, MADE, n_observed);
+    VALUES(&s, resolution, dx, MADE, n_observed);
     test_subject(&s, kernels, 0, 0);
   }
   {

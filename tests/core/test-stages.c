@@ -226,6 +226,32 @@ static void test_lsf(const struct vector_case *c) {
   check_floats(c, "dx", l.dx, "lsf gradient");
 }
 
+static void test_resolution(const struct vector_case *c) {
+  size_t n = vectors_size(c, "n"), m = vectors_size(c, "n_observed"), size = vectors_size(c, "size"), share = vectors_size(c, "share");
+  size_t n_knots = vectors_find(c, "knots")->count;
+  const double *knots = vectors_array(c, "knots");
+  struct spd_resolution r = {.n_observed = m, .size = size, .n_knots = n_knots, .share = share};
+  uint32_t *pixels = check_alloc(n_knots * sizeof *pixels), *left = check_alloc(m * sizeof *left), *there = new_bytes(m * sizeof *left);
+  float *part = check_alloc(m * sizeof *part), *parts = new_bytes(m * sizeof *part);
+  for (size_t j = 0; j < n_knots; j++) pixels[j] = (uint32_t)knots[j];
+  spd_band_places(left, part, pixels, n_knots, m);
+  MUST(backend->ops->upload(backend, there, left, m * sizeof *left, error));
+  MUST(backend->ops->upload(backend, parts, part, m * sizeof *part, error));
+  r.left = there, r.part = parts;
+  r.band = new_floats(vectors_array(c, "band"), n / share * n_knots * size);
+  r.x = new_floats(vectors_array(c, "x"), n * m);
+  r.y = new_floats(NULL, n * m);
+  r.dy = new_floats(vectors_array(c, "dy"), n * m);
+  r.dx = new_floats(NULL, n * m);
+  OPS(resolution_forward, &r, n);
+  check_floats(c, "y", r.y, "resolution");
+  for (int again = 0; again < 2; again++) {
+    OPS(resolution_backward, &r, n);
+    check_floats(c, "dx", r.dx, "resolution gradient");
+  }
+  free(pixels), free(left), free(part);
+}
+
 static void test_loss(const struct vector_case *c) {
   size_t n = vectors_size(c, "n"), rest = vectors_size(c, "n_rest"), m = vectors_size(c, "n_observed");
   struct spd_loss l = {.n_rest = rest, .n_observed = m, .lsf = vectors_size(c, "lsf")};
@@ -371,9 +397,10 @@ static void test_rest_index(void) {
 }
 
 static void test_all(const char *folder) {
-  static const struct stage_test tests[] = {{"stem", test_stem},   {"block", test_block},         {"attend", test_attend},
-                                            {"dense", test_dense}, {"resample", test_resample},   {"lsf", test_lsf},
-                                            {"loss", test_loss},   {"calibrate", test_calibrate}, {"adam", test_adam}};
+  static const struct stage_test tests[] = {
+      {"stem", test_stem},           {"block", test_block}, {"attend", test_attend},         {"dense", test_dense},
+      {"resample", test_resample},   {"lsf", test_lsf},     {"resolution", test_resolution}, {"loss", test_loss},
+      {"calibrate", test_calibrate}, {"adam", test_adam}};
   test_vectors(tests, sizeof tests / sizeof *tests, folder);
   test_long_blocks();
   test_adam_limit();
