@@ -161,6 +161,7 @@ static const struct spd_backend_ops cpu_ops = {
     /* .lsf_backward = */ cpu_lsf_backward,
     /* .resolution_forward = */ cpu_resolution_forward,
     /* .resolution_backward = */ cpu_resolution_backward,
+    /* .gaussians = */ cpu_gaussians,
     /* .calibrate_forward = */ cpu_calibrate_forward,
     /* .calibrate_backward = */ cpu_calibrate_backward,
     /* .loss_forward = */ cpu_loss_forward,

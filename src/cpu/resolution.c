@@ -1,5 +1,6 @@
 /* Each spectrum's own resolution: a band matrix, linear between knots, zero beyond the array. */
 #include "cpu/cpu.h"
+#include "network/scalar.h"
 
 /* The diagonals of pixel m: (size), a sum of those of two knots */
 static inline float weight(const float *from, const float *to, float part, size_t k) { return from[k] + part * (to[k] - from[k]); }
@@ -58,5 +59,27 @@ static void backward_row(const void *context, size_t i, int thread) {
 spd_status cpu_resolution_backward(struct spd_backend *backend, const struct spd_resolution *s, size_t n, struct spd_error *error) {
   (void)error;
   cpu_parallel(backend, n, backward_row, s);
+  return SPD_STATUS_OK;
+}
+
+struct gaussians {
+  float *band;
+  const float *sigma;
+  size_t size, count;
+};
+
+enum { AT_ONCE = 64 };
+
+static void make_gaussians(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct gaussians *g = context;
+  for (size_t i = piece * AT_ONCE; i < (piece + 1) * AT_ONCE && i < g->count; i++)
+    spd_gaussian(g->band + i * g->size, g->sigma[i], g->size);
+}
+
+spd_status cpu_gaussians(struct spd_backend *backend, float *band, const float *sigma, size_t size, size_t count, struct spd_error *error) {
+  (void)error;
+  const struct gaussians gaussians = {band, sigma, size, count};
+  cpu_parallel(backend, (count + AT_ONCE - 1) / AT_ONCE, make_gaussians, &gaussians);
   return SPD_STATUS_OK;
 }

@@ -316,6 +316,7 @@ static const struct spd_backend_ops cuda_ops = {
     /* .lsf_backward = */ cuda_lsf_backward,
     /* .resolution_forward = */ cuda_resolution_forward,
     /* .resolution_backward = */ cuda_resolution_backward,
+    /* .gaussians = */ cuda_gaussians,
     /* .calibrate_forward = */ cuda_calibrate_forward,
     /* .calibrate_backward = */ cuda_calibrate_backward,
     /* .loss_forward = */ cuda_loss_forward,

@@ -37,6 +37,10 @@ static __global__ void backward(struct spd_resolution s, size_t n) {
   }
 }
 
+static __global__ void gaussians(float *band, const float *sigma, size_t size, size_t count) {
+  CUDA_EACH(i, count) spd_gaussian(band + i * size, sigma[i], size);
+}
+
 spd_status cuda_resolution_forward(struct spd_backend *backend, const struct spd_resolution *s, size_t n, struct spd_error *error) {
   CUDA_LAUNCH(forward, cuda_blocks(backend, n * s->n_observed), CUDA_THREADS, *s, n);
   return SPD_STATUS_OK;
@@ -44,5 +48,11 @@ spd_status cuda_resolution_forward(struct spd_backend *backend, const struct spd
 
 spd_status cuda_resolution_backward(struct spd_backend *backend, const struct spd_resolution *s, size_t n, struct spd_error *error) {
   CUDA_LAUNCH(backward, cuda_blocks(backend, n * s->n_observed), CUDA_THREADS, *s, n);
+  return SPD_STATUS_OK;
+}
+
+spd_status cuda_gaussians(struct spd_backend *backend, float *band, const float *sigma, size_t size, size_t count,
+                          struct spd_error *error) {
+  CUDA_LAUNCH(gaussians, cuda_blocks(backend, count), CUDA_THREADS, band, sigma, size, count);
   return SPD_STATUS_OK;
 }

@@ -125,10 +125,10 @@ struct spd_lsf {
   double *partial; /* (N, size) workspace of backward */
 };
 
-/* The resolution of each spectrum: a matrix with `size` diagonals (odd), given at some pixels, the knots, and linear between them:
- *   y_m = sum_k b_k(m) x_{m + k - (size-1)/2},  b(m) = (1 - t_m) B_j + t_m B_{j+1},  j = left_m,
- * zero beyond the array, not normalised. With a knot at every pixel it is any band matrix; a smooth one needs few. It has no parameters:
- * backward makes dx alone, by the transpose. */
+/* The resolution of each spectrum: a matrix with `size` diagonals (odd), given at some pixels, the knots, and linear between them
+ * (data/band.h has the places): y_m = sum_k b_k(m) x_{m + k - (size-1)/2},  b(m) = (1 - t_m) B_j + t_m B_{j+1},  j = left_m, zero beyond
+ * the array, not normalised. With a knot at every pixel it is any band matrix; a smooth one needs few. It has no parameters: backward makes
+ * dx alone, by the transpose. */
 struct spd_resolution {
   size_t n_observed, size, n_knots;
   size_t share;         /* rows i of x and y have band i / share: 1, or K directions of each spectrum */
@@ -326,6 +326,8 @@ struct spd_backend_ops {
   spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
   spd_status (*resolution_forward)(struct spd_backend *, const struct spd_resolution *, size_t n, struct spd_error *);
   spd_status (*resolution_backward)(struct spd_backend *, const struct spd_resolution *, size_t n, struct spd_error *);
+  /* band (count, size): Gaussians of deviations sigma (count), in pixels */
+  spd_status (*gaussians)(struct spd_backend *, float *band, const float *sigma, size_t size, size_t count, struct spd_error *);
   spd_status (*calibrate_forward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
   spd_status (*calibrate_backward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);

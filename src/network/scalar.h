@@ -197,15 +197,16 @@ SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float
 
 /* ---- resolution ---- */
 
-/* Where the pixels of a band that is given at some of them, the knots (increasing, pixels 0 and m - 1 among them, m > 1), are between
- * these: the knot on the left of each, the last but one at most, and the part of the way to the next one. Both (m). */
-SPD_INLINE void spd_band_places(uint32_t *left, float *part, const uint32_t *knots, size_t n_knots, size_t m) {
-  size_t j = 0;
-  for (size_t i = 0; i < m; i++) {
-    while (j + 2 < n_knots && knots[j + 1] <= i) j++;
-    left[i] = (uint32_t)j;
-    part[i] = (float)((double)(i - knots[j]) / (double)(knots[j + 1] - knots[j]));
+/* The diagonals (size) of a Gaussian of this deviation in pixels, whose sum is 1 */
+SPD_INLINE void spd_gaussian(float *to, float sigma, size_t size) {
+  const float half = (float)(size / 2), scale = sigma > 0.05f ? -0.5f / (sigma * sigma) : -1e4f; /* narrower: all in one pixel */
+  float sum = 0;
+  for (size_t k = 0; k < size; k++) {
+    const float x = (float)k - half;
+    to[k] = spd_exp(scale * x * x);
+    sum += to[k];
   }
+  for (size_t k = 0; k < size; k++) to[k] /= sum;
 }
 
 /* ---- augmented copies and the losses of redshift invariance ---- */

@@ -502,19 +502,19 @@ def resolution_matrix(band, knots, m):
 
 def make_resolution(rng):
     writer = Writer("resolution")
-    for name, n, share, m, size, knots in [
-            ("every-pixel", 3, 1, 23, 5, range(23)), ("ends-only", 2, 1, 31, 3, [0, 30]), ("few", 3, 1, 67, 11, [0, 7, 8, 40, 66]),
-            ("one-diagonal", 2, 1, 9, 1, [0, 4, 8]), ("array-shorter-than-band", 2, 1, 5, 11, [0, 2, 4]),
-            ("two-pixels", 1, 1, 2, 3, [0, 1]), ("directions", 6, 3, 29, 7, [0, 10, 28]), ("many", 2, 2, 700, 11, range(0, 700, 3))]:
-        knots = np.array(sorted(set(knots) | {m - 1}))
+    for name, n, share, m, size, step in [
+            ("every-pixel", 3, 1, 23, 5, 1), ("ends-only", 2, 1, 31, 3, 64), ("short-end", 3, 1, 67, 11, 16), ("even-end", 2, 1, 33, 7, 8),
+            ("one-diagonal", 2, 1, 9, 1, 4), ("array-shorter-than-band", 2, 1, 5, 11, 2),
+            ("two-pixels", 1, 1, 2, 3, 1), ("directions", 6, 3, 29, 7, 10), ("many", 2, 2, 700, 11, 3)]:
+        knots = np.array(sorted(set(range(0, m, step)) | {m - 1}))
         band = f32(rng.normal(size=(n // share, knots.size, size)) / size)
         matrices = [resolution_matrix(band[i // share], knots, m) for i in range(n)]
         x, dy = f32(1 + 0.5 * rng.normal(size=(n, m))), f32(rng.normal(size=(n, m)))
         forward = lambda x: np.stack([matrices[i] @ x[i] for i in range(n)])
         dx = np.stack([matrices[i].T @ dy[i] for i in range(n)])
         check_gradients(lambda x: (forward(x) * dy).sum(), dict(x=x), dict(x=dx), rng)
-        writer.case(name, dict(n=n, share=share, n_observed=m, size=size),
-                    dict(knots=knots, band=band, x=x, y=forward(x), dy=dy, dx=dx))
+        writer.case(name, dict(n=n, share=share, n_observed=m, size=size, step=step),
+                    dict(band=band, x=x, y=forward(x), dy=dy, dx=dx))
     writer.close()
 
 

@@ -6,7 +6,7 @@
 #include "core/rng.h"
 #include "cpu/cpu.h"
 #include "cpu/create.h"
-#include "network/scalar.h"
+#include "data/band.h"
 
 static uint64_t counter;
 static size_t pick(size_t from, size_t to) { return from + (size_t)spd_below(spd_mix64(++counter), to - from + 1); }
@@ -290,14 +290,14 @@ static void test_observed_frame(const struct cpu_kernels *kernels) {
   {
     struct subject s = {.name = "resolution", .run = run_resolution};
     struct spd_resolution *t = &s.stage.resolution;
-    uint32_t *left = check_alloc(n_observed * sizeof *left), knots[8];
-    t->n_observed = n_observed, t->size = size, t->n_knots = 8, t->share = 1;
-    for (size_t j = 0; j < 8; j++) knots[j] = (uint32_t)(j * (n_observed - 1) / 7);
+    uint32_t *left = check_alloc(n_observed * sizeof *left);
+    const size_t step = pick(1, 20);
+    t->n_observed = n_observed, t->size = size, t->n_knots = spd_band_knots(step, n_observed), t->share = 1;
     float *part = parameter(&s, n_observed);
     s.owned[s.n_owned++] = left;
-    spd_band_places(left, part, knots, 8, n_observed);
+    for (size_t m = 0; m < n_observed; m++) spd_band_place(&left[m], &part[m], m, step, n_observed);
     t->left = left, t->part = part;
-    VALUES(&s, resolution, band, GIVEN, 8 * size);
+    VALUES(&s, resolution, band, GIVEN, t->n_knots * size);
     VALUES(&s, resolution, x, GIVEN, n_observed);
     VALUES(&s, resolution, dy, GIVEN, n_observed);
     VALUES(&s, resolution, y, MADE, n_observed);

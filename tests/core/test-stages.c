@@ -1,4 +1,5 @@
 /* Every stage of the network through the backend's table against its float64 vectors. */
+#include "data/band.h"
 #include "long-blocks.h"
 #include "stage-buffers.h"
 
@@ -228,13 +229,11 @@ static void test_lsf(const struct vector_case *c) {
 
 static void test_resolution(const struct vector_case *c) {
   size_t n = vectors_size(c, "n"), m = vectors_size(c, "n_observed"), size = vectors_size(c, "size"), share = vectors_size(c, "share");
-  size_t n_knots = vectors_find(c, "knots")->count;
-  const double *knots = vectors_array(c, "knots");
+  size_t step = vectors_size(c, "step"), n_knots = spd_band_knots(step, m);
   struct spd_resolution r = {.n_observed = m, .size = size, .n_knots = n_knots, .share = share};
-  uint32_t *pixels = check_alloc(n_knots * sizeof *pixels), *left = check_alloc(m * sizeof *left), *there = new_bytes(m * sizeof *left);
+  uint32_t *left = check_alloc(m * sizeof *left), *there = new_bytes(m * sizeof *left);
   float *part = check_alloc(m * sizeof *part), *parts = new_bytes(m * sizeof *part);
-  for (size_t j = 0; j < n_knots; j++) pixels[j] = (uint32_t)knots[j];
-  spd_band_places(left, part, pixels, n_knots, m);
+  for (size_t i = 0; i < m; i++) spd_band_place(&left[i], &part[i], i, step, m);
   MUST(backend->ops->upload(backend, there, left, m * sizeof *left, error));
   MUST(backend->ops->upload(backend, parts, part, m * sizeof *part, error));
   r.left = there, r.part = parts;
@@ -249,7 +248,26 @@ static void test_resolution(const struct vector_case *c) {
     OPS(resolution_backward, &r, n);
     check_floats(c, "dx", r.dx, "resolution gradient");
   }
-  free(pixels), free(left), free(part);
+  free(left), free(part);
+}
+
+/* Gaussians in double, and a deviation of 0: all in one pixel */
+static void test_gaussians(void) {
+  enum { COUNT = 300, SIZE = 13 };
+  double sigma[COUNT], want[COUNT * SIZE];
+  for (int i = 0; i < COUNT; i++) {
+    double sum = 0;
+    sigma[i] = (double)(float)(i == 0 ? 0 : 0.1 + 0.01 * i);
+    for (int k = 0; k < SIZE; k++)
+      sum += want[i * SIZE + k] = k == SIZE / 2 ? 1 : exp(-0.5 * pow((k - SIZE / 2) / fmax(sigma[i], 1e-9), 2));
+    for (int k = 0; k < SIZE; k++) want[i * SIZE + k] /= sum;
+  }
+  float *band = new_floats(NULL, COUNT * SIZE), *from = new_floats(sigma, COUNT);
+  OPS(gaussians, band, from, SIZE, COUNT);
+  double *got = download(band, COUNT * SIZE);
+  CHECK_CLOSE("gaussians", got, want, COUNT * SIZE, tolerance_for("resolution"));
+  free(got);
+  free_all();
 }
 
 static void test_loss(const struct vector_case *c) {
@@ -406,6 +424,7 @@ static void test_all(const char *folder) {
   test_adam_limit();
   test_log_ivar();
   test_gather();
+  test_gaussians();
 }
 
 int main(int argc, char **argv) {
