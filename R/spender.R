@@ -69,6 +69,10 @@
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
 #'
+#' @param resolution Are models given the resolution of each spectrum (see [spectra()]) before they are compared with it? Restframe spectra are
+#'   then those that an instrument without blur would see, as far as pixels and noise allow. `NULL`: if the spectra have one and `lsf` is 0.
+#'   Such a fit can be applied only to spectra that have resolutions, of any instrument's; [decode()] gives its models without any.
+#'
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
 #'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the
 #'   training; `kept` is the row of `history` that the weights belong to) and `call`. It is a plain R object: [saveRDS()] keeps all of it,
@@ -119,7 +123,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
                     refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
                     seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
-                    callback = NULL) {
+                    callback = NULL, resolution = NULL) {
   check_source(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   if (!is.null(invariance)) {
@@ -144,7 +148,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 
   check_flux_calibration(flux_calibration)
   architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf,
-                                   flux_calibration)
+                                   flux_calibration, takes_resolution(resolution, x, lsf))
   fit <- structure(list(
     architecture = architecture,
     weights = .Call(ffi_network_fill, architecture, seed),
@@ -158,6 +162,17 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   options <- mget(training_arguments())
   check_training(options) # before the start is read and tried
   train(choose_start(fit, x, match.arg(init), device, precision, threads), x, options)
+}
+
+# Whether models get the spectra's own resolutions
+takes_resolution <- function(resolution, x, lsf) {
+  if (is.null(resolution)) return(!is.null(x$resolution) && lsf == 0)
+  check_flag(resolution, "resolution")
+  if (resolution && is.null(x$resolution)) {
+    abort("resolution", "`resolution = TRUE`, but these spectra have none: see the argument `resolution` of spectra().")
+  }
+  if (resolution && lsf > 0) abort("invalid", "`resolution` and `lsf` exclude each other: models get one of them.")
+  resolution
 }
 
 #' Train a fit further
@@ -190,7 +205,8 @@ update.spender <- function(object, x, epochs, ...) {
 
 # Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
 training_arguments <- function() {
-  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init"))
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init",
+                                      "resolution"))
 }
 
 # Of those, the ones that decide the result; a fit keeps them as `training`.
@@ -215,7 +231,7 @@ print.spender <- function(x, ...) {
                     format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters"))
   say("observed", x$instrument$name, ", ", describe_grid(x$instrument$wave))
   say("restframe", describe_grid(x$wave_rest))
-  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else "none")
+  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else if (uses_resolution(x)) "the resolution of each spectrum" else "none")
   t <- x$training
   if (length(t$n_training)) {
     say("trained", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",

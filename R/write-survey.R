@@ -90,7 +90,9 @@ append_spectra <- function(x, path, widths = list(), prepared = "") {
   names <- if (file.exists(path)) "OBJECT" %in% .Call(ffi_survey_info, path)$columns
            else !is.null(widths$OBJECT) || !identical(object_of(x), x$id)
   objects <- if (names) list(OBJECT = object_of(x))
-  append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar)),
+  resolution <- if (!is.null(x$resolution)) setNames(list(x$resolution$values), resolution_column(x$resolution))
+  append_rows(c(list(ID = x$id), objects, list(Z = x$z, NORM = x$norm), lapply(meta, plain_column), list(FLUX = x$flux, IVAR = x$ivar),
+                resolution),
               path, "SPECTRA",
               x$instrument$wave, x$instrument$name, widths, prepared)
 }
