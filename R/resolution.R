@@ -88,8 +88,8 @@ gaussian_widths <- function(sigma, of_each = identity) {
   list(values = values, size = 2 * half + 1, step = step, gaussian = TRUE)
 }
 
-# The largest step between whose knots Gaussians are linear. A Gaussian's second derivative by its deviation s integrates to 2.2 / s^2 (by
-# modulus), its first to 1 / s.
+# The largest step between whose knots Gaussians are linear. The sums of the moduli of their weights' first and second derivatives by the
+# deviation s are up to 1.4 / s and 3.4 / s^2 (above 1 and 2.3 only where s is below a pixel).
 gaussian_step <- function(sigma) {
   m <- ncol(sigma)
   step <- 1024
@@ -102,8 +102,8 @@ gaussian_step <- function(sigma) {
       s <- sigma[rows, , drop = FALSE]
       low <- s[, knots[left], drop = FALSE]
       rise <- s[, knots[left + 1], drop = FALSE] - low
-      near <- pmax(s, 0.3) # narrower ones are one pixel
-      error <- abs(s - low - rise * rep(part, each = nrow(s))) / near + 0.28 * (rise / near)^2
+      near <- pmax(s, 0.25) # narrower ones are one pixel
+      error <- 1.4 * abs(s - low - rise * rep(part, each = nrow(s))) / near + 3.4 / 8 * (rise / near)^2
       if (length(error) && max(error) > resolution_tolerance) good <- FALSE
       if (!good) break
     }
@@ -123,7 +123,7 @@ as_band <- function(band) {
   storage.mode(band) <- "double"
   step <- band_step(band)
   values <- band[, , band_knots(step, dim(band)[3]), drop = FALSE]
-  list(values = matrix(values, dim(band)[1]), size = dim(band)[2], step = step, gaussian = FALSE)
+  list(values = matrix(values, dim(band)[1]), size = as.double(dim(band)[2]), step = step, gaussian = FALSE)
 }
 
 band_step <- function(band) {
