@@ -72,7 +72,8 @@ valid_calls <- function(folder, torch) {
       ffi_infer_advance = list(open_inference_to(NULL), 10),
       ffi_infer_catalogue = list(open_inference_to(results), list(x$id, x$z, x$norm)),
       ffi_infer_end = list(ended),
-      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest,
+                            list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6), resolution = as_resolution(150, 6, x$instrument)),
                             x$z, !is.na(x$norm), c("latent", "loss"), inference, NULL, options),
       ffi_infer_pace = list(ended, 0),
       ffi_integer64_text = list(c(1, 2)),
@@ -146,7 +147,7 @@ simulate_call <- function() {
   copy <- simulate_spectra
   body(copy) <- replace_call(code)
   environment(copy) <- list2env(list(catch = function(arguments) caught <<- arguments), parent = asNamespace("spender"))
-  copy(4, small_instrument(), seed = 1, threads = 1)
+  copy(4, small_instrument(), seed = 1, threads = 1, resolution = 150)
   caught
 }
 
