@@ -10,6 +10,10 @@
 #' @param threads How many files to read at once; `NULL`: as many as [devices()] says.
 #' @param progress Show a progress bar?
 #'
+#' @param resolution Read the column `wdisp`, the standard deviation of the line spread function at each pixel, too, as the spectra's
+#'   `resolution` (see [spectra()])? Pixels for which it is 0 get what is between their neighbours'. Half as much memory again is used, and
+#'   files are opened twice; one without the column cannot be used.
+#'
 #' @details
 #' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, stored as any numeric type; a pixel with a bit of `and_mask` set, or whose
 #' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels

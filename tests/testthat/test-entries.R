@@ -47,7 +47,9 @@ valid_calls <- function(folder, torch) {
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1),
              writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848)), image)
   write_sdss(file.path(folder, "spec.fits"))
-  coadd <- write_desi(file.path(folder, "coadd-a.fits"))
+  coadd <- write_desi(file.path(folder, "coadd-a.fits"), pixels = function(arm, plane) {
+    if (plane == "RESOLUTION") array(0.1, c(3, 11, length(desi_arms()[[arm]])))
+  })
   tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors,
                                                  model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
   list(
@@ -93,8 +95,8 @@ valid_calls <- function(folder, torch) {
       ffi_pca_solve = list(pca_pass(pca, x, TRUE, 1)$sums, 2),
       ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
       ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),
-      ffi_read_desi = list(coadd, 3, c(1, 1), c(2, 1), c(1, 3, 2), c(0.1, 0.2), desi_preparation(desi_grid(), TRUE, c(5300, 5850), 1),
-                           NULL),
+      ffi_read_desi = list(coadd, 3, c(1, 1), c(2, 1), c(1, 3, 2), c(0.1, 0.2),
+                           c(desi_preparation(desi_grid(), TRUE, c(5300, 5850), 1), resolution = TRUE), NULL),
       ffi_read_image = list(image, 1),
       ffi_read_sdss = list(file.path(folder, "spec.fits"), preparation(instrument("sdss"), TRUE, c(5300, 5850), TRUE, 1), 3.578, NULL),
       ffi_safetensors_read = list(model, NULL),
