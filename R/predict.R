@@ -356,8 +356,8 @@ vcov.spender <- function(object, x, ...) {
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param s Latents, a matrix \eqn{n \times S} or a vector for one spectrum.
 #' @param z Redshifts, one per row of `s` or one for all; `NULL` for the restframe.
-#' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function, but without any spectrum's `resolution`) by default, or any
-#'   [instrument()] (without one).
+#' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function, but without any spectrum's
+#'   `resolution`) by default, or any [instrument()] (without one).
 #' @param device,precision,threads,batch_size As in [predict.spender()].
 #' @return Normalised fluxes: \eqn{n \times R} on `fit$wave_rest` when `z` is `NULL`, else \eqn{n \times M} on the
 #'   instrument's grid, `NA` where the restframe grid does not reach.

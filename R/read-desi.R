@@ -18,8 +18,8 @@
 #'   `read_catalogue("zall-pix-iron.fits", hdu = "ZCATALOG")` gives.
 #'
 #' @param resolution Read the resolution matrices of the arms, too, as the spectra's `resolution` (see [spectra()])? That takes 680 kB of
-#'   memory for a spectrum. They are averaged over arms and exposures like the flux, with the same weights, pixel by pixel (of pixels without
-#'   weight all count alike), and used as they are: rough from pixel to pixel, with rows that sum to about 1.
+#'   memory for a spectrum. They are averaged over arms and exposures like the flux, with the same weights, pixel by pixel (of pixels
+#'   without weight all count alike), and used as they are: rough from pixel to pixel, with rows that sum to about 1.
 #'
 #' @details
 #' HDUs are found by name. Each arm (B, R, Z) has wavelengths, flux (1e-17 erg/s/cm²/Å), inverse variance and mask; arms share DESI's

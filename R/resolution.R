@@ -31,7 +31,9 @@ as_resolution <- function(resolution, n, instrument, names = NULL) {
   wave <- instrument$wave
   m <- length(wave)
   if (is.function(resolution)) resolution <- resolution(wave)
-  if (!is.numeric(resolution)) abort("invalid", "`resolution` must be numbers or a function of wavelengths, not ", describe(resolution), ".")
+  if (!is.numeric(resolution)) {
+    abort("invalid", "`resolution` must be numbers or a function of wavelengths, not ", describe(resolution), ".")
+  }
   dims <- dim(resolution)
   fits <- if (is.null(dims)) length(resolution) %in% c(1, m)
           else dims[1] == n && (length(dims) == 2 && dims[2] %in% c(1, m) || length(dims) == 3 && dims[3] == m)

@@ -41,8 +41,9 @@
 #'   \eqn{y'_m = \sum_i k_i x_{m-i}}, as in [lsf()] (but with light from beyond the ends, where the models of [spender()] have zeros);
 #'   divided by their sum. `NULL` for none: lines are then as wide as gas and stars
 #'   move; on pixels wider than 100 km/s, they are broadened by 0.8 pixels (sigma) in the restframe, lest they fall between pixels.
-#' @param resolution Instead of `lsf`: the resolving power \eqn{R = \lambda / \mathrm{FWHM}}{R = lambda / FWHM} of each spectrum, one number for each or
-#'   one for all. The pixels are convolved with a Gaussian of that width, and the result has it as its `resolution` (see [spectra()]).
+#' @param resolution Instead of `lsf`: the resolving power \eqn{R = \lambda / \mathrm{FWHM}}{R = lambda / FWHM} of each spectrum, one
+#'   number for each or one for all. The pixels are convolved with a Gaussian of that width, and the result has it as its `resolution`
+#'   (see [spectra()]).
 #' @param integrate Pixels have the mean over their width? If not, the value at their centres, as [spender()]'s models do.
 #' @param sn Signal-to-noise ratio, the median over a spectrum's pixels: one value for each spectrum; or one number, the median
 #'   of the sample, about which the spectra scatter by a factor of 1.7. By default it follows from the magnitude.
@@ -92,7 +93,8 @@ simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01,
                           resolution)
   drawn <- draw_objects(plan, n, 0, galaxies)
   raw <- .Call(ffi_simulate, drawn$shared, drawn$objects, 0, rest, plan$recipe, NULL)
-  truth <- list(flux = raw$truth, rest = raw$rest, parameters = drawn$parameters, shared = list(wave_rest = plan$shared$wave_rest, lsf = if (is.null(resolution)) plan$shared$lsf else 1))
+  truth <- list(flux = raw$truth, rest = raw$rest, parameters = drawn$parameters,
+                shared = list(wave_rest = plan$shared$wave_rest, lsf = if (is.null(resolution)) plan$shared$lsf else 1))
   drawn$meta$sn_median <- .Call(ffi_spectra_quality, raw$flux, raw$ivar, plan$recipe$threads)$sn
   new_spectra(raw$flux, raw$ivar, drawn$objects$z, raw$norm, plan$instrument, drawn$id, drawn$meta,
               norm_problems(raw$found, drawn$id, NA_character_, plan$recipe$window), truth, resolution = drawn$resolution)

@@ -21,11 +21,12 @@
 #' @param truth `NULL`, or a list of true values, for simulated spectra. Its matrices and data frames have a row per
 #'   spectrum, which follow the rows of the object; all else is shared by all spectra.
 #' @param resolution The instrument's resolution for each spectrum, which [spender()] then gives the models, so that the restframe spectra
-#'   are sharper than any observed one. `NULL` for not known. Resolving powers \eqn{R = \lambda / \mathrm{FWHM}}{R = lambda / FWHM} of Gaussians: a
-#'   function of the wavelengths (Å), one number, one for each pixel of `wave`, or a matrix with a row for each spectrum and one column, or
-#'   one for each pixel. `Inf` is a pixel that sees no others. (A standard deviation of \eqn{\sigma} pixels that are \eqn{\Delta} wide is
-#'   \eqn{R = \lambda / (2.3548\, \sigma \Delta)}{R = lambda / (2.3548 sigma Delta)}.) Or matrices, as DESI has them: an array of spectra by \eqn{K}
-#'   diagonals (odd) by pixels; element `[i, k, m]` is what pixel \eqn{m + k - (K + 1) / 2} contributes to pixel \eqn{m}.
+#'   are sharper than any observed one. `NULL` for not known. Resolving powers \eqn{R = \lambda / \mathrm{FWHM}}{R = lambda / FWHM} of
+#'   Gaussians: a function of the wavelengths (Å), one number, one for each pixel of `wave`, or a matrix with a row for each spectrum and
+#'   one column, or one for each pixel. `Inf` is a pixel that sees no others. (A standard deviation of \eqn{\sigma} pixels that are
+#'   \eqn{\Delta} wide is \eqn{R = \lambda / (2.3548\, \sigma \Delta)}{R = lambda / (2.3548 sigma Delta)}.) Or matrices, as DESI has them:
+#'   an array of spectra by \eqn{K} diagonals (odd) by pixels; element `[i, k, m]` is what pixel \eqn{m + k - (K + 1) / 2} contributes to
+#'   pixel \eqn{m}.
 #' @param threads How many threads to use; `NULL`: as many as [devices()] says.
 #'
 #' @details
@@ -40,19 +41,19 @@
 #' a median that is not positive, has no norm: it keeps its row, in its own units, with `norm` `NA`; [problems()] lists it, and
 #' fits leave it out.
 #'
-#' Resolutions are used as they are: the rows of matrices need not sum to 1, and a Gaussian's weights are its values at whole pixels, out to 4
-#' standard deviations, divided by their sum. Beyond the ends of the grid there is no light. Where they are smooth along the
-#' spectrum they are kept at some of the pixels only, with linear interpolation between them, if no pixel's weights change by more than 1e-4
-#' (the sum of their changes).
+#' Resolutions are used as they are: the rows of matrices need not sum to 1, and a Gaussian's weights are its values at whole pixels, out
+#' to 4 standard deviations, divided by their sum. Beyond the ends of the grid there is no light. Where they are smooth along the spectrum
+#' they are kept at some of the pixels only, with linear interpolation between them, if no pixel's weights change by more than 1e-4 (the
+#' sum of their changes).
 #'
 #' @return An object of class `spectra`, a list of
 #' - `flux`, `ivar`: n × M matrices, normalised, always finite;
 #' - `z`, `norm`: n numbers; `norm` is `NA` where there is none;
 #' - `instrument`: the grid; `id`: n unique strings; `object`: the ids that rows of one object share (`c(x, x)`), of which training and
 #'   validation never get some each; `meta`: a data frame of n rows;
-#' - `problems`: see [problems()]; `truth`: the argument; `resolution`, if there is one: a list of `values`, a row for each spectrum, and how
-#'   they are to be read: `size` is the number of diagonals, `step` the number of pixels between two that are kept (the last one is, too), and
-#'   with `gaussian` they are standard deviations in pixels, otherwise the diagonals of one pixel after the other.
+#' - `problems`: see [problems()]; `truth`: the argument; `resolution`, if there is one: a list of `values`, a row for each spectrum, and
+#'   how they are to be read: `size` is the number of diagonals, `step` the number of pixels between two that are kept (the last one is, too),
+#'   and with `gaussian` they are standard deviations in pixels, otherwise the diagonals of one pixel after the other.
 #'
 #' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` or `rbind(x, y)` joins spectra on
 #' one grid, `length(x)` counts them, `as.data.frame(x)` is their catalogue, and `plot(x)` draws them.

@@ -69,9 +69,10 @@
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
 #'
-#' @param resolution Are models given the resolution of each spectrum (see [spectra()]) before they are compared with it? Restframe spectra are
-#'   then those that an instrument without blur would see, as far as pixels and noise allow. `NULL`: if the spectra have one and `lsf` is 0.
-#'   Such a fit can be applied only to spectra that have resolutions, of any instrument's; [decode()] gives its models without any.
+#' @param resolution Are models given the resolution of each spectrum (see [spectra()]) before they are compared with it? Restframe
+#'   spectra are then those that an instrument without blur would see, as far as pixels and noise allow. `NULL`: if the spectra have one
+#'   and `lsf` is 0. Such a fit can be applied only to spectra that have resolutions, in whatever form; [decode()] gives its models
+#'   without any.
 #'
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
 #'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the

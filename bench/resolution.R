@@ -45,11 +45,13 @@ width <- function(fit) {
 percent <- function(sigma) sprintf("%+.1f %%", 100 * (median(sigma, na.rm = TRUE) / 120 - 1))
 cat("Halpha of ", length(unseen), " held-out spectra of ", n, ", true width 120 km/s; deviation of the median width in restframe models, ",
     epochs, " epochs\n\n", sep = "")
-cat("| models have | all |", paste0(" ", levels(third), " |"), " refined loss |\n|---|---|", strrep("---|", nlevels(third)), "---|\n", sep = "")
+cat("| models have | all |", paste0(" ", levels(third), " |"), " refined loss |\n|---|---|", strrep("---|", nlevels(third)),
+    "---|\n", sep = "")
 for (name in names(fits)) {
   sigma <- width(fits[[name]])
   cat("| ", name, " | ", percent(sigma), " | ", paste(tapply(sigma, third, percent), collapse = " | "), " | ",
       sprintf("%.4f", mean(predict(fits[[name]], unseen, "loss", refine = 3, threads = threads))), " |\n", sep = "")
 }
 cat("\nThe loss of a perfect model is ", format(mean(unseen$ivar > 0) / 2, digits = 4), ".\n", sep = "")
-cat("\n", round(proc.time()[["elapsed"]] - begun), " s, ", sub("^model name.*: ", "", grep("^model name", readLines("/proc/cpuinfo"), value = TRUE)[1]), ", ", threads, " threads\n", sep = "")
+cat("\n", round(proc.time()[["elapsed"]] - begun), " s, ",
+    sub("^model name.*: ", "", grep("^model name", readLines("/proc/cpuinfo"), value = TRUE)[1]), ", ", threads, " threads\n", sep = "")

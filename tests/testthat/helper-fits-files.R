@@ -100,8 +100,8 @@ gzipped <- function(bytes) {
 }
 bytes_of <- function(path) readBin(path, raw(), 1e7)
 
-# An image extension of a matrix with a row for each row of the image, of an array of images, or of a vector. `zero`: BZERO of unsigned integers. `packed`: as a
-# tile-compressed image, a gzipped tile for each row.
+# An image extension of a matrix with a row for each row of the image, of an array of images, or of a vector. `zero`:
+# BZERO of unsigned integers. `packed`: as a tile-compressed image, a gzipped tile for each row.
 fits_image <- function(name, values, bitpix = -32, zero = NULL, packed = FALSE) {
   rows <- if (is.matrix(values)) nrow(values) else 1
   width <- length(values) / max(rows, 1)

@@ -395,7 +395,8 @@ test_that("resolution matrices are averaged with the weights of the flux", {
   expect_identical(x[2]$resolution$values[1, ], x$resolution$values[2, ])
   expect_null(read_small(path)$resolution)
   without <- local_desi()
-  expect_match(problems(suppressWarnings(read_small(without, resolution = TRUE)))$reason, "no resolution matrices of 11 diagonals in all arms")
+  expect_match(problems(suppressWarnings(read_small(without, resolution = TRUE)))$reason,
+               "no resolution matrices of 11 diagonals in all arms")
   survey <- suppressWarnings(write_survey(path, withr::local_tempfile(fileext = ".fits"), desi_grid(), resolution = TRUE, progress = FALSE))
   expect_equal(full_band(as_spectra(survey)$resolution, 800), band, tolerance = 1e-6)
 })

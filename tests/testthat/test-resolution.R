@@ -81,7 +81,8 @@ test_that("rows keep their resolution", {
   set.seed(1)
   band <- array(runif(2 * 3 * m), c(2, 3, m))
   y <- spectra(x$flux[1:2, ], x$ivar[1:2, ], x$z[1:2], x$instrument, normalize = FALSE, resolution = band)
-  rough <- spectra(x$flux[1:2, ], x$ivar[1:2, ], x$z[1:2], x$instrument, normalize = FALSE, resolution = matrix(rep_len(c(150, 155, 160), 2 * m), 2))
+  rough <- spectra(x$flux[1:2, ], x$ivar[1:2, ], x$z[1:2], x$instrument, normalize = FALSE,
+                   resolution = matrix(rep_len(c(150, 155, 160), 2 * m), 2))
   both <- c(x, y)$resolution
   expect_false(both$gaussian)
   wide <- full_band(both, m)
