@@ -64,6 +64,10 @@ check_whole <- function(x, name = "x") {
             ". Choose spectra by `x[rows]`, which keeps all fields together.")
     }
   }
+  r <- x$resolution
+  if (!is.null(r) && (!is.list(r) || !is.matrix(r$values) || !is.double(r$values) || nrow(r$values) != n)) {
+    abort("invalid", "`", name, "$resolution` must have values for each of the ", n, " redshifts, as spectra() makes them.")
+  }
   if (!is.data.frame(x$meta) || nrow(x$meta) != n) {
     abort("invalid", "`", name, "$meta` must be a data frame with a row for each of the ", n, " redshifts; it is ", describe_shape(x$meta),
           ".")
@@ -95,6 +99,7 @@ check_same_grid <- function(fit, x) {
   if (length(ours) != length(theirs) || any(abs(ours - theirs) > 1e-6 * ours)) {
     abort("grid", "The spectra's wavelength grid (", describe_grid(theirs), ") is not the fit's (", describe_grid(ours), ").")
   }
+  check_has_resolution(fit, x)
 }
 
 check_pixels <- function(x, name, instrument) {

@@ -70,7 +70,8 @@
 #'
 #'   Results are single precision, NaN where there is none. The card `PREPARED` identifies fit, spectra, ids and type. `vignette("python")`
 #'   reads such files with astropy.
-#' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_exists` for a file of other
+#' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_resolution` when they have no
+#'   resolution and the fit was made with those of its spectra, `spender_error_exists` for a file of other
 #'   results. `spender_error_format` for a damaged spectrum of a survey, and `spender_error_io` where reading or writing fails, or another
 #'   program writes to `path`: the results before are in the file.
 #' @export
@@ -355,8 +356,8 @@ vcov.spender <- function(object, x, ...) {
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param s Latents, a matrix \eqn{n \times S} or a vector for one spectrum.
 #' @param z Redshifts, one per row of `s` or one for all; `NULL` for the restframe.
-#' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function) by default, or any
-#'   [instrument()] (without one).
+#' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function, but without any spectrum's
+#'   `resolution`) by default, or any [instrument()] (without one).
 #' @param device,precision,threads,batch_size As in [predict.spender()].
 #' @return Normalised fluxes: \eqn{n \times R} on `fit$wave_rest` when `z` is `NULL`, else \eqn{n \times M} on the
 #'   instrument's grid, `NA` where the restframe grid does not reach.

@@ -25,6 +25,10 @@
 #'   under conditions that [lsf()] describes.
 #' @param lsf_rate Learning rate of the kernel as a multiple of the others'; 0 keeps it as it is.
 #' @param lsf_sign `"free"`, or `"nonnegative"` to keep the kernel's weights from going below zero.
+#' @param resolution Are models given the resolution of each spectrum (see [spectra()]) before they are compared with it? Restframe
+#'   spectra are then those that an instrument without blur would see, as far as pixels and noise allow. `NULL`: if the spectra have one
+#'   and `lsf` is 0. Such a fit can be applied only to spectra that have resolutions, in whatever form; [decode()] gives its models
+#'   without any.
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
 #' @param flux_calibration `NULL` for fluxes that are as good as their weights say, or [flux_calibration()]: the model of each spectrum is
@@ -116,8 +120,8 @@
 #'                threads = 1, progress = FALSE)
 #' fit
 #' encode(fit, x[1:3])
-spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
+spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), resolution = NULL,
+                    z_max = 0.5, wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
                     init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
                     refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, average = 0, device = "auto", precision = "fp16",
@@ -147,7 +151,7 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
 
   check_flux_calibration(flux_calibration)
   architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf,
-                                   flux_calibration)
+                                   flux_calibration, takes_resolution(resolution, x, lsf))
   fit <- structure(list(
     architecture = architecture,
     weights = .Call(ffi_network_fill, architecture, seed),
@@ -161,6 +165,17 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   options <- mget(training_arguments())
   check_training(options) # before the start is read and tried
   train(choose_start(fit, x, match.arg(init), device, precision, threads), x, options)
+}
+
+# Whether models get the spectra's own resolutions
+takes_resolution <- function(resolution, x, lsf) {
+  if (is.null(resolution)) return(!is.null(x$resolution) && lsf == 0)
+  check_flag(resolution, "resolution")
+  if (resolution && is.null(x$resolution)) {
+    abort("resolution", "`resolution = TRUE`, but these spectra have none: see the argument `resolution` of spectra().")
+  }
+  if (resolution && lsf > 0) abort("invalid", "`resolution` and `lsf` exclude each other: models get one of them.")
+  resolution
 }
 
 #' Train a fit further
@@ -193,7 +208,8 @@ update.spender <- function(object, x, epochs, ...) {
 
 # Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
 training_arguments <- function() {
-  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init"))
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init",
+                                      "resolution"))
 }
 
 # Of those, the ones that decide the result; a fit keeps them as `training`.
@@ -218,7 +234,7 @@ print.spender <- function(x, ...) {
                     format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters"))
   say("observed", x$instrument$name, ", ", describe_grid(x$instrument$wave))
   say("restframe", describe_grid(x$wave_rest))
-  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else "none")
+  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else if (uses_resolution(x)) "the resolution of each spectrum" else "none")
   t <- x$training
   if (length(t$n_training)) {
     say("trained", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",

@@ -26,7 +26,7 @@ describes_half <- function(fit, x, device, most = 64) {
   x <- x[unknown_rows(fit, x) == 0]
   if (!length(x)) return(FALSE)
   if (length(x) > most) x <- x[round(seq(1, length(x), length.out = most))]
-  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf)
+  flat <- flat_model(x, fit$wave_rest, footprint(fit, x))
   isTRUE(refined_loss(fit, x, seq_along(x$z), device, steps = 4) < (flat$loss + flat$valid / 2) / 2)
 }
 

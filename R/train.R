@@ -75,7 +75,7 @@ reference_losses <- function(fit, x, rows) {
     x <- a_part_of(x)
     rows <- seq_along(x$z)
   }
-  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
+  flat <- flat_model(x, fit$wave_rest, footprint(fit, x), rows)
   list(flat_loss = flat$loss, valid_fraction = flat$valid)
 }
 
@@ -108,7 +108,7 @@ check_training <- function(options) {
 }
 
 open_training <- function(fit, x, rows, is_training, settings, device, steps_per_epoch) {
-  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(x, rows), x$z[rows], is_training,
+  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(fit, x, rows), x$z[rows], is_training,
         c(device, list(batch_size = settings$batch_size, seed = settings$seed, rate = settings$learning_rate,
                        total_steps = steps_per_epoch * settings$epochs,
                        steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,

@@ -22,6 +22,7 @@ static void finalize(SEXP pointer) {
   free(session->flux);
   free(session->ivar);
   free(session->z);
+  free(session->resolution);
   free(session->is_training);
   r_surveys_close(&session->surveys);
   free(session->places);
@@ -87,7 +88,8 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
                            struct spd_error *error) {
   SPD_TRY(device->cuda ? spd_cuda_create(&session->backend, device->precision, error)
                        : spd_cpu_create(&session->backend, device->threads, error));
-  SPD_TRY(spd_model_create(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose, error));
+  SPD_TRY(spd_model_create_with_resolution(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose,
+                                           session->resolved ? &session->band : NULL, error));
   return spd_model_set_parameters(session->model, weights, error);
 }
 

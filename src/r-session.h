@@ -24,7 +24,9 @@ struct r_session {
   struct spd_survey file;    /* that `writer` appends to, if it is not NULL */
   struct spd_writer *writer;
   pid_t process; /* that the session was opened in */
-  float *flux, *ivar, *z;
+  float *flux, *ivar, *z, *resolution;
+  int resolved; /* models have the spectra's own resolutions, of this shape */
+  struct spd_band band;
   struct spd_surveys surveys; /* or */
   struct spd_columns columns; /* instead of flux and ivar */
   uint64_t *places;           /* of the spectra in the surveys or columns */

@@ -61,6 +61,7 @@ static spd_status open_session(struct r_session *session, const struct spd_netwo
       r_session_model(session, network, weights, wave_observed, wave_rest, options->batch_size + copies, SPD_MODEL_TRAIN, device, error));
   struct spd_source source = {.flux = session->flux,
                               .ivar = session->ivar,
+                              .resolution = session->resolution,
                               .z = session->z,
                               .n_rows = n,
                               .is_training = session->is_training,

@@ -10,6 +10,7 @@
 /* Rows of spectra, in host memory or in survey files. Not owned. */
 struct spd_source {
   const float *flux, *ivar;          /* (n_rows, M); NULL: they are in the columns or the surveys */
+  const float *resolution;           /* (n_rows, spd_model_band_width()), if the model has resolutions; columns and surveys have theirs */
   const struct spd_columns *columns; /* converted batch by batch, and only streamed */
   int without_ivar;                  /* the model needs none: that of columns is not converted */
   const float *z;                    /* (n_rows) */

@@ -54,7 +54,9 @@ struct spd_model {
   struct spd_dense encoder[MAX_LAYERS], decoder[MAX_LAYERS];
   struct spd_resample resample;
   struct spd_lsf lsf;
-  struct spd_calibrate calibrate; /* of `observed`, where the architecture has one */
+  struct spd_resolution resolution; /* n_knots is 0 without */
+  float *bands, *sigmas;            /* (capacity, n_knots, size); (capacity, n_knots): what it is made of, or NULL */
+  struct spd_calibrate calibrate;   /* of `observed`, where the architecture has one */
   struct spd_loss loss;
   float *observed, *dobserved;
   struct tap taps[SPD_TENSORS];

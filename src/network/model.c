@@ -10,6 +10,12 @@ struct spd_backend *spd_model_backend(const struct spd_model *model) {
   return model->backend;
 }
 size_t spd_model_capacity(const struct spd_model *model) { return model->capacity; }
+size_t spd_model_footprint(const struct spd_model *model) {
+  return model->resolution.n_knots ? model->resolution.size : model->network.architecture.lsf;
+}
+size_t spd_model_band_width(const struct spd_model *model) {
+  return model->resolution.n_knots * (model->sigmas ? 1 : model->resolution.size);
+}
 
 /* ---- transfers ---- */
 
@@ -99,7 +105,30 @@ spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, s
   SPD_TRY(set_count(model, n, error));
   SPD_TRY(backend->ops->lane_take(backend, lane, model->flux, 0, bytes, error));
   SPD_TRY(backend->ops->lane_take(backend, lane, model->ivar, bytes, bytes, error));
-  return backend->ops->lane_take(backend, lane, model->z, 2 * bytes, n * sizeof(float), error);
+  SPD_TRY(backend->ops->lane_take(backend, lane, model->z, 2 * bytes, n * sizeof(float), error));
+  const size_t before = 2 * bytes + n * sizeof(float), band = n * spd_model_band_width(model) * sizeof(float);
+  if (band) SPD_TRY(backend->ops->lane_take(backend, lane, spd_model_band_input(model), before, band, error));
+  return spd_model_bands_are_there(model, error);
+}
+
+float *spd_model_band_input(struct spd_model *model) { return model->sigmas ? model->sigmas : model->bands; }
+
+spd_status spd_model_bands_are_there(struct spd_model *model, struct spd_error *error) {
+  if (!model->sigmas) return SPD_STATUS_OK;
+  const struct spd_resolution *r = &model->resolution;
+  return model->backend->ops->gaussians(model->backend, model->bands, model->sigmas, r->size, model->n * r->n_knots, error);
+}
+
+spd_status spd_model_load_bands(struct spd_model *model, const float *bands, struct spd_error *error) {
+  const size_t bytes = model->n * spd_model_band_width(model) * sizeof(float);
+  if (bytes) SPD_TRY(upload(model, spd_model_band_input(model), bands, bytes, error));
+  return spd_model_bands_are_there(model, error);
+}
+
+spd_status spd_model_load_band_rows(struct spd_model *model, const float *bands, const uint64_t *rows, struct spd_error *error) {
+  const size_t width = spd_model_band_width(model);
+  if (width) SPD_TRY(model->backend->ops->gather(model->backend, spd_model_band_input(model), bands, rows, width, model->n, error));
+  return spd_model_bands_are_there(model, error);
 }
 
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error) {
@@ -160,6 +189,7 @@ static spd_status observe(struct spd_model *model, struct spd_error *error) {
   PASS_VARIABLES(model);
   RUN(resample_forward, &model->resample);
   if (model->lsf.size) RUN(lsf_forward, &model->lsf);
+  if (model->resolution.n_knots) RUN(resolution_forward, &model->resolution);
   return SPD_STATUS_OK;
 }
 
@@ -206,6 +236,7 @@ static spd_status backward(struct spd_model *model, struct spd_error *error) {
   }
   if (from >= SPD_TENSOR_OBSERVED && to < SPD_TENSOR_OBSERVED) {
     if (model->lsf.size) RUN(lsf_backward, &model->lsf);
+    if (model->resolution.n_knots) RUN(resolution_backward, &model->resolution);
     RUN(resample_backward, &model->resample);
     SPD_TRY(add_gradient(model, SPD_TENSOR_REST, model->added_rest, error));
   }

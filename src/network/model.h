@@ -2,6 +2,7 @@
 #ifndef SPD_NETWORK_MODEL_H
 #define SPD_NETWORK_MODEL_H
 
+#include "data/band.h"
 #include "network/backend.h"
 #include "network/network.h"
 
@@ -33,7 +34,14 @@ struct spd_model;
 spd_status spd_model_create(struct spd_model **model, const struct spd_network *network, struct spd_backend *backend,
                             const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                             struct spd_error *error);
+/* The same for spectra with resolutions of their own, which models are multiplied by: then the architecture has no LSF. NULL: without. */
+spd_status spd_model_create_with_resolution(struct spd_model **model, const struct spd_network *network, struct spd_backend *backend,
+                                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                                            const struct spd_band *band, struct spd_error *error);
 void spd_model_destroy(struct spd_model *model);
+/* Pixels that an observed one is made of: of the LSF or the resolution, 0 or odd */
+size_t spd_model_footprint(const struct spd_model *model);
+size_t spd_model_band_width(const struct spd_model *model); /* floats that a spectrum has of its resolution, 0 without */
 const struct spd_network *spd_model_network(const struct spd_model *model);
 struct spd_backend *spd_model_backend(const struct spd_model *model);
 size_t spd_model_capacity(const struct spd_model *model);
@@ -52,8 +60,14 @@ spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const
                                size_t n, struct spd_error *error);
 /* ... and from a lane that holds flux (n, M), ivar (n, M) and z (n), one after the other */
 spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, size_t n, struct spd_error *error);
+/* Resolutions of the n spectra that were loaded, (n, spd_model_band_width()): host rows, or rows on the backend as above. A lane has them
+ * after the redshifts. Without resolution these do nothing. */
+spd_status spd_model_load_bands(struct spd_model *model, const float *bands, struct spd_error *error);
+spd_status spd_model_load_band_rows(struct spd_model *model, const float *bands, const uint64_t *rows, struct spd_error *error);
 /* Where the backend computes in the host's memory: n spectra are to be written here. flux, ivar: (n, M); z: (n). */
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error);
+float *spd_model_band_input(struct spd_model *model);                                   /* ... their resolutions here */
+spd_status spd_model_bands_are_there(struct spd_model *model, struct spd_error *error); /* ... after which this is called */
 spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 

@@ -47,7 +47,9 @@ valid_calls <- function(folder, torch) {
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1),
              writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848)), image)
   write_sdss(file.path(folder, "spec.fits"))
-  coadd <- write_desi(file.path(folder, "coadd-a.fits"))
+  coadd <- write_desi(file.path(folder, "coadd-a.fits"), pixels = function(arm, plane) {
+    if (plane == "RESOLUTION") array(0.1, c(3, 11, length(desi_arms()[[arm]])))
+  })
   tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors,
                                                  model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
   list(
@@ -72,7 +74,8 @@ valid_calls <- function(folder, torch) {
       ffi_infer_advance = list(open_inference_to(NULL), 10),
       ffi_infer_catalogue = list(open_inference_to(results), list(x$id, x$z, x$norm)),
       ffi_infer_end = list(ended),
-      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest,
+                            list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6), resolution = as_resolution(150, 6, x$instrument)),
                             x$z, !is.na(x$norm), c("latent", "loss"), inference, NULL, options),
       ffi_infer_pace = list(ended, 0),
       ffi_integer64_text = list(c(1, 2)),
@@ -92,8 +95,8 @@ valid_calls <- function(folder, torch) {
       ffi_pca_solve = list(pca_pass(pca, x, TRUE, 1)$sums, 2),
       ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
       ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),
-      ffi_read_desi = list(coadd, 3, c(1, 1), c(2, 1), c(1, 3, 2), c(0.1, 0.2), desi_preparation(desi_grid(), TRUE, c(5300, 5850), 1),
-                           NULL),
+      ffi_read_desi = list(coadd, 3, c(1, 1), c(2, 1), c(1, 3, 2), c(0.1, 0.2),
+                           c(desi_preparation(desi_grid(), TRUE, c(5300, 5850), 1), resolution = TRUE), NULL),
       ffi_read_image = list(image, 1),
       ffi_read_sdss = list(file.path(folder, "spec.fits"), preparation(instrument("sdss"), TRUE, c(5300, 5850), TRUE, 1), 3.578, NULL),
       ffi_safetensors_read = list(model, NULL),
@@ -146,7 +149,7 @@ simulate_call <- function() {
   copy <- simulate_spectra
   body(copy) <- replace_call(code)
   environment(copy) <- list2env(list(catch = function(arguments) caught <<- arguments), parent = asNamespace("spender"))
-  copy(4, small_instrument(), seed = 1, threads = 1)
+  copy(4, small_instrument(), seed = 1, threads = 1, resolution = 150)
   caught
 }
 
