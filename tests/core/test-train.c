@@ -290,8 +290,8 @@ static void train_invariant(struct small_trained *out, const struct setting *s, 
   const struct small_data *d = &s->data;
   const struct spd_source source = {
       .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training, .threads = 2};
-  const struct spd_training_options options = {SMALL_BATCH, 3,           ten_steps, {0, 0, 0.999, 1e-6, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX,
-                                               clip,        &invariance, ids};
+  const struct spd_training_options options = {
+      SMALL_BATCH, 3, ten_steps, {0, 0, 0.999, 1e-6, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX, clip, &invariance, ids, 0, {0, 0, NULL, 0}};
   const size_t bytes = s->net.size * sizeof(float), capacity = SMALL_BATCH + spd_invariance_copies(&invariance, SMALL_BATCH);
   struct spd_training_state state;
   struct spd_backend *backend;
@@ -411,7 +411,7 @@ static void test_refused_trainings(const struct setting *s) {
   MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training};
   struct spd_training_options options = {
-      SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX, 0, NULL, NULL};
+      SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX, 0, NULL, NULL, 0, {0, 0, NULL, 0}};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
