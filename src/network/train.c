@@ -50,6 +50,7 @@ struct spd_training {
   size_t batch_size;                /* the largest batch of this instrument */
   uint64_t *ends;                   /* (n_batches) where the batches that have a spectrum end in `order`; NULL: all have batch_size */
   uint64_t n_batches;
+  uint64_t *pairs;                            /* (n_pairs) rows */
   uint64_t *pair_order, *arranged, *pairs_of; /* (n_pairs), (n_training), (steps_per_epoch): pairs at the beginning of each batch */
   unsigned char *is_paired;                   /* (n_rows) */
   size_t n;                                   /* spectra in the present batch */
@@ -128,10 +129,10 @@ static void arrange_pairs(struct spd_training *t) {
   uint64_t at = 0, next = 0, head = 0, tail = share->n_pairs;
   spd_order_fill(t->pair_order, share->n_pairs, t->options.seed ^ PAIR_SALT, t->epoch);
   for (uint64_t step = 0; step < t->steps_per_epoch; step++) {
-    for (uint64_t i = 0; i < t->pairs_of[step]; i++) t->arranged[at++] = share->pairs[t->pair_order[head++]];
+    for (uint64_t i = 0; i < t->pairs_of[step]; i++) t->arranged[at++] = t->pairs[t->pair_order[head++]];
     while (at < position(t, step + 1)) {
       while (next < t->n_training && t->is_paired[t->order[next]]) next++;
-      t->arranged[at++] = next < t->n_training ? t->order[next++] : share->pairs[t->pair_order[--tail]];
+      t->arranged[at++] = next < t->n_training ? t->order[next++] : t->pairs[t->pair_order[--tail]];
     }
   }
   memcpy(t->order, t->arranged, t->n_training * sizeof *t->order);
@@ -171,17 +172,19 @@ static spd_status prepare_share(struct spd_training *t, struct spd_error *error)
   for (uint64_t step = 0; step < steps; step++)
     if (position(t, step + 1) > position(t, step)) t->ends[t->n_batches++] = position(t, step + 1);
   if (share->n_pairs == 0) return SPD_STATUS_OK;
+  t->pairs = malloc(share->n_pairs * sizeof *t->pairs);
   t->pair_order = malloc(share->n_pairs * sizeof *t->pair_order);
   t->arranged = malloc(t->n_training * sizeof *t->arranged);
   t->pairs_of = malloc(steps * sizeof *t->pairs_of);
   t->is_paired = calloc(t->n_rows, 1);
-  if (!t->pair_order || !t->arranged || !t->pairs_of || !t->is_paired)
+  if (!t->pairs || !t->pair_order || !t->arranged || !t->pairs_of || !t->is_paired)
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   for (uint64_t i = 0; i < share->n_pairs; i++) {
     const uint64_t row = share->pairs[i];
     if (row >= t->n_rows || !t->is_training[row] || t->is_paired[row])
       return spd_fail(error, SPD_STATUS_INVALID, "internal: pairs must be different rows that train");
     t->is_paired[row] = 1;
+    t->pairs[i] = row;
   }
   count_pairs(t);
   return SPD_STATUS_OK;
@@ -253,6 +256,7 @@ void spd_training_destroy(struct spd_training *t) {
   spd_refiner_destroy(t->refiner);
   spd_invariance_destroy(t->invariance);
   free(t->ends);
+  free(t->pairs);
   free(t->pair_order);
   free(t->arranged);
   free(t->pairs_of);

@@ -22,7 +22,7 @@ void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *sch
 struct spd_share {
   uint64_t total;        /* training spectra of all instruments; 0: this is the only one */
   uint64_t n_pairs;      /* of training spectra */
-  const uint64_t *pairs; /* (n_pairs) rows of the source */
+  const uint64_t *pairs; /* (n_pairs) rows of the source; not needed any more once the training is made */
   uint64_t partner;      /* training spectra of the other instrument; 0 without pairs */
 };
 

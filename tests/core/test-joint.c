@@ -101,7 +101,9 @@ static void start(struct running *r, const struct plan *p) {
   for (size_t k = 0; k < p->n; k++) {
     const struct instrument *x = &instruments[k];
     const struct small_data *d = &x->data;
-    const struct spd_training_options o = options_of(p, (int)k);
+    struct spd_training_options o = options_of(p, (int)k);
+    uint64_t *pairs = check_alloc(sizeof instruments->pairs);
+    if (p->pairs) o.share.pairs = memcpy(pairs, o.share.pairs, sizeof instruments->pairs);
     size_t capacity = spd_training_capacity(&o, training_rows(p, (int)k));
     if (p->invariance) capacity += spd_invariance_copies(p->invariance, capacity);
     const struct spd_source source = {.flux = p->from_file ? NULL : d->flux,
@@ -117,6 +119,7 @@ static void start(struct running *r, const struct plan *p) {
       MUST(spd_model_create_beside(&r->models[k], r->models[0], &x->net, d->wave_observed, capacity, error));
     MUST(spd_model_set_parameters(r->models[k], d->weights, error));
     MUST(spd_training_create(&r->trainings[k], r->models[k], &source, &o, error));
+    free(pairs);
   }
   MUST(spd_joint_create(&r->joint, r->trainings, p->n, &joint, error));
 }
