@@ -30,8 +30,8 @@ by_instrument <- function(fit, x, instrument, f) {
 #' those of a galaxy do not depend on the instrument that observed it. The result is a list of ordinary fits, `fit$sdss` and `fit$desi`,
 #' each with the decoder of all: every function of the package takes one of them.
 #'
-#' @section Training: The objective is the mean loss (equation 1 in [spender()]) of the training spectra of all instruments. Each batch has the
-#'   same share of the spectra of each; every encoder, with its line spread function, learns from the losses of its own spectra, the decoder
+#' @section Training: The objective is the mean loss (equation 1 in [spender()]) of the training spectra of all instruments. Each batch has
+#'   the same share of the spectra of each; every encoder, with its line spread function, learns from the losses of its own spectra, the decoder
 #'   from all. The result has the same bits for any number of threads, from memory or from surveys, and resumed from a checkpoint; with one
 #'   instrument those of an ordinary fit.
 #'
@@ -51,12 +51,12 @@ by_instrument <- function(fit, x, instrument, f) {
 #' @param freeze `NULL`, or `"decoder"`: trains encoders of the instruments in `x` only, one after the other. New names are new instruments.
 #' @return `predict()`: as [predict.spender()], or a list of its results for a list of spectra; [encode()] likewise. `update()`: the fit,
 #'   trained further. `summary()`: a data frame with a row for each instrument: `instrument`, `pixels`, `n_training`, `n_validation`,
-#'   `train_loss`, `validation_loss`, `refined_loss`, and `explained`, the fraction of the loss between a flat spectrum and a perfect model. The losses of all epochs are
-#'   `attr(fit, "history")`: a data frame as `history` of a fit has it, with means over the spectra of all instruments, and `train_NAME` and
+#'   `train_loss`, `validation_loss`, `refined_loss`, and `explained`, the fraction of the loss between a flat spectrum and a perfect
+#'   model. The losses of all epochs together are `attr(fit, "history")`: a data frame as `history` of a fit has it, with means over the spectra of all instruments, and `train_NAME` and
 #'   `validation_NAME` of each.
-#' @section Errors: `spender_error_invalid` for names that are missing, repeated, or not those of the fit, for instruments whose restframes do
-#'   not overlap, for spectra whose instrument is not known, and for `common` without objects in common. Errors and warnings about the spectra
-#'   of one instrument begin with its name.
+#' @section Errors: `spender_error_invalid` for names that are missing, repeated, or not those of the fit, for instruments whose restframes
+#'   do not overlap, for spectra whose instrument is not known, for `common` without objects in common, with other than two instruments, or
+#'   with `refine`, and for `clip`. Errors and warnings about the spectra of one instrument begin with its name.
 #' @seealso [spender()], [update.spender()] for a newly arriving instrument, `vignette("instruments")`
 #' @name spender_joint
 #' @examples
@@ -111,7 +111,8 @@ update.spender_joint <- function(object, x, epochs, ..., freeze = NULL) {
 unclass_joint <- function(fit) setNames(lapply(seq_along(fit), function(k) fit[[k]]), names(fit))
 
 check_freeze <- function(freeze) {
-  if (!is.null(freeze) && !identical(freeze, "decoder")) abort("invalid", "`freeze` must be NULL or \"decoder\", not ", describe(freeze), ".")
+  if (is.null(freeze) || identical(freeze, "decoder")) return(invisible())
+  abort("invalid", "`freeze` must be NULL or \"decoder\", not ", describe(freeze), ".")
 }
 
 #' @export

@@ -73,7 +73,10 @@ train_jointly <- function(fits, xs, options, common = 0, history = empty_history
   of <- if (!is.null(options$checkpoint)) joint_identity(parts, settings, common)
   outcome <- run_training(session, run, options, of, steps_per_epoch, sum(n), show)
 
-  settings_of <- function(k) utils::modifyList(settings, list(batch_size = ceiling(settings$batch_size * n[[k]] / sum(n))), keep.null = TRUE)
+  settings_of <- function(k) { # for update() of one instrument
+    settings$batch_size <- ceiling(settings$batch_size * n[[k]] / sum(n))
+    settings
+  }
   weights <- split_weights(run$weights, fits)
   done <- lapply(setNames(nm = names(fits)), function(k) {
     kept <- nrow(fits[[k]]$history) + run$kept

@@ -46,7 +46,8 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #'   by the wavelengths that the file has for it. An error names those there are.
 #'
 #' @return `write_model()`: `path`, invisibly. `read_model()`: a fit of class `spender`; read from a file without our metadata,
-#'   its history has no rows and its training settings are empty; a fit of class `spender_joint` of several instruments. From a file with a published density of latents
+#'   its history has no rows and its training settings are empty; a fit of class `spender_joint` of several instruments. From a file with a
+#'   published density of latents
 #'   (`"desi_edr_galaxy_flow"` of [download_model()]): what [read_density()] returns.
 #'
 #' @section Errors:

@@ -76,8 +76,8 @@
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
 #'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the
 #'   training; `kept` is the row of `history` that the weights belong to) and `call`. It is a plain R object: [saveRDS()] keeps all of it,
-#'   [write_model()] writes it for others. An interrupt returns the fit of the epochs done, with a warning. Of several instruments, a list of these of class
-#'   `spender_joint`.
+#'   [write_model()] writes it for others. An interrupt returns the fit of the epochs done, with a warning. Of several instruments, a
+#'   list of these of class `spender_joint`.
 #'
 #' @section Defaults: Of \eqn{n} training spectra, `epochs` is \eqn{60 (200/n)^{1/4}}, between 10 and 100; `batch_size` is the power of two
 #'   nearest to \eqn{\sqrt n} from 8 to 64 on a CPU, to 1024 on a GPU; `learning_rate` is \eqn{10^{-3} \sqrt{8 b/w}}, between 1 and 3
