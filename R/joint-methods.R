@@ -30,10 +30,10 @@ by_instrument <- function(fit, x, instrument, f) {
 #' those of a galaxy do not depend on the instrument that observed it. The result is a list of ordinary fits, `fit$sdss` and `fit$desi`,
 #' each with the decoder of all: every function of the package takes one of them.
 #'
-#' @section Training: The objective is the mean loss (equation 1 in [spender()]) of the training spectra of all instruments. Each batch has
-#'   the same share of the spectra of each; every encoder, with its line spread function, learns from the losses of its own spectra, the decoder
-#'   from all. The result has the same bits for any number of threads, from memory or from surveys, and resumed from a checkpoint; with one
-#'   instrument those of an ordinary fit.
+#' @section Training: The objective is the mean loss (equation 1 in [spender()]) of the training spectra of all instruments. Each batch
+#'   has the same share of the spectra of each; every encoder, with its line spread function, learns from the losses of its own spectra,
+#'   the decoder from all. The result has the same bits for any number of threads, from memory or from surveys, and resumed from a
+#'   checkpoint; with one instrument those of an ordinary fit.
 #'
 #'   Nothing but the decoder makes encoders agree where redshifts, noise or pixels differ. Objects that two instruments have seen (the same
 #'   ids; whether they validate is the same for both, too) pull them together if `common` is above 0: `common` times
@@ -49,11 +49,11 @@ by_instrument <- function(fit, x, instrument, f) {
 #' @param instrument The name of the spectra's instrument in the fit; `NULL`: the one that has their grid.
 #' @param epochs Further epochs.
 #' @param freeze `NULL`, or `"decoder"`: trains encoders of the instruments in `x` only, one after the other. New names are new instruments.
-#' @return `predict()`: as [predict.spender()], or a list of its results for a list of spectra; [encode()] likewise. `update()`: the fit,
-#'   trained further. `summary()`: a data frame with a row for each instrument: `instrument`, `pixels`, `n_training`, `n_validation`,
-#'   `train_loss`, `validation_loss`, `refined_loss`, and `explained`, the fraction of the loss between a flat spectrum and a perfect
-#'   model. The losses of all epochs together are `attr(fit, "history")`: a data frame as `history` of a fit has it, with means over the spectra of all instruments, and `train_NAME` and
-#'   `validation_NAME` of each.
+#' @return `predict()`: as [predict.spender()], or a list of its results for a list of spectra; [encode()] likewise. `update()`: the
+#'   fit, trained further. `summary()`: a data frame with a row for each instrument: `instrument`, `pixels`, `n_training`,
+#'   `n_validation`, `train_loss`, `validation_loss`, `refined_loss`, and `explained`, the fraction of the loss between a flat spectrum
+#'   and a perfect model. The losses of all epochs together are `attr(fit, "history")`: a data frame as `history` of a fit has it, with
+#'   means over the spectra of all instruments, and `train_NAME` and `validation_NAME` of each.
 #' @section Errors: `spender_error_invalid` for names that are missing, repeated, or not those of the fit, for instruments whose restframes
 #'   do not overlap, for spectra whose instrument is not known, for `common` without objects in common, with other than two instruments, or
 #'   with `refine`, and for `clip`. Errors and warnings about the spectra of one instrument begin with its name.

@@ -1,13 +1,14 @@
 # Two instruments with one decoder: how far latents of the same galaxies from both agree, whether the decoder gains by the other
 # instrument's spectra, and whether the doublet [O II] that one of them resolves is found in models of the other's spectra.
-#   Rscript bench/instruments.R [spectra of each instrument] [epochs] > bench/results/DATE-PROCESSOR-instruments.md
+#   Rscript bench/instruments.R [spectra of each instrument] [epochs] [1: refine = TRUE] > bench/results/DATE-PROCESSOR-instruments.md
 # Five minutes on two free cores. Emission-line galaxies at z = 0.03 to 0.3 with lines of 40 to 70 km/s, seen by the blue pixels of SDSS's
 # grid, with a kernel of 1.3 pixels (sigma: 90 km/s, the doublet is blended), and of DESI's, with 0.9 pixels (0.7 Angstrom); a fifth by
 # both. Metals, dust and stars' velocities are alike, so that lines are much of what there is to learn.
 suppressMessages(library(spender))
 given <- as.numeric(commandArgs(TRUE))
 n <- if (length(given) > 0) given[1] else 1500
-epochs <- if (length(given) > 1) given[2] else 24
+epochs <- if (length(given) > 1) given[2] else 40
+refine <- length(given) > 2 && given[3] > 0
 gaussian <- function(sigma) {
   kernel <- exp(-(-4:4)^2 / (2 * sigma^2))
   kernel / sum(kernel)
@@ -55,14 +56,14 @@ clean <- Map(function(of, seed) observe(unseen, of, seed, paste0("h", 1:300), no
 started <- proc.time()[["elapsed"]]
 grid <- seq(3600 / 1.3, 5400, by = 0.6)
 settings <- list(latents = 6, network = fast_network(redshift_input = FALSE), epochs = epochs, learning_rate = 2e-3, lsf_rate = 0,
-                 wave_rest = grid, best = FALSE, init = "random", progress = FALSE)
+                 wave_rest = grid, best = FALSE, init = "random", refine = refine, progress = FALSE)
 fit <- function(x, ...) suppressWarnings(do.call(spender, c(list(quote(x)), settings, list(...))))
 fits <- list(
   "SDSS alone" = list(sdss = fit(x$sdss, batch_size = 16, lsf = kernels$sdss)),
   "DESI alone" = list(desi = fit(x$desi, batch_size = 16, lsf = kernels$desi)),
-  "both" = fit(x, batch_size = 32, lsf = kernels),
-  "both, common objects pulled together (0.5)" = fit(x, batch_size = 32, lsf = kernels, common = 0.5)
+  "both" = fit(x, batch_size = 32, lsf = kernels)
 )
+if (!refine) fits[["both, common objects pulled together (0.5)"]] <- fit(x, batch_size = 32, lsf = kernels, common = 0.5)
 seconds <- proc.time()[["elapsed"]] - started
 
 n_e <- 10^unseen$galaxies$log_ne
@@ -82,7 +83,7 @@ cpu <- if (file.exists("/proc/cpuinfo")) sub(".*: ", "", grep("model name", read
 cat("# Two instruments, one decoder\n\n", cpu, ", ", devices()$threads, " threads, ", format(Sys.Date()), ". `bench/instruments.R`: ", n,
     " spectra of each instrument, ", both, " galaxies in both, S/N 12, ", epochs, " epochs; ",
     length(instruments$sdss$wave), " pixels of SDSS and ", length(instruments$desi$wave), " of DESI, `fast_network()`, 6 latents, ",
-    "the instruments' kernels given. Steps are as many in each fit (batches of 16 of each instrument). One seed; ", round(seconds),
+    "the instruments' kernels given", if (refine) ", decoders that learn at refined latents", ". Steps are as many in each fit (batches of 16 of each instrument). One seed; ", round(seconds),
     " s for the fits.\n\n", sep = "")
 cat("Mean losses of 300 other galaxies at the encoder's and at refined latents; the noise's is ",
     paste(sprintf("%.4f", vapply(held, function(x) mean(x$ivar > 0) / 2, 0)), collapse = " and "), ".\n\n", sep = "")
@@ -102,7 +103,7 @@ real <- fit_doublet(held$desi$truth$rest[, abs(held$desi$truth$shared$wave_rest 
 cat(sprintf("\nThe true ratios scatter by %.3f; the dip of the true spectra is %.3f.\n\n", sd(truth), median(real$dip, na.rm = TRUE)))
 cat("Latents of the same 300 galaxies from both instruments: the standard deviation within a galaxy, the root of half the mean square of",
     "their difference, over the scatter between galaxies.\n\n| fit | noise | encoder | refined |\n|---|---|---|---|\n")
-for (name in names(fits)[3:4]) for (noise in c("with", "without")) {
+for (name in names(fits)[-(1:2)]) for (noise in c("with", "without")) {
   d <- difference(fits[[name]], if (noise == "with") held else clean)
   cat(sprintf("| %s | %s | %.3f | %.3f |\n", name, noise, d[["encoder"]], d[["refined"]]))
 }
