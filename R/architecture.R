@@ -61,7 +61,8 @@ fast_network <- function(...) spender_network(filters = c(16, 32, 64), decoder_h
 
 # The architecture that the core reads: the network's shape and the sizes that the data and the user decide.
 new_architecture <- function(network, n_observed, n_rest, n_latent, lsf, calibration = NULL) {
-  c(list(n_observed = n_observed, n_rest = n_rest, n_latent = n_latent), unclass(network), list(lsf = lsf),
+  numbers <- list(n_observed = n_observed, n_rest = n_rest, n_latent = n_latent)
+  c(lapply(numbers, as.double), unclass(network), list(lsf = as.double(lsf)),
     if (!is.null(calibration)) list(calibration_sd = calibration$sd))
 }
 

@@ -3,8 +3,8 @@
 # a digest of the tensors.
 
 checkpoint_format <- "spender-checkpoint"
-checkpoint_version <- "3"
-# Names of the list that ffi_train_state() returns
+checkpoint_version <- "4"
+# Names of the list that ffi_train_state() returns; trainings that average weights have `average`, too
 state_parts <- c("epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v")
 
 check_checkpoint <- function(checkpoint, minutes, resume) {
@@ -89,7 +89,8 @@ read_checkpoint <- function(path, identity, columns = names(empty_history())) {
   if (!identical(metadata[["version"]], checkpoint_version)) {
     damaged("it is of version ", metadata[["version"]], " of the format, not ", checkpoint_version)
   }
-  wanted <- c(state_parts, "best", "lowest", "seconds", "kept", "history")
+  state <- c(state_parts, intersect("average", names(file$tensors)))
+  wanted <- c(state, "best", "lowest", "seconds", "kept", "history")
   if (!all(wanted %in% names(file$tensors))) damaged("it lacks ", enumerate(setdiff(wanted, names(file$tensors))))
   wanted <- c(wanted, intersect("unvalidated", names(file$tensors)))
   data <- lapply(file$tensors[wanted], function(t) if (t$dtype == "F32") writeBin(t$data, raw(), size = 4) else t$data)
@@ -100,6 +101,6 @@ read_checkpoint <- function(path, identity, columns = names(empty_history())) {
           ". Give the arguments it was begun with, or another file.")
   }
   history <- as.data.frame(matrix(data$history, ncol = length(columns), dimnames = list(NULL, columns)))
-  list(state = data[state_parts], history = history, weights = data$best, lowest = data$lowest, seconds = data$seconds, kept = data$kept,
+  list(state = data[state], history = history, weights = data$best, lowest = data$lowest, seconds = data$seconds, kept = data$kept,
        unvalidated = data$unvalidated)
 }

@@ -56,7 +56,7 @@ by_instrument <- function(fit, x, instrument, f) {
 #'   means over the spectra of all instruments, and `train_NAME` and `validation_NAME` of each.
 #' @section Errors: `spender_error_invalid` for names that are missing, repeated, or not those of the fit, for instruments whose restframes
 #'   do not overlap, for spectra whose instrument is not known, for `common` without objects in common, with other than two instruments, or
-#'   with `refine`, and for `clip`. Errors and warnings about the spectra of one instrument begin with its name.
+#'   with `refine`, and for `clip` and `average`. Errors and warnings about the spectra of one instrument begin with its name.
 #' @seealso [spender()], [update.spender()] for a newly arriving instrument, `vignette("instruments")`
 #' @name spender_joint
 #' @examples

@@ -28,6 +28,7 @@ decoder_at <- function(fit) {
 check_common <- function(common, xs, options) {
   check_number(common, "common", 0, 1e6)
   if (length(xs) > 1 && !is.null(options$clip)) abort("invalid", "`clip` is for fits of one instrument.")
+  if (length(xs) > 1 && options$average > 0) abort("invalid", "`average` is for fits of one instrument.")
   if (common == 0) return(invisible())
   if (length(xs) != 2) abort("invalid", "`common` pulls latents of two instruments together; there ", ngettext(length(xs), "is ", "are "),
                              length(xs), ".")

@@ -42,6 +42,7 @@ train_options <- function() {
     option("refine-from", "number", "", "... after this fraction of the training"),
     option("invariance", "choice:none|sdss|desi", "none", "losses that make latents independent of redshift, with these published values"),
     option("invariance-form", "choice:scale-free|published", "scale-free", "... in this form"),
+    option("average", "number", "0", "epochs over which weights are averaged; 0: none"),
     option("clip", "number", "", "largest norm of the mean loss's gradient; not limited if not given"),
     option("epsilon", "number", "1e-8", "Adam's epsilon"),
     device_options("fp16"),
@@ -101,7 +102,7 @@ train_model <- function(o, x) {
                    cycle_momentum = o$`cycle-momentum`, validation = o$validation, best = !o$last, lsf_rate = o$`lsf-rate`,
                    lsf_sign = o$`lsf-sign`, refine = if (is.null(o$`refine-from`)) o$refine else o$`refine-from`,
                    invariance = if (o$invariance != "none") spender_invariance(o$invariance, o$`invariance-form`), clip = o$clip,
-                   epsilon = o$epsilon, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
+                   epsilon = o$epsilon, average = o$average, device = o$device, precision = o$precision, threads = o$threads, seed = o$seed,
                    split_seed = if (is.null(o$`split-seed`)) o$seed else o$`split-seed`, checkpoint = o$checkpoint,
                    checkpoint_minutes = o$`checkpoint-minutes`, resume = o$resume, progress = FALSE,
                    callback = if (!o$quiet) print_epoch)

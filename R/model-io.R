@@ -366,9 +366,9 @@ read_history <- function(metadata, path) {
   structure(columns, class = "data.frame", row.names = .set_row_names(length(columns[[1]])))
 }
 
-# JSON that gives back the same object, to the bit, for vectors and named lists. What plain JSON would change (missing and
-# infinite numbers, empty vectors, names) is written as {"type": ..., "value": ...}. jsonlite writes 15 digits, so numbers are
-# written here.
+# JSON that gives back the same object, to the bit, for vectors and named lists. A plain number is a double: other programs read 6, not
+# 6.0, where a fit counts. What plain JSON would change (integers, missing and infinite numbers, empty vectors, names) is written as
+# {"type": ..., "value": ...}. jsonlite writes 15 digits, so numbers are written here.
 to_json <- function(x) {
   if (is.null(x)) return("null")
   if (!(is.list(x) || is.atomic(x)) || length(setdiff(names(attributes(x)), "names")))
@@ -380,7 +380,7 @@ to_json <- function(x) {
     if (plain) return(paste0("{", paste0(json_strings(tags), ":", items, collapse = ","), "}"))
   } else {
     items <- json_items(x)
-    plain <- length(x) && is.null(tags) && !anyNA(x) && (!is.double(x) || all(is.finite(x)))
+    plain <- length(x) && is.null(tags) && !anyNA(x) && !is.integer(x) && (!is.double(x) || all(is.finite(x)))
     if (plain) return(if (length(x) == 1) items else paste0("[", paste(items, collapse = ","), "]"))
   }
   paste0("{\"type\":\"", typeof(x), "\",\"value\":[", paste(items, collapse = ","), "]",
@@ -403,27 +403,30 @@ json_items <- function(x) {
   replace(text, missing, "null")
 }
 
-# Digits enough for the parser to find the same double; a decimal mark or an exponent keeps it a double.
+# Digits enough for the parser to find the same double
 json_numbers <- function(x) {
-  as_double <- function(text) paste0(text, ifelse(grepl("[.e]", text), "", ".0"))
   text <- sprintf("\"%s\"", x) # "NaN", "Inf", "-Inf"
   finite <- which(is.finite(x))
-  text[finite] <- as_double(sprintf("%.15g", x[finite]))
+  text[finite] <- sprintf("%.15g", x[finite])
   parsed <- vapply(jsonlite::parse_json(paste0("[", paste(text[finite], collapse = ","), "]")), as.double, 0)
   longer <- finite[parsed != x[finite]]
-  text[longer] <- as_double(sprintf("%.17g", x[longer]))
-  text
+  text[longer] <- sprintf("%.17g", x[longer])
+  replace(text, text == "-0", "-0.0") # the parser takes whole numbers for integers, which have no sign of 0
 }
 
 from_json <- function(text) unpack_json(jsonlite::parse_json(text))
 
 unpack_json <- function(x) {
+  if (is.integer(x)) return(as.double(x))
   if (!is.list(x)) return(x)
   if (!is.null(names(x))) {
     if (all(c("type", "value") %in% names(x))) return(unpack_typed(x))
     return(lapply(x, unpack_json))
   }
-  if (all(vapply(x, function(item) is.atomic(item) && length(item) == 1, NA))) return(unlist(x))
+  if (all(vapply(x, function(item) is.atomic(item) && length(item) == 1, NA))) {
+    x <- unlist(x)
+    return(if (is.integer(x)) as.double(x) else x)
+  }
   lapply(x, unpack_json)
 }
 

@@ -20,6 +20,10 @@
 #'   `spender_error_format` for files that are damaged or have no such table, and for columns with more than one value a row (named).
 #' @export
 #' @examples
+#' survey <- tempfile(fileext = ".fits")
+#' x <- simulate_spectra(5, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' write_survey(x, survey)
+#' read_catalogue(survey, c("ID", "Z", "CLASS"))
 #' \dontrun{
 #' catalogue <- read_catalogue("specObj-dr16.fits")
 #' chosen <- select_galaxies(catalogue)

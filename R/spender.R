@@ -50,6 +50,9 @@
 #' @param invariance `NULL`, or further losses that make the latents independent of redshift, from [spender_invariance()].
 #' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
 #' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
+#' @param average Validate with, and return, averages of the weights over about this many last epochs instead of the weights: with \eqn{T}
+#'   steps in these epochs, \eqn{\bar w \leftarrow \bar w + (w - \bar w) / \min(t, T)} after step \eqn{t}. They are useful where weights
+#'   keep moving, as at a constant learning rate or with `invariance`. 0: no averages.
 #' @param device `"cpu"`, `"cuda"` (an error where no GPU can be used) or `"auto"`: a GPU if there is one, or what
 #'   `options(spender.device = )` says (see [devices()]).
 #' @param precision On a GPU, how convolutions and their activations are rounded: `"fp32"`, not at all; `"tf32"`, operands of matrix
@@ -122,9 +125,9 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
                     wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
                     init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
-                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, device = "auto", precision = "fp16", threads = NULL,
-                    seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE, progress = NULL,
-                    callback = NULL, common = 0) {
+                    refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, average = 0, device = "auto", precision = "fp16",
+                    threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10, resume = FALSE,
+                    progress = NULL, callback = NULL, common = 0) {
   several <- check_sources(x)
   xs <- if (several) x else list(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)

@@ -86,9 +86,10 @@ finished_fit <- function(part, weights, history, kept, settings, device, bounds)
   is_training <- part$is_training
   fit$weights <- weights
   fit$history <- rbind(fit$history, history)
-  settings$epochs <- nrow(fit$history)
+  settings$epochs <- as.double(nrow(fit$history))
   fit$training <- c(settings, fit$training[names(fit$training) %in% "init"],
-                    list(n_training = sum(is_training), n_validation = sum(!is_training), z_range = range(x$z[rows]), kept = kept))
+                    list(n_training = as.double(sum(is_training)), n_validation = as.double(sum(!is_training)),
+                         z_range = range(x$z[rows]), kept = kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   fit$training[names(bounds)] <- bounds
@@ -130,6 +131,7 @@ check_training <- function(options) {
     if (options$clip == 0) abort("invalid", "`clip` must be above 0: with 0 nothing would be learned.")
   }
   check_number(options$epsilon, "epsilon", 0, 1e300)
+  check_number(options$average, "average", 0, 1e9)
   check_choice(options$lsf_sign, "lsf_sign", eval(formals(spender)$lsf_sign))
   check_choice(options$schedule, "schedule", eval(formals(spender)$schedule))
   check_checkpoint(options$checkpoint, options$checkpoint_minutes, options$resume)
@@ -147,7 +149,7 @@ core_options <- function(part, settings, device, steps_per_epoch, freeze = NULL,
                  refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
                  lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
                  clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon,
-                 freeze_decoder = !is.null(freeze)),
+                 average = ceiling(settings$average * steps_per_epoch), freeze_decoder = !is.null(freeze)),
     list(invariance = invariance_settings(settings$invariance, part$x, part$rows, settings$epochs), share = share))
 }
 

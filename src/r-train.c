@@ -88,6 +88,7 @@ static struct spd_training_options take_options(SEXP options, size_t n, struct s
                .lsf_factor = r_list_real(options, "lsf_factor"),
                .lsf_nonnegative = r_list_flag(options, "lsf_nonnegative")},
       .clip = r_list_real(options, "clip"),
+      .average = (uint64_t)r_list_whole(options, "average", 0, 1e15),
       .freeze_decoder = r_list_get(options, "freeze_decoder") != R_NilValue && r_list_flag(options, "freeze_decoder")};
   take_share(&o.share, options);
   o.batch_size = o.share.total ? (size_t)r_list_whole(options, "batch_size", 1, 1e6) : r_batch_size(options, n);
@@ -281,19 +282,20 @@ SEXP ffi_train_weights(SEXP pointer) {
   struct spd_error error;
   spd_status status = SPD_STATUS_OK;
   for (size_t k = 0; status == SPD_STATUS_OK && k < r_session_parts(session); k++) {
-    const struct spd_model *model = r_session_part(session, k)->model;
-    status = spd_model_get_parameters(to, model, &error);
-    to += spd_model_network(model)->size;
+    struct r_session *part = r_session_part(session, k);
+    status = spd_training_get_weights(to, part->training, &error);
+    to += spd_model_network(part->model)->size;
   }
   UNPROTECT(1);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return weights;
 }
 
-/* The state of a training between two steps, as a list; its weights and Adam's moments m and v are float32 as raw vectors. Of several
- * instruments these are one after the other, and count and sum of the losses have an element for each. */
-static const char *const state_names[] = {"epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v"};
-enum { N_COUNTS = 3, LOSS_COUNT = 3, LOSS_SUM = 4, WEIGHTS = 5, N_STATE = 8 };
+/* The state of a training between two steps, as a list; its weights, Adam's moments m and v, and the weights' average, where the training
+ * keeps it, are float32 as raw vectors. Of several instruments these are one after the other, and count and sum of the losses have an
+ * element for each. */
+static const char *const state_names[] = {"epoch", "step", "step_in_epoch", "loss_count", "loss_sum", "weights", "m", "v", "average"};
+enum { N_COUNTS = 3, LOSS_COUNT = 3, LOSS_SUM = 4, WEIGHTS = 5, AVERAGE = 8, N_STATE = 9 };
 
 static float *raw_floats(SEXP list, int i) { return (float *)(void *)RAW(VECTOR_ELT(list, i)); }
 
@@ -302,8 +304,9 @@ SEXP ffi_train_state(SEXP pointer) {
   const size_t parts = r_session_parts(session), bytes = all_bytes(session);
   const struct spd_training_state first = spd_training_get_state(session->training);
   const double numbers[N_COUNTS] = {(double)first.epoch, (double)first.step, (double)first.step_in_epoch};
-  SEXP list = PROTECT(r_list_new(N_STATE, state_names));
-  for (int i = 0; i < N_STATE; i++)
+  const int n = spd_training_averages(session->training) ? N_STATE : AVERAGE;
+  SEXP list = PROTECT(r_list_new(n, state_names));
+  for (int i = 0; i < n; i++)
     SET_VECTOR_ELT(list, i,
                    i < N_COUNTS  ? Rf_ScalarReal(numbers[i])
                    : i < WEIGHTS ? Rf_allocVector(REALSXP, (R_xlen_t)parts)
@@ -319,6 +322,7 @@ SEXP ffi_train_state(SEXP pointer) {
     status = spd_model_get_parameters(raw_floats(list, WEIGHTS) + at, part->model, &error);
     if (status == SPD_STATUS_OK)
       status = spd_model_get_moments(raw_floats(list, WEIGHTS + 1) + at, raw_floats(list, WEIGHTS + 2) + at, part->model, &error);
+    if (status == SPD_STATUS_OK && n > AVERAGE) status = spd_training_get_weights(raw_floats(list, AVERAGE) + at, part->training, &error);
     at += spd_model_network(part->model)->size;
   }
   UNPROTECT(1);
@@ -326,10 +330,11 @@ SEXP ffi_train_state(SEXP pointer) {
   return list;
 }
 
-static spd_status restore(struct r_session *session, const struct spd_training_state *state, const float *const block[3], size_t at,
+static spd_status restore(struct r_session *session, const struct spd_training_state *state, const float *const block[4], size_t at,
                           struct spd_error *error) {
   SPD_TRY(spd_model_set_parameters(session->model, block[0] + at, error));
   SPD_TRY(spd_model_set_moments(session->model, block[1] + at, block[2] + at, error));
+  if (block[3]) SPD_TRY(spd_model_set_average(session->model, block[3] + at, error));
   return spd_training_set_state(session->training, state, error);
 }
 
@@ -337,12 +342,12 @@ SEXP ffi_train_restore(SEXP pointer, SEXP list) {
   struct r_session *session = training_session(pointer);
   const size_t parts = r_session_parts(session), bytes = all_bytes(session);
   uint64_t counts[N_COUNTS];
-  const float *block[3];
+  const float *block[4] = {NULL, NULL, NULL, NULL};
   for (int i = 0; i < N_COUNTS; i++) counts[i] = (uint64_t)r_list_whole(list, state_names[i], 0, 1e15);
   const double *loss_count = r_list_numbers(list, "loss_count", parts), *loss_sum = r_list_numbers(list, "loss_sum", parts);
   for (size_t k = 0; k < parts; k++)
     if (!(loss_count[k] >= 0 && loss_count[k] <= 1e15)) Rf_error("internal: 'loss_count' must not be negative");
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < (spd_training_averages(session->training) ? 4 : 3); i++) {
     const SEXP raw = r_list_get(list, state_names[WEIGHTS + i]);
     if (TYPEOF(raw) != RAWSXP || (size_t)Rf_xlength(raw) != bytes) Rf_error("internal: weights must be %zu raw bytes", bytes);
     block[i] = (const float *)(const void *)RAW_RO(raw);

@@ -3,7 +3,8 @@
 #
 #   Rscript study-invariance.R [name=value ...]
 #     spectra=20000  epochs=20  latents=6  filters=16,32,64  pixels=981  batch=64  held=500  seed=1  forms=none,scale-free,published
-#     similarity=NUMBER  consistency=NUMBER  sigma=0.5  fraction=0.5  zmax=0.3  fits=FOLDER  (where fits are read from, or written to)
+#     similarity=NUMBER  consistency=NUMBER  sigma=0.5  fraction=0.5  zmax=0.3  average=0
+#     fits=FOLDER  (where fits are read from, or written to)
 # Each form is one training, of the same spectra, seed and settings. Printed are the fidelity (the loss of equation 1 on galaxies that were
 # held out, at the encoder's and at refined latents) and what check_invariance() finds: the same galaxies, noiseless, at z = 0.05 to 0.20.
 library(spender)
@@ -12,7 +13,7 @@ source(system.file("scripts", "study-options.R", package = "spender"))
 
 options <- read_options(list(spectra = 20000, epochs = 20, latents = 6, filters = "16,32,64", pixels = 981, batch = 64, held = 500,
                              seed = 1, forms = "none,scale-free,published", similarity = 0.1, consistency = 0.5, sigma = 0.5,
-                             fraction = 0.5, zmax = 0.3, fits = ""))
+                             fraction = 0.5, zmax = 0.3, average = 0, fits = ""))
 say <- function(...) cat(sprintf(...), sep = "")
 grid <- instrument(10^seq(log10(3800), log10(9200), length.out = options$pixels), name = "study")
 network <- spender_network(filters = numbers(options$filters), decoder_hidden = c(64, 256), redshift_input = FALSE)
@@ -38,7 +39,8 @@ for (form in strsplit(options$forms, ",", fixed = TRUE)[[1]]) {
     }
     x <- simulate_spectra(options$spectra, instrument = grid, rest = FALSE, seed = options$seed)
     fit <- spender(x, latents = options$latents, network = network, init = "random", epochs = options$epochs, batch_size = options$batch,
-                   validation = 0.03, best = FALSE, refine = FALSE, invariance = invariance, seed = options$seed, progress = FALSE)
+                   validation = 0.03, best = FALSE, refine = FALSE, invariance = invariance, average = options$average,
+                   seed = options$seed, progress = FALSE)
     if (nzchar(options$fits)) saveRDS(fit, path)
   }
   check <- check_invariance(fit, held, z = c(0.05, 0.1, 0.15, 0.2))

@@ -1,4 +1,4 @@
-/* The optimiser: Adam, sums and norms of gradients. */
+/* The optimiser: Adam, sums and norms of gradients, averages of parameters. */
 #include <math.h>
 
 #include "cpu/cpu.h"
@@ -58,6 +58,43 @@ spd_status cpu_add(struct spd_backend *backend, float *y, const float *x, size_t
   (void)error;
   const struct sum sum = {y, x, count};
   cpu_parallel(backend, (count + PIECE - 1) / PIECE, add_piece, &sum);
+  return SPD_STATUS_OK;
+}
+
+SPD_HOT static void average_piece_of(float *restrict mean, const float *restrict x, float fraction, size_t count) {
+  SPD_SIMD
+  for (size_t i = 0; i < count; i++) mean[i] += fraction * (x[i] - mean[i]);
+}
+
+struct averaging {
+  float *mean;
+  const float *x;
+  float fraction;
+  size_t count;
+};
+
+static void average_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct averaging *a = context;
+  const size_t from = piece * PIECE, size = a->count - from < PIECE ? a->count - from : PIECE;
+  average_piece_of(a->mean + from, a->x + from, a->fraction, size);
+}
+
+spd_status cpu_average(struct spd_backend *backend, float *mean, const float *x, float fraction, size_t count, struct spd_error *error) {
+  (void)error;
+  const struct averaging averaging = {mean, x, fraction, count};
+  cpu_parallel(backend, (count + PIECE - 1) / PIECE, average_piece, &averaging);
+  return SPD_STATUS_OK;
+}
+
+spd_status cpu_exchange(struct spd_backend *backend, float *x, float *y, size_t count, struct spd_error *error) {
+  (void)backend;
+  (void)error;
+  for (size_t i = 0; i < count; i++) {
+    const float kept = x[i];
+    x[i] = y[i];
+    y[i] = kept;
+  }
   return SPD_STATUS_OK;
 }
 

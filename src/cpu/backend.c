@@ -177,6 +177,8 @@ static const struct spd_backend_ops cpu_ops = {
     /* .log_ivar = */ cpu_log_ivar,
     /* .add = */ cpu_add,
     /* .clip = */ cpu_clip,
+    /* .average = */ cpu_average,
+    /* .exchange = */ cpu_exchange,
     /* .adam = */ cpu_adam,
 };
 

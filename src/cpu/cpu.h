@@ -112,6 +112,8 @@ spd_status cpu_normal(struct spd_backend *, const struct spd_normal *, size_t n,
 spd_status cpu_spread(struct spd_backend *, const struct spd_spread *, size_t n, struct spd_error *);
 spd_status cpu_log_ivar(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
 spd_status cpu_add(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+spd_status cpu_average(struct spd_backend *, float *mean, const float *x, float fraction, size_t count, struct spd_error *);
+spd_status cpu_exchange(struct spd_backend *, float *x, float *y, size_t count, struct spd_error *);
 spd_status cpu_clip(struct spd_backend *, float *gradient, double norm, size_t count, struct spd_error *);
 spd_status cpu_adam(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                     const struct spd_adam *, struct spd_error *);

@@ -1,4 +1,4 @@
-/* The optimiser: Adam, sums and norms of gradients. */
+/* The optimiser: Adam, sums and norms of gradients, averages of parameters. */
 #include "cuda/cuda.h"
 
 static __global__ void update(float *p, float *m, float *v, const float *g, size_t count, struct spd_adam o) {
@@ -29,6 +29,30 @@ static __global__ void add(float *y, const float *x, size_t count) { CUDA_EACH(i
 
 spd_status cuda_add(struct spd_backend *backend, float *y, const float *x, size_t count, struct spd_error *error) {
   CUDA_LAUNCH(add, cuda_blocks(backend, count), CUDA_THREADS, y, x, count);
+  return SPD_STATUS_OK;
+}
+
+static __global__ void average(float *mean, const float *x, float fraction, size_t count) {
+  CUDA_EACH(i, count) mean[i] += fraction * (x[i] - mean[i]);
+}
+
+spd_status cuda_average(struct spd_backend *backend, float *mean, const float *x, float fraction, size_t count, struct spd_error *error) {
+  SPD_TRY(cuda_use(backend, error));
+  CUDA_LAUNCH(average, cuda_blocks(backend, count), CUDA_THREADS, mean, x, fraction, count);
+  return SPD_STATUS_OK;
+}
+
+static __global__ void exchange(float *x, float *y, size_t count) {
+  CUDA_EACH(i, count) {
+    const float kept = x[i];
+    x[i] = y[i];
+    y[i] = kept;
+  }
+}
+
+spd_status cuda_exchange(struct spd_backend *backend, float *x, float *y, size_t count, struct spd_error *error) {
+  SPD_TRY(cuda_use(backend, error));
+  CUDA_LAUNCH(exchange, cuda_blocks(backend, count), CUDA_THREADS, x, y, count);
   return SPD_STATUS_OK;
 }
 

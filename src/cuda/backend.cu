@@ -332,6 +332,8 @@ static const struct spd_backend_ops cuda_ops = {
     /* .log_ivar = */ cuda_log_ivar,
     /* .add = */ cuda_add,
     /* .clip = */ cuda_clip,
+    /* .average = */ cuda_average,
+    /* .exchange = */ cuda_exchange,
     /* .adam = */ cuda_adam,
 };
 

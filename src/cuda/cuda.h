@@ -437,6 +437,8 @@ spd_status cuda_normal(struct spd_backend *, const struct spd_normal *, size_t n
 spd_status cuda_spread(struct spd_backend *, const struct spd_spread *, size_t n, struct spd_error *);
 spd_status cuda_log_ivar(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
 spd_status cuda_add(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
+spd_status cuda_average(struct spd_backend *, float *mean, const float *x, float fraction, size_t count, struct spd_error *);
+spd_status cuda_exchange(struct spd_backend *, float *x, float *y, size_t count, struct spd_error *);
 spd_status cuda_clip(struct spd_backend *, float *gradient, double norm, size_t count, struct spd_error *);
 spd_status cuda_adam(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                      const struct spd_adam *, struct spd_error *);

@@ -334,6 +334,10 @@ struct spd_backend_ops {
   spd_status (*add)(struct spd_backend *, float *y, const float *x, size_t count, struct spd_error *);
   /* Scales a gradient (count) to this norm if its norm is larger */
   spd_status (*clip)(struct spd_backend *, float *gradient, double norm, size_t count, struct spd_error *);
+  /* mean += fraction (x - mean), both (count) */
+  spd_status (*average)(struct spd_backend *, float *mean, const float *x, float fraction, size_t count, struct spd_error *);
+  /* Two arrays (count) change places */
+  spd_status (*exchange)(struct spd_backend *, float *x, float *y, size_t count, struct spd_error *);
   /* parameters, m, v, gradient: (count) */
   spd_status (*adam)(struct spd_backend *, float *parameters, float *m, float *v, const float *gradient, size_t count,
                      const struct spd_adam *, struct spd_error *);

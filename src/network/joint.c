@@ -60,6 +60,7 @@ static spd_status check(struct spd_training *const *trainings, size_t n, const s
     if (share->total == 0 || share->total != wanted->share.total || of->batch_size != wanted->batch_size ||
         share->n_pairs != wanted->share.n_pairs || of->seed != wanted->seed)
       return spd_fail(error, SPD_STATUS_INVALID, "internal: instrument %zu has other options than the first", k + 1);
+    if (of->average > 0 && n > 1) return spd_fail(error, SPD_STATUS_INVALID, "weights of several instruments are not averaged");
     if (of->clip > 0) return spd_fail(error, SPD_STATUS_INVALID, "a gradient of several instruments is not clipped");
     all += spd_training_size(trainings[k]);
   }

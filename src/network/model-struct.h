@@ -48,6 +48,7 @@ struct spd_model {
   spd_model_purpose purpose;
   struct spd_model *first;                           /* the model whose decoder and restframe grid this one uses; NULL: its own */
   float *parameters, *gradient, *m, *v;              /* without those of another model's decoder, but for the gradient */
+  float *average;                                    /* of all parameters; NULL until there is one */
   float *decoder_parameters, *decoder_m, *decoder_v; /* those of the decoder, in these blocks or in the other model's */
   float *observed_grid, *rest_grid;
   float *flux, *ivar, *z, *log_ivar;

@@ -433,6 +433,38 @@ spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error
   return model->backend->ops->clip(model->backend, model->gradient, norm, model->network.size, error);
 }
 
+/* Memory for the average, the first time */
+static spd_status need_average(struct spd_model *model, struct spd_error *error) {
+  SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
+  if (model->average) return SPD_STATUS_OK;
+  if (model->first) return spd_fail(error, SPD_STATUS_INVALID, "weights of several instruments are not averaged");
+  if (model->n_buffers == MAX_BUFFERS) return spd_fail(error, SPD_STATUS_INVALID, "internal: too many buffers");
+  void *memory;
+  SPD_TRY(model->backend->ops->alloc(model->backend, &memory, model->network.size * sizeof(float), error));
+  model->buffers[model->n_buffers++] = model->average = memory;
+  return SPD_STATUS_OK;
+}
+
+spd_status spd_model_average(struct spd_model *model, double fraction, struct spd_error *error) {
+  SPD_TRY(need_average(model, error));
+  return model->backend->ops->average(model->backend, model->average, model->parameters, (float)fraction, model->network.size, error);
+}
+
+spd_status spd_model_set_average(struct spd_model *model, const float *weights, struct spd_error *error) {
+  SPD_TRY(need_average(model, error));
+  return upload(model, model->average, weights, model->network.size * sizeof(float), error);
+}
+
+spd_status spd_model_get_average(float *weights, struct spd_model *model, struct spd_error *error) {
+  SPD_TRY(need_average(model, error));
+  return download(model, weights, model->average, model->network.size * sizeof(float), error);
+}
+
+spd_status spd_model_exchange_average(struct spd_model *model, struct spd_error *error) {
+  SPD_TRY(need_average(model, error));
+  return model->backend->ops->exchange(model->backend, model->parameters, model->average, model->network.size, error);
+}
+
 /* The parameters before `to` */
 static spd_status update_until(struct spd_model *model, size_t to, const struct spd_adam_options *o, uint64_t step,
                                struct spd_error *error) {

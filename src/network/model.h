@@ -95,6 +95,12 @@ struct spd_adam_options {
   double rate, beta1, beta2, epsilon, lsf_factor;
   int lsf_nonnegative;
 };
+/* After it: an average of the parameters over updates, which goes this fraction of the way to the present ones. It is 0 before the first
+ * call. */
+spd_status spd_model_average(struct spd_model *model, double fraction, struct spd_error *error);
+spd_status spd_model_set_average(struct spd_model *model, const float *weights, struct spd_error *error);
+spd_status spd_model_get_average(float *weights, struct spd_model *model, struct spd_error *error);
+spd_status spd_model_exchange_average(struct spd_model *model, struct spd_error *error);  /* the average and the parameters change places */
 spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error *error); /* before it: limits the gradient's norm */
 spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step, struct spd_error *error);
 /* Its two parts: all but the decoder, and the decoder, with this model's gradient of it. A shared one is updated once for all models, with

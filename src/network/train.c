@@ -395,6 +395,8 @@ spd_status spd_training_update(struct spd_training *t, int decoder, struct spd_e
     if (decoder && !t->options.freeze_decoder) SPD_TRY(spd_model_update_decoder(t->model, &adam, t->step + 1, error));
   }
   t->step++;
+  if (t->options.average)
+    SPD_TRY(spd_model_average(t->model, 1.0 / (double)(t->step < t->options.average ? t->step : t->options.average), error));
   t->step_in_epoch++;
   return SPD_STATUS_OK;
 }
@@ -458,8 +460,13 @@ spd_status spd_training_set_state(struct spd_training *t, const struct spd_train
   return SPD_STATUS_OK;
 }
 
-spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
-                                 struct spd_error *error) {
+int spd_training_averages(const struct spd_training *t) { return t->options.average > 0; }
+
+spd_status spd_training_get_weights(float *weights, struct spd_training *t, struct spd_error *error) {
+  return t->options.average ? spd_model_get_average(weights, t->model, error) : spd_model_get_parameters(weights, t->model, error);
+}
+
+static spd_status validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count, struct spd_error *error) {
   const double until = seconds_now() + seconds;
   double sum = 0;
   *count = t->n_validation;
@@ -479,4 +486,13 @@ spd_status spd_training_validate(struct spd_training *t, double seconds, int *fi
   SPD_TRY(add_losses(&sum, t, 0, t->n_validation, error));
   *mean = sum / (double)t->n_validation;
   return SPD_STATUS_OK;
+}
+
+spd_status spd_training_validate(struct spd_training *t, double seconds, int *finished, double *mean, uint64_t *count,
+                                 struct spd_error *error) {
+  const int averaged = t->options.average && t->step;
+  if (averaged) SPD_TRY(spd_model_exchange_average(t->model, error));
+  const spd_status status = validate(t, seconds, finished, mean, count, error);
+  if (averaged && status == SPD_STATUS_OK) return spd_model_exchange_average(t->model, error);
+  return status;
 }

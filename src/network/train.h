@@ -34,6 +34,7 @@ struct spd_training_options {
   spd_feed_way way;
   uint64_t refine_from; /* from this step on the decoder learns at latents refined by one step; UINT64_MAX: never */
   double clip;          /* the gradient's norm is at most this; 0: no limit */
+  uint64_t average;     /* validate with, and return, averages of the weights over about so many last steps; 0: with the weights */
   const struct spd_invariance_options *invariance; /* NULL: the loss is the fidelity alone */
   const uint64_t *ids;                             /* (n_rows) of the source: identities of spectra, for invariance; NULL: row numbers */
   int freeze_decoder;                              /* only the encoder and the LSF learn */
@@ -72,8 +73,12 @@ const struct spd_training_options *spd_training_options(const struct spd_trainin
 
 /* Steps until `seconds` have passed or the epoch ends, at least one. */
 spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress, struct spd_error *error);
-/* Position of a training between two advances. Restored together with weights and Adam's moments, a training with the same source and
- * options continues to the same bits. */
+/* (network->size) that a fit has of this training: the model's, or their averages. These are 0 before the first step. */
+spd_status spd_training_get_weights(float *weights, struct spd_training *training, struct spd_error *error);
+int spd_training_averages(const struct spd_training *training);
+
+/* Position of a training between two advances. Restored together with weights, Adam's moments and averages, a training with the same
+ * source and options continues to the same bits. */
 struct spd_training_state {
   uint64_t epoch, step, step_in_epoch, loss_count;
   double loss_sum;

@@ -55,8 +55,12 @@ CHECK_UNUSED static void small_train_with(struct small_trained *out, struct spd_
   struct spd_training *training;
   const struct spd_source source = {
       .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys, .threads = 2};
-  struct spd_training_options options = {SMALL_BATCH, seed, *schedule,      {0, 0, 0.999, 1e-8, 1.0, 0}, way, refine_from, 0, NULL,
-                                         NULL,        0,    {0, 0, NULL, 0}};
+  const struct spd_training_options options = {.batch_size = SMALL_BATCH,
+                                               .seed = seed,
+                                               .schedule = *schedule,
+                                               .adam = {0, 0, 0.999, 1e-8, 1.0, 0},
+                                               .way = way,
+                                               .refine_from = refine_from};
   uint64_t count;
   int finished;
   memset(out, 0, sizeof *out);

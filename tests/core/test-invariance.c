@@ -98,10 +98,33 @@ static void test_add_and_clip(void) {
   free_all();
 }
 
+/* An average goes a fraction of the way; two arrays change places bit by bit. */
+static void test_average_and_exchange(void) {
+  enum { COUNT = 150001 };
+  double *x = check_alloc(COUNT * sizeof *x), *mean = check_alloc(COUNT * sizeof *mean), *want = check_alloc(COUNT * sizeof *want);
+  for (size_t i = 0; i < COUNT; i++) x[i] = (double)((float)(i % 17) - 7.5f), mean[i] = (double)(i % 13);
+  for (size_t i = 0; i < COUNT; i++) want[i] = mean[i] + 0.3 * (x[i] - mean[i]);
+  float *p = new_floats(x, COUNT), *m = new_floats(mean, COUNT);
+  OPS(average, m, p, 0.3f, COUNT);
+  double *got = download(m, COUNT);
+  CHECK_CLOSE("an average", got, want, COUNT, tolerance_for("adam"));
+  OPS(exchange, p, m, COUNT);
+  double *first = download(p, COUNT), *second = download(m, COUNT);
+  CHECK(memcmp(first, got, COUNT * sizeof *got) == 0 && memcmp(second, x, COUNT * sizeof *x) == 0, "two arrays did not change places");
+  free(got);
+  free(first);
+  free(second);
+  free(x);
+  free(mean);
+  free(want);
+  free_all();
+}
+
 static void test_all(const char *folder) {
   static const struct stage_test tests[] = {{"similarity", test_similarity}, {"consistency", test_consistency}, {"augment", test_augment}};
   test_vectors(tests, sizeof tests / sizeof *tests, folder);
   test_add_and_clip();
+  test_average_and_exchange();
 }
 
 int main(int argc, char **argv) {

@@ -3,11 +3,14 @@
 #include "cuda-devices.h"
 #include "small-training.h"
 
-/* Sanitizers take tenths of a second for a step. */
-#ifdef __SANITIZE_ADDRESS__
-enum { EVERY_PRECISION = 3 }; /* fp32 and fp16, whose gradients have scales */
+/* A device on the CPU takes tenths of a second for a step: fp32 and fp16, whose gradients have scales, run with sanitizers, the other two
+ * without. */
+#if defined __SANITIZE_ADDRESS__
+static const int precisions[] = {SPD_PRECISION_FP32, SPD_PRECISION_FP16};
+#elif defined TEST_CUDA_ON_CPU
+static const int precisions[] = {SPD_PRECISION_TF32, SPD_PRECISION_BF16};
 #else
-enum { EVERY_PRECISION = 1 };
+static const int precisions[] = {SPD_PRECISION_FP32, SPD_PRECISION_TF32, SPD_PRECISION_BF16, SPD_PRECISION_FP16};
 #endif
 
 #ifdef TEST_CUDA_ON_CPU
@@ -69,7 +72,7 @@ static const struct spd_invariance_options invariance = {.scale_free = 1,
                                                          .seed = 5};
 
 enum { PLAIN, CLIPPED, INVARIANT, REFINED, KINDS };
-static const char *const kinds[KINDS] = {"plain", "calibrated and clipped", "with copies", "at refined latents, the LSF fixed"};
+static const char *const kinds[KINDS] = {"plain", "calibrated, clipped and averaged", "with copies", "at refined latents, the LSF fixed"};
 
 static struct spd_network network_of(int kind) {
   struct spd_architecture a = small_architecture();
@@ -91,6 +94,7 @@ static struct small_trained train(struct spd_backend *backend, int kind, int gro
                                                .way = SPD_FEED_STREAMED,
                                                .refine_from = kind == REFINED ? 4 : UINT64_MAX,
                                                .clip = kind == CLIPPED ? 1e-2 : 0,
+                                               .average = kind == CLIPPED ? 3 : 0,
                                                .invariance = kind == INVARIANT ? &invariance : NULL};
   const size_t bytes = net.size * sizeof(float);
   struct small_trained out = {check_alloc(bytes), check_alloc(bytes), check_alloc(bytes), 0, 0, {0, 0, 0, 0, 0, 0, 0}};
@@ -118,8 +122,9 @@ static struct small_trained train(struct spd_backend *backend, int kind, int gro
 }
 
 static void test_trainings(void) {
-  for (int precision = 0; precision < SPD_PRECISIONS; precision += EVERY_PRECISION)
+  for (size_t p = 0; p < sizeof precisions / sizeof *precisions; p++)
     for (int kind = 0; kind < KINDS; kind++) {
+      const int precision = precisions[p];
       const size_t size = network_of(kind).size, before = replays();
       struct spd_backend *backend = new_backend(precision, 0);
       struct small_trained want = train(backend, kind, 0);

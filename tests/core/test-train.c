@@ -263,6 +263,95 @@ static void test_refined_training(const struct setting *s) {
   small_trained_free(&plain);
 }
 
+/* ---- averaged weights ---- */
+
+enum { AVERAGED = 5 };
+
+/* `steps` steps; after `stop` of them model and training are made anew from the state. `mean` (size) gets the training's weights,
+ * out->weights the model's, and `want` (size), unless it is NULL, the averages in double of the weights after each step. */
+static void train_averaged(struct small_trained *out, float *mean, double *want, const struct setting *s, int threads, size_t steps,
+                           size_t stop) {
+  const struct small_data *d = &s->data;
+  const struct spd_source source = {
+      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training, .threads = 2};
+  const struct spd_training_options options = {.batch_size = SMALL_BATCH,
+                                               .seed = 3,
+                                               .schedule = ten_steps,
+                                               .adam = {0, 0, 0.999, 1e-8, 1.0, 0},
+                                               .refine_from = UINT64_MAX,
+                                               .average = AVERAGED};
+  const size_t bytes = s->net.size * sizeof(float);
+  struct spd_training_state state;
+  struct spd_backend *backend;
+  uint64_t count;
+  int finished;
+  memset(out, 0, sizeof *out);
+  out->weights = check_alloc(bytes), out->m = check_alloc(bytes), out->v = check_alloc(bytes);
+  memcpy(out->weights, d->weights, bytes);
+  MUST(spd_cpu_create(&backend, threads, error));
+  for (size_t done = 0; done < steps;) {
+    const size_t until = done < stop ? stop : steps;
+    struct spd_model *model;
+    struct spd_training *training;
+    MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
+    MUST(spd_model_set_parameters(model, out->weights, error));
+    MUST(spd_model_set_moments(model, out->m, out->v, error));
+    MUST(spd_training_create(&training, model, &source, &options, error));
+    CHECK(spd_training_averages(training), "this training keeps no averages");
+    if (done) {
+      MUST(spd_model_set_average(model, mean, error));
+      MUST(spd_training_set_state(training, &state, error));
+    }
+    for (; done < until; done++) {
+      MUST(spd_training_advance(training, 0, &out->progress, error));
+      /* a fraction at a time: between two calls the weights are the training's */
+      if (done % 3 == 1) MUST(spd_training_validate(training, 0, &finished, &out->validation, &count, error));
+      if (!want) continue;
+      const double fraction = 1.0 / (double)(done < AVERAGED ? done + 1 : AVERAGED);
+      MUST(spd_model_get_parameters(out->weights, model, error));
+      for (size_t i = 0; i < s->net.size; i++) want[i] += fraction * ((double)out->weights[i] - want[i]);
+    }
+    state = spd_training_get_state(training);
+    do MUST(spd_training_validate(training, 0, &finished, &out->validation, &count, error));
+    while (!finished);
+    MUST(spd_training_get_weights(mean, training, error));
+    MUST(spd_model_get_parameters(out->weights, model, error));
+    MUST(spd_model_get_moments(out->m, out->v, model, error));
+    spd_training_destroy(training);
+    spd_model_destroy(model);
+  }
+  backend->ops->destroy(backend);
+}
+
+static void test_averaged_training(const struct setting *s) {
+  const size_t size = s->net.size, steps = 12;
+  struct small_trained plain, first, other;
+  float *mean = check_alloc(size * sizeof *mean), *resumed = check_alloc(size * sizeof *resumed);
+  double *want = check_alloc(size * sizeof *want), *got = check_alloc(size * sizeof *got);
+  size_t n_validation;
+  memset(want, 0, size * sizeof *want);
+  train(&plain, s, 1, 3, steps, &ten_steps);
+  train_averaged(&first, mean, want, s, 1, steps, steps);
+  for (size_t i = 0; i < size; i++) got[i] = (double)mean[i];
+  CHECK_CLOSE("averaged weights", got, want, size, tolerance_for("adam"));
+  CHECK(memcmp(plain.weights, first.weights, size * sizeof *mean) == 0, "averages disturb the training");
+  const double loss = direct_mean(s, mean, 0, &n_validation);
+  CHECK(fabs(first.validation / loss - 1) < 1e-6, "the validation loss is %.9g, that of the averages %.9g", first.validation, loss);
+  CHECK(fabs(plain.validation / loss - 1) > 1e-4, "weights and their averages have the same loss");
+  for (size_t stop = 2; stop <= 10; stop += 4) { /* before and after the time of averaging */
+    train_averaged(&other, resumed, NULL, s, (int)(stop % 3) + 1, steps, stop);
+    CHECK(small_same_bits(&first, &other, size) && memcmp(mean, resumed, size * sizeof *mean) == 0,
+          "resumed after %zu steps, an averaged training has other bits", stop);
+    small_trained_free(&other);
+  }
+  small_trained_free(&plain);
+  small_trained_free(&first);
+  free(mean);
+  free(resumed);
+  free(want);
+  free(got);
+}
+
 /* ---- losses of invariance ---- */
 
 static const struct spd_invariance_options invariance = {.scale_free = 1,
@@ -290,8 +379,15 @@ static void train_invariant(struct small_trained *out, const struct setting *s, 
   const struct small_data *d = &s->data;
   const struct spd_source source = {
       .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training, .threads = 2};
-  const struct spd_training_options options = {
-      SMALL_BATCH, 3, ten_steps, {0, 0, 0.999, 1e-6, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX, clip, &invariance, ids, 0, {0, 0, NULL, 0}};
+  const struct spd_training_options options = {.batch_size = SMALL_BATCH,
+                                               .seed = 3,
+                                               .schedule = ten_steps,
+                                               .adam = {0, 0, 0.999, 1e-6, 1.0, 0},
+                                               .way = SPD_FEED_AUTO,
+                                               .refine_from = UINT64_MAX,
+                                               .clip = clip,
+                                               .invariance = &invariance,
+                                               .ids = ids};
   const size_t bytes = s->net.size * sizeof(float), capacity = SMALL_BATCH + spd_invariance_copies(&invariance, SMALL_BATCH);
   struct spd_training_state state;
   struct spd_backend *backend;
@@ -410,8 +506,12 @@ static void test_refused_trainings(const struct setting *s) {
   MUST(spd_cpu_create(&backend, 1, error));
   MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
   struct spd_source source = {.flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training};
-  struct spd_training_options options = {
-      SMALL_BATCH + 1, 1, ten_steps, {0, 0, 0.999, 1e-8, 1.0, 0}, SPD_FEED_AUTO, UINT64_MAX, 0, NULL, NULL, 0, {0, 0, NULL, 0}};
+  struct spd_training_options options = {.batch_size = SMALL_BATCH + 1,
+                                         .seed = 1,
+                                         .schedule = ten_steps,
+                                         .adam = {0, 0, 0.999, 1e-8, 1.0, 0},
+                                         .way = SPD_FEED_AUTO,
+                                         .refine_from = UINT64_MAX};
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
   options.batch_size = 0;
   CHECK_STATUS(spd_training_create(&training, model, &source, &options, error), SPD_STATUS_INVALID, "batch size");
@@ -500,6 +600,7 @@ int main(int argc, char **argv) {
   test_lsf(s);
   test_parts_of_the_gradient(s);
   test_refined_training(s);
+  test_averaged_training(s);
   test_invariant_training(s);
   test_copies(s);
   test_slope_of_epochs();

@@ -24,7 +24,7 @@ test_that("a checkpoint can be of any step", {
   options <- list(device = "cpu", precision = "fp32", threads = 1, batch_size = 8, seed = 1, rate = 1e-3,
                   total_steps = 2 * ceiling(sum(split_by_id(x$id, 0.2, 1)) / 8),
                   steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE,
-                  lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8)
+                  lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8, average = 0)
   open <- function() {
     .Call(ffi_train_open, whole$architecture, .Call(ffi_network_fill, whole$architecture, 1), whole$instrument$wave, whole$wave_rest,
           list(flux = x$flux, ivar = x$ivar, rows = as.double(seq_along(x$z))), x$z, split_by_id(x$id, 0.2, 1), options)

@@ -11,7 +11,7 @@ valid_calls <- function(folder, torch) {
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
   training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
                              constant = FALSE,
-                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8,
+                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8, average = 0,
                              freeze_decoder = TRUE))
   shared <- c(training, list(share = list(total = 10, pairs = c(1, 3), partner = 5)))
   survey <- write_survey(x, file.path(folder, "survey.fits"))

@@ -59,6 +59,28 @@ test_that("a training with all options has the same bits for any threads, from a
   expect_false(identical(train(renamed)$weights, whole$weights))
 })
 
+test_that("averaged weights are those of the validation, survive a resume, and are steady at a constant rate", {
+  x <- small_spectra(40)
+  train <- function(average, ...) {
+    small_fit(x, epochs = 20, schedule = "constant", learning_rate = 1e-2, best = FALSE, average = average, ...)
+  }
+  averaged <- train(2)
+  held <- held_out(averaged, x)
+  expect_equal(mean(predict(averaged, x[held], "loss", refine = 0)), averaged$history$validation_loss[20], tolerance = 1e-6)
+  plain <- train(0)
+  expect_identical(averaged$history$train_loss, plain$history$train_loss)
+  unrest <- function(fit) stats::sd(diff(fit$history$validation_loss[11:20]))
+  expect_lt(unrest(averaged), unrest(plain))
+  expect_equal(averaged$training$average, 2)
+  path <- withr::local_tempfile(fileext = ".safetensors")
+  train(2, checkpoint = path, callback = function(history) nrow(history) < 3)
+  expect_error(train(3, checkpoint = path, resume = TRUE), "average", class = "spender_error_checkpoint")
+  resumed <- train(2, checkpoint = path, resume = TRUE)
+  expect_identical(resumed$weights, averaged$weights)
+  expect_identical(resumed$history[1:4], averaged$history[1:4])
+  expect_error(train(-1), "`average`", class = "spender_error_invalid")
+})
+
 test_that("the last epoch is kept, the encoder does not see z by default, and update() goes on with the losses", {
   x <- small_spectra(40)
   fit <- spender(x, latents = 2, epochs = 3, batch_size = 16, validation = 0.2, threads = 1, progress = FALSE, init = "random",
@@ -98,7 +120,7 @@ test_that("the glue of a training survives every wrong member of its invariance"
   open <- function(settings) {
     training <- list(device = "cpu", threads = 1, precision = "fp32", batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4,
                      steps_per_stage = 1, cycle_momentum = FALSE, constant = FALSE, lsf_factor = 1, lsf_nonnegative = FALSE,
-                     refine_from = NA_real_, clip = 1, epsilon = 1e-8, invariance = settings)
+                     refine_from = NA_real_, clip = 1, epsilon = 1e-8, average = 0, invariance = settings)
     session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest,
                      list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z, rep(TRUE, 6), training)
     .Call(ffi_train_advance, session, 0)

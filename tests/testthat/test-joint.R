@@ -28,6 +28,7 @@ test_that("one instrument in a list is an ordinary fit", {
   expect_identical(joint$sdss$history[columns], alone$history[columns])
   facts <- names(alone$training)
   expect_identical(joint$sdss$training[facts], alone$training[facts])
+  expect_identical(small_fit(list(sdss = x), average = 1)$sdss$weights, small_fit(x, average = 1)$weights)
   expect_identical(small_fit(list(sdss = x), lsf = 3, refine = TRUE)$sdss$weights, small_fit(x, lsf = 3, refine = TRUE)$weights)
 })
 
@@ -172,6 +173,7 @@ test_that("what does not make sense is an error that says so", {
   expect_error(joint_fit(x, common = 1, refine = TRUE), "refine", class = "spender_error_invalid")
   expect_error(joint_fit(x["sdss"], common = 1), "two instruments", class = "spender_error_invalid")
   expect_error(joint_fit(x, clip = 1), "clip", class = "spender_error_invalid")
+  expect_error(joint_fit(x, average = 1), "average", class = "spender_error_invalid")
   x$desi$id <- x$desi$object <- paste0("y", 1:18)
   expect_error(joint_fit(x, common = 1), "no id is in both", class = "spender_error_invalid")
   expect_error(joint_fit(x, lsf = list(boss = 3)), "not boss", class = "spender_error_invalid")

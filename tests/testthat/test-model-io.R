@@ -72,6 +72,7 @@ test_that("JSON gives back vectors and lists as they were", {
                  logical(), NULL, list(),
                  list(1, "a"), c(a = 1, b = NA), list(a = list(b = 1:3, c = NULL)), list(type = "x", value = 1)))
     expect_identical(from_json(to_json(x)), x)
+  expect_identical(to_json(list(n_latent = 6, filters = c(16, 32), offset = 0.5)), '{"n_latent":6,"filters":[16,32],"offset":0.5}')
 })
 
 test_that("a plain export of PyTorch weights is read, its architecture inferred from the shapes", {

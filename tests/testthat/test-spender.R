@@ -1,3 +1,8 @@
+test_that("whole numbers of a fit are written as such", {
+  fit <- small_fit(small_spectra(12), epochs = 1, lsf = 5)
+  expect_no_match(to_json(fit[c("architecture", "training")]), "integer|[^0-9.][0-9]+[.]0[^0-9]")
+})
+
 test_that("a fit learns, and its parts are what the documentation says", {
   x <- small_spectra(48)
   fit <- small_fit(x, epochs = 12, learning_rate = 5e-3)
