@@ -84,7 +84,8 @@ cat("# Two instruments, one decoder\n\n", cpu, ", ", devices()$threads, " thread
     " spectra of each instrument, ", both, " galaxies in both, S/N 12, ", epochs, " epochs; ",
     length(instruments$sdss$wave), " pixels of SDSS and ", length(instruments$desi$wave), " of DESI, `fast_network()`, 6 latents, ",
     "the instruments' kernels given",
-    if (refine) ", decoders that learn at refined latents", ". Steps are as many in each fit (batches of 16 of each instrument). One seed; ", round(seconds),
+    if (refine) ", decoders that learn at refined latents", ". Steps are as many in each fit ",
+    "(batches of 16 of each instrument). One seed; ", round(seconds),
     " s for the fits.\n\n", sep = "")
 cat("Mean losses of 300 other galaxies at the encoder's and at refined latents; the noise's is ",
     paste(sprintf("%.4f", vapply(held, function(x) mean(x$ivar > 0) / 2, 0)), collapse = " and "), ".\n\n", sep = "")
