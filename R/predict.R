@@ -292,11 +292,12 @@ unpack_covariance <- function(values) {
 
 #' Latents of spectra
 #'
-#' @param fit A fit from [spender()] or [read_model()].
-#' @param x [spectra()] on the fit's instrument.
+#' @param fit A fit from [spender()] or [read_model()], of one instrument or several.
+#' @param x [spectra()] on the fit's instrument; of several instruments a list of these, by their names, for a list of results.
 #' @param se Give standard errors, too? They are those of [vcov.spender()], and meaningful for refined latents.
 #' @param ... Passed on to [predict.spender()]: `refine`, `robust`, `prior`, `refine_z`, `device`, `precision`, `threads`, `batch_size`,
 #'   `progress`.
+#' @param instrument Of a fit of several instruments: the name of the spectra's, see [spender_joint]; `NULL` for the one with their grid.
 #' @return A matrix \eqn{n \times S} with one row per spectrum, in order; with `se = TRUE` a list of two such matrices, `latent` and `se`.
 #' @export
 #' @examples
@@ -305,8 +306,10 @@ unpack_covariance <- function(values) {
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' encode(fit, x[1:3])
 #' encode(fit, x[1:3], refine = 2, se = TRUE)
-encode <- function(fit, x, se = FALSE, ...) {
+encode <- function(fit, x, se = FALSE, ..., instrument = NULL) {
+  if (inherits(fit, "spender_joint")) return(by_instrument(fit, x, instrument, function(fit, x) encode(fit, x, se, ...)))
   check_fit(fit)
+  if (!is.null(instrument)) abort("invalid", "`instrument` is for fits of several instruments.")
   check_flag(se, "se")
   refuse_path("encode", "latent", ...)
   if (!se) {

@@ -8,17 +8,14 @@
 #include "cuda/create.h"
 #include "r-entries.h"
 
-static void finalize(SEXP pointer) {
-  struct r_session *session = R_ExternalPtrAddr(pointer);
-  if (!session) return;
-  R_ClearExternalPtr(pointer);
+/* Without its backend */
+static void free_contents(struct r_session *session) {
   spd_training_destroy(session->training);
   r_results_free(session->results, session);
   spd_writer_destroy(session->writer);
   spd_survey_close(&session->file);
   spd_inference_destroy(session->inference);
   spd_model_destroy(session->model);
-  if (session->backend) session->backend->ops->destroy(session->backend);
   free(session->flux);
   free(session->ivar);
   free(session->z);
@@ -26,6 +23,22 @@ static void finalize(SEXP pointer) {
   free(session->is_training);
   r_surveys_close(&session->surveys);
   free(session->places);
+}
+
+void r_session_drop_part(struct r_session *session) {
+  struct r_session *part = session->others[--session->n_others];
+  free_contents(part);
+  free(part);
+}
+
+static void finalize(SEXP pointer) {
+  struct r_session *session = R_ExternalPtrAddr(pointer);
+  if (!session) return;
+  R_ClearExternalPtr(pointer);
+  spd_joint_destroy(session->joint);
+  while (session->n_others > 0) r_session_drop_part(session); /* before the first, whose decoder they use */
+  free_contents(session);
+  if (session->backend) session->backend->ops->destroy(session->backend);
   free(session);
 }
 
@@ -44,6 +57,16 @@ SEXP r_session_new(struct r_session **session) {
 }
 
 void r_session_free(SEXP pointer) { finalize(pointer); }
+
+struct r_session *r_session_add_part(struct r_session *session) {
+  if (session->n_others == SPD_MAX_INSTRUMENTS - 1) return NULL;
+  struct r_session *part = calloc(1, sizeof *part);
+  if (!part) return NULL;
+  part->file.file = -1;
+  part->process = session->process;
+  session->others[session->n_others++] = part;
+  return part;
+}
 
 struct r_session *r_session_get(SEXP pointer) {
   const int ours = TYPEOF(pointer) == EXTPTRSXP && R_ExternalPtrTag(pointer) == session_tag();

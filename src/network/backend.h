@@ -172,7 +172,8 @@ struct spd_loss {
   const float *model;       /* (N, M) */
   const double *penalty;    /* (N); NULL for 0 */
   double *loss;             /* (N) */
-  float *dmodel;            /* (N, M): gradient of the mean over the batch */
+  size_t total;             /* spectra of the whole batch, where this one is a part of it; 0: it is the whole */
+  float *dmodel;            /* (N, M): gradient of the mean over the whole batch */
 };
 
 /* Copies of the first n spectra of a batch as they would be at another redshift, with more noise and a masked block (Liang et al. 2023,

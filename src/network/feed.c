@@ -10,6 +10,9 @@ struct spd_feed {
   size_t width, resolved, batch_size; /* resolved: floats of a resolution, 0 without */
   const uint64_t *rows;               /* (count), of which `loaded` were delivered */
   size_t count, loaded;
+  const uint64_t *ends; /* where batches end, counted from `base`; NULL: all have batch_size rows */
+  uint64_t base;
+  size_t loaded_batches, sent_batches;
   /* resident: on the backend; `owned`: buffers to free */
   int resident;
   const float *flux, *ivar, *z, *resolution;
@@ -137,8 +140,10 @@ void spd_feed_destroy(struct spd_feed *feed) {
   free(feed);
 }
 
-static size_t batch_at(const struct spd_feed *feed, size_t from) {
+/* Rows of a batch that begins at row `from` */
+static size_t batch_at(const struct spd_feed *feed, size_t from, size_t batch) {
   const size_t left = feed->count - from;
+  if (feed->ends && left > 0) return (size_t)(feed->ends[batch] - feed->base) - from;
   return left < feed->batch_size ? left : feed->batch_size;
 }
 
@@ -177,9 +182,9 @@ static spd_status fetch_into_model(struct spd_feed *feed, size_t n, size_t from,
 /* Fills the lane of the batch that starts at row `sent` and sends it on its way. */
 static spd_status send(struct spd_feed *feed, struct spd_error *error) {
   const struct spd_backend_ops *ops = feed->backend->ops;
-  const size_t n = batch_at(feed, feed->sent), width = feed->width;
+  const size_t n = batch_at(feed, feed->sent, feed->sent_batches), width = feed->width;
   if (n == 0) return SPD_STATUS_OK;
-  struct spd_lane *lane = &feed->lanes[feed->sent / feed->batch_size % 2];
+  struct spd_lane *lane = &feed->lanes[feed->sent_batches++ % 2];
   SPD_TRY(ops->lane_fill(feed->backend, lane, error));
   float *flux = lane->host, *ivar = flux + n * width;
   SPD_TRY(fetch(flux, ivar, ivar + n * width, ivar + n * width + n, feed, feed->sent, n, error));
@@ -188,9 +193,16 @@ static spd_status send(struct spd_feed *feed, struct spd_error *error) {
 }
 
 spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t count, struct spd_error *error) {
+  return spd_feed_start_cut(feed, rows, count, NULL, 0, error);
+}
+
+spd_status spd_feed_start_cut(struct spd_feed *feed, const uint64_t *rows, size_t count, const uint64_t *ends, uint64_t base,
+                              struct spd_error *error) {
   feed->rows = rows;
   feed->count = count;
+  feed->ends = ends, feed->base = base;
   feed->loaded = feed->sent = 0;
+  feed->loaded_batches = feed->sent_batches = 0;
   if (feed->reader) SPD_TRY(spd_reader_start(feed->reader, rows, count, feed->source.places, error));
   if (is_direct(feed)) return SPD_STATUS_OK;
   if (!feed->resident) return send(feed, error);
@@ -213,12 +225,14 @@ static spd_status load_resident(struct spd_feed *feed, size_t n, size_t from, st
 
 spd_status spd_feed_load(size_t *n, struct spd_feed *feed, struct spd_error *error) {
   const size_t from = feed->loaded;
-  *n = batch_at(feed, from);
+  const size_t batch = feed->loaded_batches;
+  *n = batch_at(feed, from, batch);
   if (*n == 0) return SPD_STATUS_OK;
   feed->loaded += *n;
+  feed->loaded_batches++;
   if (is_direct(feed)) return fetch_into_model(feed, *n, from, error);
   if (feed->resident) return load_resident(feed, *n, from, error);
-  struct spd_lane *lane = &feed->lanes[from / feed->batch_size % 2];
+  struct spd_lane *lane = &feed->lanes[batch % 2];
   feed->host_ivar = (const float *)lane->host + *n * feed->width;
   return spd_model_load_lane(feed->model, lane, *n, error);
 }

@@ -40,7 +40,7 @@ static struct binding bind(const struct spd_model *model, spd_part part, size_t 
   const struct spd_parameter *p = spd_network_find(&model->network, part, index, role);
   struct binding b = {NULL, NULL};
   if (!p) return b;
-  b.value = model->parameters + p->offset;
+  b.value = part == SPD_PART_DECODER ? model->decoder_parameters + (p->offset - model->network.decoder) : model->parameters + p->offset;
   if (model->gradient) b.gradient = model->gradient + p->offset;
   return b;
 }
@@ -115,21 +115,35 @@ static spd_status build_dense(struct spd_model *model, struct spd_dense *layer, 
   return SPD_STATUS_OK;
 }
 
-/* Parameters, grids and inputs */
+static spd_status build_parameters(struct spd_model *model, struct spd_error *error) {
+  const struct spd_network *net = &model->network;
+  const size_t own = model->first ? net->decoder : net->size;
+  SPD_TRY(take_floats(model, &model->parameters, own, error));
+  if (model->purpose != SPD_MODEL_FORWARD) SPD_TRY(take_floats(model, &model->gradient, net->size, error));
+  if (model->purpose == SPD_MODEL_TRAIN) {
+    SPD_TRY(take_floats(model, &model->m, own, error));
+    SPD_TRY(take_floats(model, &model->v, own, error));
+  }
+  const struct spd_model *owner = model->first ? model->first : model;
+  const size_t at = owner->network.decoder;
+  model->decoder_parameters = owner->parameters + at;
+  if (model->purpose == SPD_MODEL_TRAIN) model->decoder_m = owner->m + at, model->decoder_v = owner->v + at;
+  return SPD_STATUS_OK;
+}
+
+/* Grids and inputs */
 static spd_status build_inputs(struct spd_model *model, const float *wave_observed, const float *wave_rest, struct spd_error *error) {
   const struct spd_network *net = &model->network;
   const size_t n_observed = net->architecture.n_observed, n_rest = net->architecture.n_rest, capacity = model->capacity;
-  SPD_TRY(take_floats(model, &model->parameters, net->size, error));
-  if (model->purpose != SPD_MODEL_FORWARD) SPD_TRY(take_floats(model, &model->gradient, net->size, error));
-  if (model->purpose == SPD_MODEL_TRAIN) {
-    SPD_TRY(take_floats(model, &model->m, net->size, error));
-    SPD_TRY(take_floats(model, &model->v, net->size, error));
-  }
+  SPD_TRY(build_parameters(model, error));
   SPD_TRY(take_floats(model, &model->observed_grid, n_observed, error));
-  SPD_TRY(take_floats(model, &model->rest_grid, n_rest, error));
-  if (model->backend) {
+  if (model->backend)
     SPD_TRY(model->backend->ops->upload(model->backend, model->observed_grid, wave_observed, n_observed * sizeof(float), error));
-    SPD_TRY(model->backend->ops->upload(model->backend, model->rest_grid, wave_rest, n_rest * sizeof(float), error));
+  if (model->first) {
+    model->rest_grid = model->first->rest_grid;
+  } else {
+    SPD_TRY(take_floats(model, &model->rest_grid, n_rest, error));
+    if (model->backend) SPD_TRY(model->backend->ops->upload(model->backend, model->rest_grid, wave_rest, n_rest * sizeof(float), error));
   }
   SPD_TRY(take_floats(model, &model->flux, capacity * n_observed, error));
   SPD_TRY(take_floats(model, &model->ivar, capacity * n_observed, error));
@@ -352,12 +366,13 @@ static spd_status check_grid(const float *wave, size_t n, const char *what, stru
 }
 
 static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, const struct spd_backend *like,
-                               size_t capacity, spd_model_purpose purpose) {
+                               struct spd_model *first, size_t capacity, spd_model_purpose purpose) {
   struct spd_model *model = calloc(1, sizeof *model);
   if (!model) return NULL;
   model->network = *network;
   model->backend = backend;
   model->like = *like;
+  model->first = first;
   model->capacity = capacity;
   model->purpose = purpose;
   return model;
@@ -366,7 +381,7 @@ static struct spd_model *blank(const struct spd_network *network, struct spd_bac
 /* Bytes of the buffers of such a model, without making it; 0 if that fails. */
 static size_t count_bytes(const struct spd_network *network, const struct spd_backend *like, size_t capacity, spd_model_purpose purpose,
                           const struct spd_band *band) {
-  struct spd_model *model = blank(network, NULL, like, capacity, purpose);
+  struct spd_model *model = blank(network, NULL, like, NULL, capacity, purpose);
   const size_t bytes = model && build(model, NULL, NULL, band, NULL) == SPD_STATUS_OK ? model->bytes : 0;
   free(model);
   return bytes;
@@ -389,6 +404,26 @@ static spd_status no_memory(const struct spd_network *network, struct spd_backen
                   (double)all / 1e6, (double)available / 1e6, fits < capacity ? fits : capacity / 2);
 }
 
+static spd_status create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend, struct spd_model *first,
+                         const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                         const struct spd_band *band, struct spd_error *error) {
+  if (capacity == 0) return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be at least 1");
+  SPD_TRY(check_grid(wave_observed, network->architecture.n_observed, "observed", error));
+  if (!first) SPD_TRY(check_grid(wave_rest, network->architecture.n_rest, "restframe", error));
+  if (band) SPD_TRY(spd_band_check(band, network->architecture.n_observed, error));
+  if (band && network->architecture.lsf)
+    return spd_fail(error, SPD_STATUS_INVALID, "a line spread function excludes resolutions of the spectra");
+  struct spd_model *model = blank(network, backend, backend, first, capacity, purpose);
+  if (!model) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a model");
+  spd_status status = build(model, wave_observed, wave_rest, band, error);
+  if (status != SPD_STATUS_OK) {
+    spd_model_destroy(model);
+    return status == SPD_STATUS_NO_MEMORY ? no_memory(network, backend, capacity, purpose, band, error) : status;
+  }
+  *out = model;
+  return SPD_STATUS_OK;
+}
+
 spd_status spd_model_create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend,
                             const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                             struct spd_error *error) {
@@ -399,21 +434,21 @@ spd_status spd_model_create_with_resolution(struct spd_model **out, const struct
                                             const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                                             const struct spd_band *band, struct spd_error *error) {
   *out = NULL;
-  if (capacity == 0) return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be at least 1");
-  SPD_TRY(check_grid(wave_observed, network->architecture.n_observed, "observed", error));
-  SPD_TRY(check_grid(wave_rest, network->architecture.n_rest, "restframe", error));
-  if (band) SPD_TRY(spd_band_check(band, network->architecture.n_observed, error));
-  if (band && network->architecture.lsf)
-    return spd_fail(error, SPD_STATUS_INVALID, "a line spread function excludes resolutions of the spectra");
-  struct spd_model *model = blank(network, backend, backend, capacity, purpose);
-  if (!model) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a model");
-  spd_status status = build(model, wave_observed, wave_rest, band, error);
-  if (status != SPD_STATUS_OK) {
-    spd_model_destroy(model);
-    return status == SPD_STATUS_NO_MEMORY ? no_memory(network, backend, capacity, purpose, band, error) : status;
-  }
-  *out = model;
-  return SPD_STATUS_OK;
+  return create(out, network, backend, NULL, wave_observed, wave_rest, capacity, purpose, band, error);
+}
+
+static int same_decoder(const struct spd_architecture *a, const struct spd_architecture *b) {
+  return a->n_rest == b->n_rest && a->n_latent == b->n_latent && a->n_decoder_hidden == b->n_decoder_hidden &&
+         memcmp(a->decoder_hidden, b->decoder_hidden, a->n_decoder_hidden * sizeof *a->decoder_hidden) == 0 &&
+         a->decoder_activation == b->decoder_activation && a->decoder_offset == b->decoder_offset;
+}
+
+spd_status spd_model_create_beside(struct spd_model **out, struct spd_model *first, const struct spd_network *network,
+                                   const float *wave_observed, size_t capacity, const struct spd_band *band, struct spd_error *error) {
+  *out = NULL;
+  if (first->first || !same_decoder(&first->network.architecture, &network->architecture))
+    return spd_fail(error, SPD_STATUS_INVALID, "instruments that share a decoder must have the same latents, decoder and restframe grid");
+  return create(out, network, first->backend, first, wave_observed, NULL, capacity, first->purpose, band, error);
 }
 
 void spd_model_destroy(struct spd_model *model) {

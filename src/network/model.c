@@ -27,6 +27,22 @@ static spd_status download(const struct spd_model *model, void *to, const void *
   return model->backend->ops->download(model->backend, to, from, bytes, error);
 }
 
+/* A block of parameters or moments: the decoder's may be in another place than the others */
+static spd_status upload_block(struct spd_model *model, float *to, float *to_decoder, const float *from, struct spd_error *error) {
+  const size_t own = model->network.decoder, all = model->network.size;
+  if (!model->first) return upload(model, to, from, all * sizeof(float), error);
+  SPD_TRY(upload(model, to, from, own * sizeof(float), error));
+  return upload(model, to_decoder, from + own, (all - own) * sizeof(float), error);
+}
+
+static spd_status download_block(const struct spd_model *model, float *to, const float *from, const float *from_decoder,
+                                 struct spd_error *error) {
+  const size_t own = model->network.decoder, all = model->network.size;
+  if (!model->first) return download(model, to, from, all * sizeof(float), error);
+  SPD_TRY(download(model, to, from, own * sizeof(float), error));
+  return download(model, to + own, from_decoder, (all - own) * sizeof(float), error);
+}
+
 static spd_status need(const struct spd_model *model, spd_model_purpose purpose, struct spd_error *error) {
   if (model->purpose < purpose)
     return spd_fail(error, SPD_STATUS_INVALID, "internal: the model was made without %s",
@@ -47,11 +63,11 @@ spd_status spd_model_set_parameters(struct spd_model *model, const float *weight
     renew_version(&model->spectrum);
     renew_version(&model->weights);
   }
-  return upload(model, model->parameters, weights, model->network.size * sizeof(float), error);
+  return upload_block(model, model->parameters, model->decoder_parameters, weights, error);
 }
 
 spd_status spd_model_get_parameters(float *weights, const struct spd_model *model, struct spd_error *error) {
-  return download(model, weights, model->parameters, model->network.size * sizeof(float), error);
+  return download_block(model, weights, model->parameters, model->decoder_parameters, error);
 }
 
 spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model, struct spd_error *error) {
@@ -61,14 +77,14 @@ spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model
 
 spd_status spd_model_set_moments(struct spd_model *model, const float *m, const float *v, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
-  SPD_TRY(upload(model, model->m, m, model->network.size * sizeof(float), error));
-  return upload(model, model->v, v, model->network.size * sizeof(float), error);
+  SPD_TRY(upload_block(model, model->m, model->decoder_m, m, error));
+  return upload_block(model, model->v, model->decoder_v, v, error);
 }
 
 spd_status spd_model_get_moments(float *m, float *v, const struct spd_model *model, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
-  SPD_TRY(download(model, m, model->m, model->network.size * sizeof(float), error));
-  return download(model, v, model->v, model->network.size * sizeof(float), error);
+  SPD_TRY(download_block(model, m, model->m, model->decoder_m, error));
+  return download_block(model, v, model->v, model->decoder_v, error);
 }
 
 static spd_status set_count(struct spd_model *model, size_t n, struct spd_error *error) {
@@ -76,6 +92,7 @@ static spd_status set_count(struct spd_model *model, size_t n, struct spd_error 
     return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra does not fit a model made for %zu", n, model->capacity);
   model->n = n;
   model->copies = 0;
+  model->loss.total = 0;
   model->added_rest = model->added_latent = NULL;
   return SPD_STATUS_OK;
 }
@@ -137,6 +154,8 @@ spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_mod
   *flux = model->flux, *ivar = model->ivar, *z = model->z;
   return SPD_STATUS_OK;
 }
+
+void spd_model_set_total(struct spd_model *model, size_t total) { model->loss.total = total; }
 
 spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error) {
   return download(model, z, model->z, model->n * sizeof *z, error);
@@ -256,13 +275,14 @@ static struct pass pass_of(const struct spd_model *model, model_pass *run) {
                        .copies = model->copies,
                        .from = down ? model->from : 0,
                        .to = down ? model->reached : 0,
+                       .total = down ? model->loss.total : 0,
                        .added_rest = model->added_rest,
                        .added_latent = model->added_latent,
                        .version = model->spectrum.blocks[0].version};
 }
 
 static int same_pass(const struct pass *a, const struct pass *b) {
-  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->from == b->from && a->to == b->to &&
+  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->from == b->from && a->to == b->to && a->total == b->total &&
          a->added_rest == b->added_rest && a->added_latent == b->added_latent && a->version == b->version;
 }
 
@@ -448,6 +468,7 @@ spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error
 static spd_status need_average(struct spd_model *model, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
   if (model->average) return SPD_STATUS_OK;
+  if (model->first) return spd_fail(error, SPD_STATUS_INVALID, "weights of several instruments are not averaged");
   if (model->n_buffers == MAX_BUFFERS) return spd_fail(error, SPD_STATUS_INVALID, "internal: too many buffers");
   void *memory;
   SPD_TRY(model->backend->ops->alloc(model->backend, &memory, model->network.size * sizeof(float), error));
@@ -475,7 +496,9 @@ spd_status spd_model_exchange_average(struct spd_model *model, struct spd_error 
   return model->backend->ops->exchange(model->backend, model->parameters, model->average, model->network.size, error);
 }
 
-spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+/* The parameters before `to` */
+static spd_status update_until(struct spd_model *model, size_t to, const struct spd_adam_options *o, uint64_t step,
+                               struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
   struct spd_backend *backend = model->backend;
   const struct spd_adam adam = adam_factors(o, step);
@@ -486,6 +509,30 @@ spd_status spd_model_update(struct spd_model *model, const struct spd_adam_optio
     if (o->lsf_nonnegative) own.lowest = 0;
     SPD_TRY(backend->ops->adam(backend, model->parameters, model->m, model->v, model->gradient, from, &own, error));
   }
-  return backend->ops->adam(backend, model->parameters + from, model->m + from, model->v + from, model->gradient + from,
-                            model->network.size - from, &adam, error);
+  return backend->ops->adam(backend, model->parameters + from, model->m + from, model->v + from, model->gradient + from, to - from, &adam,
+                            error);
+}
+
+spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+  if (model->first) return spd_fail(error, SPD_STATUS_INVALID, "internal: a shared decoder is updated by itself");
+  return update_until(model, model->network.size, o, step, error);
+}
+
+spd_status spd_model_update_encoder(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+  return update_until(model, model->network.decoder, o, step, error);
+}
+
+spd_status spd_model_update_decoder(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+  SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
+  const struct spd_adam adam = adam_factors(o, step);
+  const size_t from = model->network.decoder;
+  return model->backend->ops->adam(model->backend, model->decoder_parameters, model->decoder_m, model->decoder_v, model->gradient + from,
+                                   model->network.size - from, &adam, error);
+}
+
+spd_status spd_model_add_decoder(struct spd_model *to, const struct spd_model *from, struct spd_error *error) {
+  SPD_TRY(need(to, SPD_MODEL_GRADIENT, error));
+  SPD_TRY(need(from, SPD_MODEL_GRADIENT, error));
+  return to->backend->ops->add(to->backend, to->gradient + to->network.decoder, from->gradient + from->network.decoder,
+                               to->network.size - to->network.decoder, error);
 }

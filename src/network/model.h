@@ -38,6 +38,10 @@ spd_status spd_model_create(struct spd_model **model, const struct spd_network *
 spd_status spd_model_create_with_resolution(struct spd_model **model, const struct spd_network *network, struct spd_backend *backend,
                                             const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                                             const struct spd_band *band, struct spd_error *error);
+/* A model of the same purpose for another instrument, on the same backend, with the restframe grid and the decoder of `first`: both use
+ * the same parameters and moments of it, and each has its own gradient of them. `first` must outlive it. */
+spd_status spd_model_create_beside(struct spd_model **model, struct spd_model *first, const struct spd_network *network,
+                                   const float *wave_observed, size_t capacity, const struct spd_band *band, struct spd_error *error);
 void spd_model_destroy(struct spd_model *model);
 /* Pixels that an observed one is made of: of the LSF or the resolution, 0 or odd */
 size_t spd_model_footprint(const struct spd_model *model);
@@ -46,7 +50,7 @@ const struct spd_network *spd_model_network(const struct spd_model *model);
 struct spd_backend *spd_model_backend(const struct spd_model *model);
 size_t spd_model_capacity(const struct spd_model *model);
 
-/* host blocks of network->size floats */
+/* host blocks of network->size floats, a shared decoder's included */
 spd_status spd_model_set_parameters(struct spd_model *model, const float *weights, struct spd_error *error);
 spd_status spd_model_get_parameters(float *weights, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model, struct spd_error *error);
@@ -68,6 +72,8 @@ spd_status spd_model_load_band_rows(struct spd_model *model, const float *bands,
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error);
 float *spd_model_band_input(struct spd_model *model);                                   /* ... their resolutions here */
 spd_status spd_model_bands_are_there(struct spd_model *model, struct spd_error *error); /* ... after which this is called */
+/* Says that the loaded batch is a part of one of `total` spectra, whose mean loss backward passes are of. */
+void spd_model_set_total(struct spd_model *model, size_t total);
 spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 
@@ -111,5 +117,12 @@ spd_status spd_model_get_average(float *weights, struct spd_model *model, struct
 spd_status spd_model_exchange_average(struct spd_model *model, struct spd_error *error);  /* the average and the parameters change places */
 spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error *error); /* before it: limits the gradient's norm */
 spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step, struct spd_error *error);
+/* Its two parts: all but the decoder, and the decoder, with this model's gradient of it. A shared one is updated once for all models, with
+ * the sum that spd_model_add_decoder() makes: to's gradient of the decoder += from's. */
+spd_status spd_model_update_encoder(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
+                                    struct spd_error *error);
+spd_status spd_model_update_decoder(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
+                                    struct spd_error *error);
+spd_status spd_model_add_decoder(struct spd_model *to, const struct spd_model *from, struct spd_error *error);
 
 #endif

@@ -11,7 +11,9 @@ valid_calls <- function(folder, torch) {
   recipe <- preparation(small_instrument(), TRUE, c(5300, 5850), TRUE, 1)
   training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
                              constant = FALSE,
-                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8, average = 0))
+                             lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8, average = 0,
+                             freeze_decoder = TRUE))
+  shared <- c(training, list(share = list(total = 10, pairs = c(1, 3), partner = 5)))
   survey <- write_survey(x, file.path(folder, "survey.fits"))
   path <- survey$files$path
   counts <- survey$files$n
@@ -22,6 +24,16 @@ valid_calls <- function(folder, torch) {
           x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
+  open_joint <- function() {
+    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+          x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), shared)
+  }
+  join <- function(session) {
+    .Call(ffi_train_join, session, fit$architecture, fit$weights, wave, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z,
+          c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), shared)
+    session
+  }
+  joint <- join(open_joint())
   flow_x <- matrix(c(1, 3, 2, 5, 4, 0, 0, 1, 3, 1, 2, 5), 6)
   flow_given <- matrix(c(0, 1, 0, 2, 1, 0), 6)
   flow <- new_flow("spline", flow_x, flow_given, rep(TRUE, 6), layers = 2, hidden = c(4, 4), bins = 3, seed = 1)
@@ -120,6 +132,9 @@ valid_calls <- function(folder, torch) {
       ffi_survey_write = list(write_survey(x, file.path(folder, "written.fits"))$files$path, 4),
       ffi_survey_written = list(.Call(ffi_survey_write, write_survey(x, file.path(folder, "ended.fits"))$files$path, 4)),
       ffi_train_advance = list(session, 0),
+      ffi_train_join = list(open_joint(), fit$architecture, fit$weights, wave, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+                            x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), shared),
+      ffi_train_joined = list(joint, list(weight = 0.5, sigma = 0.5, scale_free = TRUE)),
       ffi_train_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(paths = path, counts = counts, rows = as.double(1:6)),
                             x$z,
                             c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training),
