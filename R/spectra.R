@@ -52,8 +52,8 @@
 #' - `instrument`: the grid; `id`: n unique strings; `object`: the ids that rows of one object share (`c(x, x)`), of which training and
 #'   validation never get some each; `meta`: a data frame of n rows;
 #' - `problems`: see [problems()]; `truth`: the argument; `resolution`, if there is one: a list of `values`, a row for each spectrum, and
-#'   how they are to be read: `size` is the number of diagonals, `step` the number of pixels between two that are kept (the last one is, too),
-#'   and with `gaussian` they are standard deviations in pixels, otherwise the diagonals of one pixel after the other.
+#'   how they are to be read: `size` is the number of diagonals, `step` the number of pixels between two that are kept (the last one is,
+#'   too), and with `gaussian` they are standard deviations in pixels, otherwise the diagonals of one pixel after the other.
 #'
 #' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` or `rbind(x, y)` joins spectra on
 #' one grid, `length(x)` counts them, `as.data.frame(x)` is their catalogue, and `plot(x)` draws them.
