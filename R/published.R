@@ -24,8 +24,9 @@ model_prefixes <- function(names) {
 one_decoder <- function(tensors, path) {
   prefix <- model_prefixes(names(tensors))
   if (length(prefix) < 2) return(FALSE)
-  own <- lapply(prefix, function(p) sort(grep("^decoder\\.", sub(p, "", names(tensors)[startsWith(names(tensors), p)], fixed = TRUE),
-                                              value = TRUE)))
+  own <- lapply(prefix, function(p) {
+    sort(grep("^decoder\\.", substring(names(tensors)[startsWith(names(tensors), p)], nchar(p) + 1), value = TRUE))
+  })
   if (length(unique(own)) != 1) return(FALSE)
   shapes <- lapply(prefix, function(p) lapply(tensors[paste0(p, own[[1]])], function(t) t$shape))
   if (length(unique(lapply(shapes, unname))) != 1) return(FALSE)
