@@ -148,7 +148,8 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   check_flux_calibration(flux_calibration)
   call <- match.call()
   fits <- Map(function(x, kernel) {
-    new_fit(network, x$instrument, wave_rest, latents, kernel, flux_calibration, takes_resolution(resolution, x, length(kernel)), seed, call)
+    own <- takes_resolution(resolution, x, length(kernel))
+    new_fit(network, x$instrument, wave_rest, latents, kernel, flux_calibration, own, seed, call)
   }, xs, kernels)
   options <- mget(training_arguments())
   check_training(options) # before the start is read and tried
