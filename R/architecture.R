@@ -60,10 +60,10 @@ spender_network <- function(filters = c(128, 256, 512), kernels = c(5, 11, 21), 
 fast_network <- function(...) spender_network(filters = c(16, 32, 64), decoder_hidden = 128, ...)
 
 # The architecture that the core reads: the network's shape and the sizes that the data and the user decide.
-new_architecture <- function(network, n_observed, n_rest, n_latent, lsf, calibration = NULL) {
+new_architecture <- function(network, n_observed, n_rest, n_latent, lsf, calibration = NULL, resolution = FALSE) {
   numbers <- list(n_observed = n_observed, n_rest = n_rest, n_latent = n_latent)
   c(lapply(numbers, as.double), unclass(network), list(lsf = as.double(lsf)),
-    if (!is.null(calibration)) list(calibration_sd = calibration$sd))
+    if (!is.null(calibration)) list(calibration_sd = calibration$sd), if (resolution) list(resolution = TRUE))
 }
 
 count_parameters <- function(architecture) sum(.Call(ffi_network_table, architecture)$count)

@@ -61,7 +61,8 @@ simulated_at <- function(x, z) {
   parameters <- x$truth$parameters
   lsf <- x$truth$shared$lsf
   simulate_spectra(length(x), instrument = x$instrument, z = z, galaxies = parameters, sn = parameters$sn,
-                   lsf = if (length(lsf) > 1) lsf, noise = FALSE, defects = FALSE, rest = FALSE, seed = 1)
+                   lsf = if (length(lsf) > 1) lsf, resolution = parameters$resolution, noise = FALSE, defects = FALSE, rest = FALSE,
+                   seed = 1)
 }
 
 interpolated_at <- function(x, z, threads) {

@@ -25,11 +25,13 @@ check_checkpoint <- function(checkpoint, minutes, resume) {
 }
 
 # Fingerprint of a training: named strings that must match for a resumed run to be bit-identical.
-training_identity <- function(fit, x, rows, is_training, options) {
-  options <- options[names(options) != "pieces" | !vapply(options, is.null, NA)] # checkpoints of earlier versions have none
+training_identity <- function(part, options) {
+  fit <- part$fit
+  x <- part$x
+  rows <- part$rows
   c(vapply(options, function(option) paste(if (is.numeric(option)) sprintf("%.17g", option) else as.character(option), collapse = " "), ""),
     network = to_json(fit$architecture), grids = digest_of(c(fit$instrument$wave, fit$wave_rest)), start = digest_of(fit$weights),
-    spectra = paste(length(rows), digest_of(list(data_digest(x), as.double(rows)))), membership = digest_of(is_training))
+    spectra = paste(length(rows), digest_of(list(data_digest(x), as.double(rows)))), membership = digest_of(part$is_training))
 }
 
 # Writes checkpoints of a run when they are due, on the first of the ranks, and puts a run where one was.
@@ -49,10 +51,10 @@ checkpoint_keeper <- function(path, minutes, session, run, identity, ranks = NUL
     keep = keep,
     keep_if_due = function() if (now() - kept_at >= 60 * minutes) keep(),
     restore = function() {
-      kept <- from_first(ranks, function() read_checkpoint(path, identity))
+      kept <- from_first(ranks, function() read_checkpoint(path, identity, names(run$history)))
       .Call(ffi_train_restore, session, kept$state)
       run$unvalidated <- kept$unvalidated
-      run$epoch <- kept$state$epoch - length(kept$unvalidated) / 2
+      run$epoch <- kept$state$epoch - !is.null(kept$unvalidated)
       run$step <- kept$state$step
       run$begun <- c(at = now(), step = run$step)
       run$history <- kept$history
@@ -67,20 +69,21 @@ checkpoint_keeper <- function(path, minutes, session, run, identity, ranks = NUL
 
 write_checkpoint <- function(path, identity, kept) {
   block <- function(bytes) list(dtype = "F32", shape = length(bytes) / 4, data = bytes)
-  number <- function(value) list(dtype = "F64", shape = 1, data = value)
+  number <- function(value) list(dtype = "F64", shape = length(value), data = value)
   state <- lapply(kept$state, function(part) if (is.raw(part)) block(part) else number(part))
   tensors <- c(state, list(best = block(kept$weights), lowest = number(kept$lowest), seconds = number(kept$seconds),
                            kept = number(kept$kept),
                            history = list(dtype = "F64", shape = c(ncol(kept$history), nrow(kept$history)),
                                           data = as.double(unlist(kept$history)))))
-  if (!is.null(kept$unvalidated)) tensors$unvalidated <- list(dtype = "F64", shape = 2, data = kept$unvalidated)
+  if (!is.null(kept$unvalidated)) tensors$unvalidated <- number(kept$unvalidated)
   metadata <- c(format = checkpoint_format, version = checkpoint_version, identity, digest = checkpoint_digest(tensors))
   .Call(ffi_safetensors_write, path, tensors, metadata, TRUE)
 }
 
 checkpoint_digest <- function(tensors) digest_of(lapply(unname(tensors), `[[`, "data"))
 
-read_checkpoint <- function(path, identity) {
+# columns: names of the history's
+read_checkpoint <- function(path, identity, columns = names(empty_history())) {
   damaged <- function(...) abort("checkpoint", basename(path), " is not a checkpoint, or damaged: ", ..., ". Remove it to begin anew.")
   file <- tryCatch(.Call(ffi_safetensors_read, path, NULL), spender_error_format = function(e) damaged(conditionMessage(e)))
   metadata <- as.list(file$metadata)
@@ -100,7 +103,7 @@ read_checkpoint <- function(path, identity) {
     abort("checkpoint", basename(path), " is of another training: not the same ", enumerate(gsub("_", " ", other)),
           ". Give the arguments it was begun with, or another file.")
   }
-  history <- as.data.frame(matrix(data$history, ncol = length(empty_history()), dimnames = list(NULL, names(empty_history()))))
+  history <- as.data.frame(matrix(data$history, ncol = length(columns), dimnames = list(NULL, columns)))
   list(state = data[state], history = history, weights = data$best, lowest = data$lowest, seconds = data$seconds, kept = data$kept,
        unvalidated = data$unvalidated)
 }

@@ -64,6 +64,10 @@ check_whole <- function(x, name = "x") {
             ". Choose spectra by `x[rows]`, which keeps all fields together.")
     }
   }
+  r <- x$resolution
+  if (!is.null(r) && (!is.list(r) || !is.matrix(r$values) || !is.double(r$values) || nrow(r$values) != n)) {
+    abort("invalid", "`", name, "$resolution` must have values for each of the ", n, " redshifts, as spectra() makes them.")
+  }
   if (!is.data.frame(x$meta) || nrow(x$meta) != n) {
     abort("invalid", "`", name, "$meta` must be a data frame with a row for each of the ", n, " redshifts; it is ", describe_shape(x$meta),
           ".")
@@ -77,6 +81,22 @@ check_survey <- function(x) {
 # Spectra in memory or in files
 check_source <- function(x) if (!inherits(x, "survey")) check_spectra(x)
 
+# Of one instrument (FALSE), or a list with a name for each of several (TRUE)
+check_sources <- function(x, name = "x") {
+  if (!is.list(x) || is.object(x)) {
+    check_source(x)
+    return(FALSE)
+  }
+  names <- names(x)
+  if (!length(x) || is.null(names) || anyNA(names) || any(names == "") || anyDuplicated(names)) {
+    abort("invalid", "A list `", name, "` must have spectra or a survey of each instrument, by different names, such as ",
+          "list(sdss = x, desi = y).")
+  }
+  if (length(x) > 16) abort("invalid", "A fit has at most 16 instruments, not ", length(x), ".")
+  for (of in names) if (!inherits(x[[of]], "survey")) check_spectra(x[[of]], paste0(name, "$", of))
+  TRUE
+}
+
 check_network <- function(network) {
   if (!inherits(network, "spender_network")) {
     abort("invalid", "`network` must come from spender_network(); it is ", describe(network), ".")
@@ -84,6 +104,9 @@ check_network <- function(network) {
 }
 
 check_fit <- function(fit) {
+  if (inherits(fit, "spender_joint")) {
+    abort("invalid", "`fit` is of several instruments: choose one, such as fit$", names(fit)[1], ".")
+  }
   if (!inherits(fit, "spender")) {
     abort("invalid", "`fit` must be a fit from spender() or read_model(); it is ", describe(fit), ".")
   }
@@ -95,6 +118,7 @@ check_same_grid <- function(fit, x) {
   if (length(ours) != length(theirs) || any(abs(ours - theirs) > 1e-6 * ours)) {
     abort("grid", "The spectra's wavelength grid (", describe_grid(theirs), ") is not the fit's (", describe_grid(ours), ").")
   }
+  check_has_resolution(fit, x)
 }
 
 check_pixels <- function(x, name, instrument) {

@@ -5,7 +5,7 @@ coverage <- function(z, wave, wave_rest, lsf = 0) .Call(ffi_coverage, as.double(
 
 # Reason why a fit has no result for a row: 1, no norm; 2, the restframe grid covers no valid pixel. Otherwise 0.
 unknown_rows <- function(fit, x) {
-  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, if (is.null(fit$architecture)) 0 else fit$architecture$lsf)
+  covered <- coverage(x$z, x$instrument$wave, fit$wave_rest, footprint(fit, x))
   ifelse(is.na(x$norm), 1, ifelse(has_valid_pixel(x$ivar, covered[, "from"], covered[, "to"], which(!is.na(x$norm))), 0, 2))
 }
 

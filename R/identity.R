@@ -4,13 +4,14 @@ digest_of <- function(x) .Call(ffi_digest, x, default_threads())
 
 # Digest of flux, ivar, redshifts and norms; of a survey the checksums of its rows are read instead of flux and ivar.
 data_digest <- function(x) {
-  if (!inherits(x, "survey")) return(digest_of(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm))))
+  if (!inherits(x, "survey")) return(digest_of(c(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm)), unname(x$resolution))))
   digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
 }
 
 # Fingerprint of a fit: short, since a card of a file has room for 68 characters
 fit_identity <- function(fit) {
   shape <- as.double(unlist(Filter(is.numeric, fit$architecture))) # whether a number is an integer depends on where the fit was read
+  if (uses_resolution(fit)) shape <- c(shape, -1)
   substr(digest_of(list(fit$weights, shape, fit$wave_rest, fit$instrument$wave)), 1, 8)
 }
 

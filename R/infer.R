@@ -1,19 +1,19 @@
 # One pass of spectra through a fit, from which several results are taken (src/network/infer.h): in the core from the matrices or the
 # files to the results, a fraction of a second at a time, so that interrupts are answered and progress is shown.
 
-# What the core reads: rows of spectra in memory, or all of a survey
-source_of <- function(x, rows = seq_along(x$z)) {
-  if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows)
-  else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows))
+# What the core reads for a fit: rows of spectra in memory, or all of a survey, with their resolutions if it uses them
+source_of <- function(fit, x, rows = seq_along(x$z)) {
+  c(if (inherits(x, "survey")) list(paths = x$files$path, counts = x$files$n, rows = x$rows)
+    else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows)), if (uses_resolution(fit)) list(resolution = x$resolution))
 }
 
 # A session, to be closed by close_session(). path: a file of results to append to, instead of matrices
 open_inference <- function(fit, x, types, inference, device, batch_size, path = NULL, rows = seq_along(x$z)) {
   if (inherits(x, "survey")) {
     check_unchanged(x)
-    data <- source_of(x[rows])
+    data <- source_of(fit, x[rows])
   } else {
-    data <- source_of(x, rows)
+    data <- source_of(fit, x, rows)
   }
   .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, as.double(x$z[rows]), !is.na(x$norm[rows]),
         types, inference, path, c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(rows)))))

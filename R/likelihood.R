@@ -27,7 +27,7 @@ logLik.spender <- function(object, x, refine = 3, ...) {
   loss <- predict(object, x, "loss", refine = refine, ...)
   known <- which(is.finite(loss))
   x <- x[known]
-  from_to <- coverage(x$z, x$instrument$wave, object$wave_rest, object$architecture$lsf)
+  from_to <- coverage(x$z, x$instrument$wave, object$wave_rest, footprint(object, x))
   pixel <- col(x$ivar)
   counted <- x$ivar > 0 & pixel >= from_to[, "from"] & pixel <= from_to[, "to"]
   terms <- object$architecture$n_latent + calibration_terms(object)

@@ -19,6 +19,7 @@ train_options <- function() {
     option("lsf", "number", "0", "pixels of the line spread function's kernel (odd), 0 for none"),
     option("lsf-rate", "number", "1", "its learning rate as a multiple of the others'"),
     option("lsf-sign", "choice:free|nonnegative", "free", "may its weights go below zero?"),
+    option("resolution", "choice:auto|yes|no", "auto", "models get the resolution of each spectrum; auto: if they have one and no --lsf"),
     option("z-max", "number", "0.5", "highest redshift of the restframe grid, and of the selection"),
     option("wave-rest", "text", "", "a file of restframe wavelengths, one a line, instead of the default grid"),
     option("flux-calibration", "number", "", "degree of a polynomial that multiplies each spectrum's model; none if not given"),
@@ -54,8 +55,8 @@ train_options <- function() {
 }
 
 # Options that a model to train further has decided
-network_options <- c("latents", "superresolution", "lsf", "wave-rest", "filters", "kernels", "pools", "encoder-hidden", "decoder-hidden",
-                     "no-redshift-input", "weight-attention", "decoder-activation", "init", "flux-calibration")
+network_options <- c("latents", "superresolution", "lsf", "resolution", "wave-rest", "filters", "kernels", "pools", "encoder-hidden",
+                     "decoder-hidden", "no-redshift-input", "weight-attention", "decoder-activation", "init", "flux-calibration")
 
 run_train <- function(o, input, given) {
   if (o$resume && is.null(o$checkpoint)) usage("--resume needs --checkpoint")
@@ -116,6 +117,7 @@ train_model <- function(o, x) {
                              redshift_input = !o$`no-redshift-input` && o$invariance == "none", weight_attention = o$`weight-attention`,
                              decoder_activation = o$`decoder-activation`)
   shape <- list(latents = o$latents, superresolution = o$superresolution, lsf = o$lsf, z_max = o$`z-max`,
+                resolution = if (o$resolution != "auto") o$resolution == "yes",
                 wave_rest = if (!is.null(o$`wave-rest`)) read_wavelengths(o$`wave-rest`),
                 flux_calibration = if (!is.null(o$`flux-calibration`)) flux_calibration(o$`flux-calibration`),
                 network = network, init = o$init)

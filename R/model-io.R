@@ -29,7 +29,11 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' which also has losses or an optimizer's state, only the model is read; of one with a model for each of several instruments,
 #' the one that `instrument` names. The first paper's encoder sees the redshift; the published code has since dropped that input from it.
 #'
-#' @param fit A fit from [spender()] or `read_model()`.
+#' A fit of several instruments is one file, in the layout of the published code's checkpoints of several: the names of each model begin
+#' with its number, `model.0.encoder.conv1.0.weight`, and each has the decoder that all share, so that a program which knows one model can
+#' read any of them. Without `instrument`, files of several models with the same decoder are read as such a fit.
+#'
+#' @param fit A fit from [spender()] or `read_model()`, of one instrument or several.
 #' @param path The file, by custom `*.safetensors`; `read_model()` also takes `*.pt`.
 #' @param overwrite Whether an existing file may be replaced. The old file stays whole until the new one is complete.
 #' @param wave,wave_rest Observed and restframe wavelengths in Angstrom (vacuum, increasing), for a file that holds no
@@ -38,11 +42,12 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #'   kernels of the convolutions before them.
 #' @param decoder_offset Constant that is added to the decoder's output (0 or 1), for a file without our metadata. By default 1 with
 #'   Speculator activations and 0 with leaky ReLU.
-#' @param instrument Which model of a file with several: its number, or an [instrument()] or its name (`"sdss"`), found by the
-#'   wavelengths that the file has for it. An error names those there are.
+#' @param instrument Which model of a file with several: its number, its name in the fit, or an [instrument()] or its name (`"sdss"`), found
+#'   by the wavelengths that the file has for it. An error names those there are.
 #'
 #' @return `write_model()`: `path`, invisibly. `read_model()`: a fit of class `spender`; read from a file without our metadata,
-#'   its history has no rows and its training settings are empty. From a file with a published density of latents
+#'   its history has no rows and its training settings are empty; a fit of class `spender_joint` of several instruments. From a file with a
+#'   published density of latents
 #'   (`"desi_edr_galaxy_flow"` of [download_model()]): what [read_density()] returns.
 #'
 #' @section Errors:
@@ -63,12 +68,18 @@ known_buffers <- "encoder.instrument.skyline_mask"
 #' }
 #' @export
 write_model <- function(fit, path, overwrite = FALSE) {
-  check_fit(fit)
+  if (!inherits(fit, "spender_joint")) check_fit(fit)
   check_path(path)
   check_flag(overwrite, "overwrite")
   if (dir.exists(path)) abort("io", path, ": is a folder")
   if (!overwrite) check_new_file(path)
+  content <- if (inherits(fit, "spender_joint")) joint_content(fit) else model_content(fit)
+  .Call(ffi_safetensors_write, path, content$tensors, content$metadata, overwrite)
+  invisible(path)
+}
 
+# What a file has of a fit: tensors and metadata
+model_content <- function(fit) {
   parameters <- lapply(.Call(ffi_network_export, fit$architecture, fit$weights), float32_tensor)
   check_grid(fit$instrument$wave, fit$architecture$n_observed, "the fit's observed grid")
   check_grid(fit$wave_rest, fit$architecture$n_rest, "the fit's restframe grid")
@@ -82,8 +93,7 @@ write_model <- function(fit, path, overwrite = FALSE) {
     history = to_json(as.list(fit$history))
   )
   metadata[["digest"]] <- model_digest(metadata, fit$weights, fit$instrument$wave, fit$wave_rest)
-  .Call(ffi_safetensors_write, path, c(grids, parameters), metadata, overwrite)
-  invisible(path)
+  list(tensors = c(grids, parameters), metadata = metadata)
 }
 
 #' @rdname write_model
@@ -107,7 +117,15 @@ read_model <- function(path, wave = NULL, wave_rest = NULL, pools = NULL, decode
     return(read_density(path))
   }
   metadata <- as.list(file$metadata)
-  tensors <- network_tensors(file$tensors, path, instrument, alone = is.null(file$metadata))
+  several <- identical(metadata[["format"]], joint_format)
+  if (is.null(instrument) && all(vapply(list(wave, pools, decoder_offset), is.null, NA)) && (several || one_decoder(file$tensors, path)))
+    return(read_joint(path, metadata, call))
+  if (several) {
+    instrument <- number_in_joint(instrument, metadata, path)
+    if (is.numeric(instrument)) metadata <- metadata_of_model(metadata, instrument)
+  }
+  tensors <- network_tensors(file$tensors, path, instrument,
+                             alone = is.null(file$metadata) || length(model_prefixes(names(file$tensors))) > 1)
   ours <- identical(metadata[["format"]], model_format)
   if (ours) {
     if (!is.null(pools) || !is.null(decoder_offset))

@@ -73,7 +73,8 @@
 #'
 #'   Results are single precision, NaN where there is none. The card `PREPARED` identifies fit, spectra, ids and type. `vignette("python")`
 #'   reads such files with astropy.
-#' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_exists` for a file of other
+#' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_resolution` when they have no
+#'   resolution and the fit was made with those of its spectra, `spender_error_exists` for a file of other
 #'   results. `spender_error_format` for a damaged spectrum of a survey, and `spender_error_io` where reading or writing fails, or another
 #'   program writes to `path`: the results before are in the file.
 #' @export
@@ -305,11 +306,12 @@ unpack_covariance <- function(values) {
 
 #' Latents of spectra
 #'
-#' @param fit A fit from [spender()] or [read_model()].
-#' @param x [spectra()] on the fit's instrument.
+#' @param fit A fit from [spender()] or [read_model()], of one instrument or several.
+#' @param x [spectra()] on the fit's instrument; of several instruments a list of these, by their names, for a list of results.
 #' @param se Give standard errors, too? They are those of [vcov.spender()], and meaningful for refined latents.
 #' @param ... Passed on to [predict.spender()]: `refine`, `robust`, `prior`, `refine_z`, `device`, `precision`, `threads`, `batch_size`,
 #'   `progress`.
+#' @param instrument Of a fit of several instruments: the name of the spectra's, see [spender_joint]; `NULL` for the one with their grid.
 #' @return A matrix \eqn{n \times S} with one row per spectrum, in order; with `se = TRUE` a list of two such matrices, `latent` and `se`.
 #' @export
 #' @examples
@@ -318,8 +320,10 @@ unpack_covariance <- function(values) {
 #' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
 #' encode(fit, x[1:3])
 #' encode(fit, x[1:3], refine = 2, se = TRUE)
-encode <- function(fit, x, se = FALSE, ...) {
+encode <- function(fit, x, se = FALSE, ..., instrument = NULL) {
+  if (inherits(fit, "spender_joint")) return(by_instrument(fit, x, instrument, function(fit, x) encode(fit, x, se, ...)))
   check_fit(fit)
+  if (!is.null(instrument)) abort("invalid", "`instrument` is for fits of several instruments.")
   check_flag(se, "se")
   refuse_path("encode", "latent", ...)
   if (!se) {
@@ -369,8 +373,8 @@ vcov.spender <- function(object, x, ...) {
 #' @param fit A fit from [spender()] or [read_model()].
 #' @param s Latents, a matrix \eqn{n \times S} or a vector for one spectrum.
 #' @param z Redshifts, one per row of `s` or one for all; `NULL` for the restframe.
-#' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function) by default, or any
-#'   [instrument()] (without one).
+#' @param instrument Grid of the result where `z` is given: the fit's own (with its line spread function, but without any spectrum's
+#'   `resolution`) by default, or any [instrument()] (without one).
 #' @param device,precision,threads,batch_size As in [predict.spender()].
 #' @return Normalised fluxes: \eqn{n \times R} on `fit$wave_rest` when `z` is `NULL`, else \eqn{n \times M} on the
 #'   instrument's grid, `NA` where the restframe grid does not reach.

@@ -6,7 +6,8 @@ summary.spectra <- function(object, ...) {
   structure(list(n = length(object), instrument = object$instrument, z = catalogue$z, sn = catalogue$sn,
                  masked = catalogue$masked, norm = catalogue$norm, meta = names(object$meta),
                  class = if (!is.null(object$meta$class)) table(object$meta$class, useNA = "ifany"),
-                 problems = object$problems, truth = names(object$truth)), class = "summary.spectra")
+                 problems = object$problems, truth = names(object$truth),
+                 resolution = if (!is.null(object$resolution)) describe_resolution(object$resolution)), class = "summary.spectra")
 }
 
 #' @export
@@ -57,6 +58,7 @@ print_facts <- function(s) {
     if (!all(is.na(s$sn))) fact("S/N", between(s$sn, 1), " (per pixel)")
     fact("masked", sprintf("%.1f %% of the pixels", 100 * mean(s$masked)))
   }
+  if (!is.null(s$resolution)) fact("resolution", s$resolution)
   without <- sum(is.na(s$norm))
   if (without) fact("without norm", without, " (fits leave ", if (without == 1) "it" else "them", " out)")
   if (length(s$meta)) fact("catalogue", enumerate(s$meta, 8))

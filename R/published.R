@@ -7,13 +7,31 @@ read_tensor_file <- function(path, names = character()) {
 
 # What the names of the model's tensors begin with. A checkpoint of several instruments has a list of models, numbered from 0.
 choose_model <- function(names, instrument, path) {
-  prefixes <- "^((model|weight|module|[0-9]+)\\.)*"
-  first <- names[sub(prefixes, "", names) == first_tensor]
-  if (length(first) == 0) abort("format", path, ": not a model: tensor '", first_tensor, "' is missing")
-  prefix <- substr(first, 1, nchar(first) - nchar(first_tensor))
+  prefix <- model_prefixes(names)
+  if (length(prefix) == 0) abort("format", path, ": not a model: tensor '", first_tensor, "' is missing")
   if (is.null(instrument) && length(prefix) == 1) return(prefix)
   grids <- model_grids(paste0(prefix, grid_tensors[["wave"]]), path)
   prefix[which_instrument(instrument, grids, path)]
+}
+
+model_prefixes <- function(names) {
+  prefixes <- "^((model|weight|module|[0-9]+)\\.)*"
+  first <- names[sub(prefixes, "", names) == first_tensor]
+  substr(first, 1, nchar(first) - nchar(first_tensor))
+}
+
+# Whether tensors are those of several models with the same decoder
+one_decoder <- function(tensors, path) {
+  prefix <- model_prefixes(names(tensors))
+  if (length(prefix) < 2) return(FALSE)
+  own <- lapply(prefix, function(p) {
+    sort(grep("^decoder\\.", substring(names(tensors)[startsWith(names(tensors), p)], nchar(p) + 1), value = TRUE))
+  })
+  if (length(unique(own)) != 1) return(FALSE)
+  shapes <- lapply(prefix, function(p) lapply(tensors[paste0(p, own[[1]])], function(t) t$shape))
+  if (length(unique(lapply(shapes, unname))) != 1) return(FALSE)
+  values <- read_tensor_file(path, paste0(rep(prefix, each = length(own[[1]])), own[[1]]))$tensors
+  all(vapply(own[[1]], function(name) length(unique(lapply(values[paste0(prefix, name)], `[[`, "data"))) == 1, NA))
 }
 
 # Instruments after the grids of these tensors; NULL where there is none

@@ -17,6 +17,10 @@
 #'   `targetid` (as text; or of class integer64) and `z`, perhaps `z_err`, `zwarning`, `class`, `subclass`, `deltachi2`, as
 #'   `read_catalogue("zall-pix-iron.fits", hdu = "ZCATALOG")` gives.
 #'
+#' @param resolution Read the resolution matrices of the arms, too, as the spectra's `resolution` (see [spectra()])? That takes 680 kB of
+#'   memory for a spectrum. They are averaged over arms and exposures like the flux, with the same weights, pixel by pixel (of pixels
+#'   without weight all count alike), and used as they are: rough from pixel to pixel, with rows that sum to about 1.
+#'
 #' @details
 #' HDUs are found by name. Each arm (B, R, Z) has wavelengths, flux (1e-17 erg/s/cm²/Å), inverse variance and mask; arms share DESI's
 #' pixels of 0.8 Å, in vacuum. A target's spectrum is the mean over its arms and exposures,
@@ -57,14 +61,15 @@
 #' @seealso [select_galaxies()], [write_survey()]
 #' @export
 read_desi <- function(files, instrument = "desi", mask_sky = TRUE, window = c(5300, 5850), threads = NULL, progress = interactive(),
-                      redshifts = NULL) {
+                      redshifts = NULL, resolution = FALSE) {
   files <- desi_files(files)
   instrument <- instrument(instrument)
   if (!is_desi_grid(instrument)) {
     abort("grid", "DESI's pixels are 3600 + 0.8 m ", angstrom(), ", and the grid ", format(instrument),
           ", is not made of them. Use instrument(\"desi\") or a part of it.")
   }
-  recipe <- desi_preparation(instrument, mask_sky, window, threads)
+  check_flag(resolution, "resolution")
+  recipe <- c(desi_preparation(instrument, mask_sky, window, threads), resolution = resolution)
   check_flag(progress, "progress")
   absent <- if (!is.null(redshifts)) setdiff(c("class", "subclass", "z_err", "zwarning", "deltachi2"), names(redshifts))
   if (!is.null(redshifts)) redshifts <- check_redshifts(redshifts)
@@ -87,6 +92,7 @@ read_desi <- function(files, instrument = "desi", mask_sky = TRUE, window = c(53
   good <- is.na(raw$problem)[file]
   if (!all(good)) {
     raw[c("flux", "ivar")] <- lapply(raw[c("flux", "ivar")], function(pixels) pixels[good, , drop = FALSE])
+    if (resolution) raw$resolution <- raw$resolution[good, , drop = FALSE]
     raw[c("norm", "found")] <- lapply(raw[c("norm", "found")], `[`, good)
     targets <- targets[good, ]
     file <- file[good]
@@ -102,7 +108,8 @@ read_desi <- function(files, instrument = "desi", mask_sky = TRUE, window = c(53
   meta <- desi_catalogue(targets, raw, files[!failed], file)
   problems <- read_problems(raw$found, targets$targetid, id, files[!failed][file], window, rbind(dropped, unread))
   new_spectra(raw$flux, raw$ivar, targets$z, raw$norm, instrument, id, meta[setdiff(names(meta), absent)], problems,
-              object = targets$targetid)
+              object = targets$targetid,
+              resolution = if (resolution) list(values = raw$resolution, size = 11, step = 1, gaussian = FALSE))
 }
 
 # ---- files ----

@@ -10,6 +10,10 @@
 #' @param threads How many files to read at once; `NULL`: as many as [devices()] says.
 #' @param progress Show a progress bar?
 #'
+#' @param resolution Read the column `wdisp`, the standard deviation of the line spread function at each pixel, too, as the spectra's
+#'   `resolution` (see [spectra()])? Pixels for which it is 0 get what is between their neighbours'. Half as much memory again is used, and
+#'   files are opened twice; one without the column cannot be used.
+#'
 #' @details
 #' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, stored as any numeric type; a pixel with a bit of `and_mask` set, or whose
 #' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels
@@ -43,15 +47,25 @@
 #' @seealso [select_galaxies()], [read_desi()]
 #' @export
 read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL,
-                      progress = interactive()) {
+                      progress = interactive(), resolution = FALSE) {
+  check_flag(resolution, "resolution")
   files <- expand_folders(files)
   instrument <- instrument(instrument)
   first <- check_log_grid(instrument)
   recipe <- preparation(instrument, mask_sky, window, TRUE, threads)
   raw <- .Call(ffi_read_sdss, files, recipe, first, reading_bar(progress, length(files)))
+  sigma <- NULL
+  if (resolution) {
+    sigma <- matrix(0, length(files), length(instrument$wave))
+    for (i in which(is.na(raw$problem))) {
+      widths <- tryCatch(sdss_widths(files[i], first, ncol(sigma)), spender_error = conditionMessage)
+      if (is.character(widths)) raw$problem[i] <- widths else sigma[i, ] <- widths
+    }
+  }
 
   good <- is.na(raw$problem)
   unread <- unread_inputs(files[!good], raw$problem[!good])
+  if (resolution) sigma <- sigma[good, , drop = FALSE]
   if (!all(good)) raw <- lapply(raw, function(e) if (is.matrix(e)) e[good, , drop = FALSE] else e[good])
   warn_unread(unread, length(files))
   files <- files[good]
@@ -62,7 +76,18 @@ read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(53
   meta <- data.frame(file = files, raw[c("plate", "mjd", "fiber", "class", "subclass", "z_err", "zwarning", "sn_median",
                                          "plate_quality", "instrument", "ra", "dec")])
   for (key in c("field", "catalogid", "sdss_id")) if (!all(is.na(raw[[key]]))) meta[[key]] <- raw[[key]] # of SDSS-V
-  new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems, object = named)
+  new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems, object = named,
+              resolution = if (resolution) gaussian_widths(sigma))
+}
+
+# Standard deviations of the line spread function at the grid's pixels, in pixels. Where a file has none (0), they are interpolated.
+sdss_widths <- function(file, first, m) {
+  table <- .Call(ffi_read_catalogue, file, 2, c("loglam", "wdisp"))
+  if (!is.numeric(table$wdisp)) abort("format", basename(file), " has no column 'wdisp' of numbers in HDU 1")
+  pixel <- round((as.double(table$loglam) - first) / 1e-4) + 1
+  known <- which(is.finite(pixel) & is.finite(table$wdisp) & table$wdisp > 0)
+  if (!length(known)) abort("format", basename(file), " has a column 'wdisp' without any width")
+  stats::approx(pixel[known], table$wdisp[known], seq_len(m), rule = 2, ties = "ordered")$y
 }
 
 # log10 of the first wavelength, once it is sure that SDSS's pixels fall on the grid's: half a tenth of a pixel is what

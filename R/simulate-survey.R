@@ -41,12 +41,13 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   invisible(open_survey(path))
 }
 
-# Columns of the file before FLUX and IVAR; norm and sn_median are filled in where the spectra are made.
+# Columns of the file before FLUX and IVAR, resolutions among them; norm and sn_median are filled in where the spectra are made.
 simulated_columns <- function(drawn) {
   unknown <- rep(NA_real_, length(drawn$id))
   parameters <- drawn$parameters
   c(list(ID = drawn$id, Z = drawn$objects$z, NORM = unknown), as.list(drawn$meta), list(sn_median = unknown),
-    setNames(as.list(parameters), paste0("true_", names(parameters))))
+    setNames(as.list(parameters), paste0("true_", names(parameters))),
+    if (!is.null(drawn$resolution)) setNames(list(drawn$resolution$values), resolution_column(drawn$resolution)))
 }
 
 # A new file of them, open to be written to by a session. Texts may be longer than those of the first spectra.

@@ -41,6 +41,9 @@
 #'   \eqn{y'_m = \sum_i k_i x_{m-i}}, as in [lsf()] (but with light from beyond the ends, where the models of [spender()] have zeros);
 #'   divided by their sum. `NULL` for none: lines are then as wide as gas and stars
 #'   move; on pixels wider than 100 km/s, they are broadened by 0.8 pixels (sigma) in the restframe, lest they fall between pixels.
+#' @param resolution Instead of `lsf`: the resolving power \eqn{R = \lambda / \mathrm{FWHM}}{R = lambda / FWHM} of each spectrum, one
+#'   number for each or one for all. The pixels are convolved with a Gaussian of that width, and the result has it as its `resolution`
+#'   (see [spectra()]).
 #' @param integrate Pixels have the mean over their width? If not, the value at their centres, as [spender()]'s models do.
 #' @param sn Signal-to-noise ratio, the median over a spectrum's pixels: one value for each spectrum; or one number, the median
 #'   of the sample, about which the spectra scatter by a factor of 1.7. By default it follows from the magnitude.
@@ -60,7 +63,7 @@
 #'     metal lines), `ebv` (mag, of the starlight), `sigma_stars` and `sigma_gas` (km/s), `log_ne` (electron density, cm^-3), `ew_halpha`
 #'     (Å, restframe, of the emission over the smooth continuum), the ratios of emission lines
 #'     `log_n2_halpha`, `log_o3_hbeta`, `log_s2_halpha`, `log_o2_hbeta` (before dust), `halpha_hbeta` (after dust, derived), and
-#'     `sn`. With `templates`: `archetype` and `sn`;
+#'     `sn`, and `resolution` if there is one. With `templates`: `archetype` and `sn`;
 #'   * `shared`: a list of what all spectra share: `wave_rest`, the grid of `rest` (Å, vacuum; at least four pixels for one of the
 #'     instrument's; the same for all simulations with the same `z_range`), and `lsf`, the kernel (1 for none).
 #'   Fluxes are \eqn{f_\lambda}; times `norm` they are in 1e-17 erg/s/cm²/Å.
@@ -81,29 +84,39 @@
 #' simulate_spectra(3, galaxies = galaxy, z = c(0.05, 0.1, 0.2), seed = 3)
 simulate_spectra <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), galaxies = NULL, templates = NULL,
                              lsf = NULL, integrate = TRUE, sn = NULL, noise = TRUE, defects = TRUE, rest = n <= 1000, normalize = TRUE,
-                             mask_sky = defects, seed = NULL, threads = NULL) {
+                             mask_sky = defects, seed = NULL, threads = NULL, resolution = NULL) {
   check_number(n, "n", 1, 1e7, whole = TRUE)
   check_flag(rest, "rest")
   if (!is.null(galaxies) && !is.null(templates)) abort("invalid", "Give `galaxies` or `templates`, not both.")
   if (!is.null(galaxies)) check_galaxies(galaxies, n)
-  plan <- plan_simulation(n, instrument, z, z_range, templates, lsf, integrate, sn, noise, defects, normalize, mask_sky, seed, threads)
+  plan <- plan_simulation(n, instrument, z, z_range, templates, lsf, integrate, sn, noise, defects, normalize, mask_sky, seed, threads,
+                          resolution)
   drawn <- draw_objects(plan, n, 0, galaxies)
   raw <- .Call(ffi_simulate, drawn$shared, drawn$objects, 0, rest, plan$recipe, NULL)
-  truth <- list(flux = raw$truth, rest = raw$rest, parameters = drawn$parameters, shared = plan$shared[c("wave_rest", "lsf")])
+  truth <- list(flux = raw$truth, rest = raw$rest, parameters = drawn$parameters,
+                shared = list(wave_rest = plan$shared$wave_rest, lsf = if (is.null(resolution)) plan$shared$lsf else 1))
   drawn$meta$sn_median <- .Call(ffi_spectra_quality, raw$flux, raw$ivar, plan$recipe$threads)$sn
   new_spectra(raw$flux, raw$ivar, drawn$objects$z, raw$norm, plan$instrument, drawn$id, drawn$meta,
-              norm_problems(raw$found, drawn$id, NA_character_, plan$recipe$window), truth)
+              norm_problems(raw$found, drawn$id, NA_character_, plan$recipe$window), truth, resolution = drawn$resolution)
 }
 
 # All that the n spectra of a sample share, so that any part of it can be made: `shared` and `recipe` of ffi_simulate(), and what
 # draw_objects() needs. The arguments of simulate_spectra() are checked here.
 plan_simulation <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 0.5), templates = NULL, lsf = NULL, integrate = TRUE,
-                            sn = NULL, noise = TRUE, defects = TRUE, normalize = TRUE, mask_sky = defects, seed = NULL, threads = NULL) {
+                            sn = NULL, noise = TRUE, defects = TRUE, normalize = TRUE, mask_sky = defects, seed = NULL, threads = NULL,
+                            resolution = NULL) {
   check_flag(integrate, "integrate")
   check_flag(noise, "noise")
   check_flag(defects, "defects")
   instrument <- instrument(instrument)
   kernel <- check_kernel(lsf)
+  shape <- NULL
+  if (!is.null(resolution)) {
+    check_positive(resolution, "resolution", n)
+    if (length(kernel) > 1) abort("invalid", "Give `lsf` or `resolution`, not both.")
+    shape <- gaussian_resolution(min(resolution), 1, instrument$wave) # the widest; others are as smooth
+    kernel <- replace(numeric(shape$size), (shape$size + 1) / 2, 1)
+  }
   if (!is.null(sn)) check_positive(sn, "sn", n)
   check_z_range(z_range)
   if (!is.null(z) && (!is.numeric(z) || !length(z) %in% c(1, n) || any(!is.finite(z)) || any(z <= -1)))
@@ -114,10 +127,11 @@ plan_simulation <- function(n, instrument = "sdss", z = NULL, z_range = c(0.01, 
   recipe <- preparation(instrument, mask_sky, c(5300, 5850), normalize, threads)
   shared <- observation(instrument$wave, if (is.null(z)) z_range else range(z), kernel, integrate)
   shared[c("noise", "defects", "seed")] <- list(noise, defects, seed)
+  if (!is.null(resolution)) shared$deviation <- unit_deviation(instrument$wave)
   blur <- pixel_blur(instrument$wave)
   shared$components <- if (is.null(templates)) population_spectra(shared$wave_rest, blur) else template_spectra(templates, shared$wave_rest)
   list(shared = shared, recipe = recipe, instrument = instrument, templates = templates, blur = blur, z = z, z_range = z_range, sn = sn,
-       sn_each = length(sn) == n, main_sample = main_sample(z_range))
+       sn_each = length(sn) == n, resolution = resolution, shape = shape, main_sample = main_sample(z_range))
 }
 
 # Objects first + 1 ... first + n of a sample: `shared` and `objects` of ffi_simulate(), `id`, `meta` without sn_median, and the true
@@ -148,9 +162,16 @@ draw_objects <- function(plan, n, first = 0, galaxies = NULL) {
   objects[c("z", "sn", "contrast", "brightness")] <- list(if (is.null(plan$z)) sample$z else of_rows(plan$z), sn, contrast,
                                                           sky_brightness * contrast)
   parameters <- cbind(galaxies, sn = sn)
+  resolution <- NULL
+  if (!is.null(plan$resolution)) {
+    parameters$resolution <- objects$resolution <- of_rows(plan$resolution)
+    resolution <- plan$shape
+    resolution$values <- as.vector(min(plan$resolution) / parameters$resolution) %o% as.vector(plan$shape$values)
+  }
   row.names(parameters) <- NULL
   shared$line_wave <- with(spectral_lines("emission"), wave[match(colnames(objects$lines), name)])
-  list(shared = shared, objects = objects, id = sprintf("sim-%06d", as.integer(rows)), meta = meta, parameters = parameters)
+  list(shared = shared, objects = objects, id = sprintf("sim-%06d", as.integer(rows)), meta = meta, parameters = parameters,
+       resolution = resolution)
 }
 
 # Properties that all spectra of a simulation share, for ffi_simulate(): the restframe grid, at least four pixels for one of the

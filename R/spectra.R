@@ -20,6 +20,13 @@
 #' @param window Where the norm is measured: two restframe wavelengths in Å.
 #' @param truth `NULL`, or a list of true values, for simulated spectra. Its matrices and data frames have a row per
 #'   spectrum, which follow the rows of the object; all else is shared by all spectra.
+#' @param resolution The instrument's resolution for each spectrum, which [spender()] then gives the models, so that the restframe spectra
+#'   are sharper than any observed one. `NULL` for not known. Resolving powers \eqn{R = \lambda / \mathrm{FWHM}}{R = lambda / FWHM} of
+#'   Gaussians: a function of the wavelengths (Å), one number, one for each pixel of `wave`, or a matrix with a row for each spectrum and
+#'   one column, or one for each pixel. `Inf` is a pixel that sees no others. (A standard deviation of \eqn{\sigma} pixels that are
+#'   \eqn{\Delta} wide is \eqn{R = \lambda / (2.3548\, \sigma \Delta)}{R = lambda / (2.3548 sigma Delta)}.) Or matrices, as DESI has them:
+#'   an array of spectra by \eqn{K} diagonals (odd) by pixels; element `[i, k, m]` is what pixel \eqn{m + k - (K + 1) / 2} contributes to
+#'   pixel \eqn{m}.
 #' @param threads How many threads to use; `NULL`: as many as [devices()] says.
 #'
 #' @details
@@ -34,12 +41,19 @@
 #' a median that is not positive, has no norm: it keeps its row, in its own units, with `norm` `NA`; [problems()] lists it, and
 #' fits leave it out.
 #'
+#' Resolutions are used as they are: the rows of matrices need not sum to 1, and a Gaussian's weights are its values at whole pixels, out
+#' to 4 standard deviations, divided by their sum. Beyond the ends of the grid there is no light. Where they are smooth along the spectrum
+#' they are kept at some of the pixels only, with linear interpolation between them, if no pixel's weights change by more than 1e-4 (the
+#' sum of their changes).
+#'
 #' @return An object of class `spectra`, a list of
 #' - `flux`, `ivar`: n × M matrices, normalised, always finite;
 #' - `z`, `norm`: n numbers; `norm` is `NA` where there is none;
 #' - `instrument`: the grid; `id`: n unique strings; `object`: the ids that rows of one object share (`c(x, x)`), of which training and
 #'   validation never get some each; `meta`: a data frame of n rows;
-#' - `problems`: see [problems()]; `truth`: the argument.
+#' - `problems`: see [problems()]; `truth`: the argument; `resolution`, if there is one: a list of `values`, a row for each spectrum, and
+#'   how they are to be read: `size` is the number of diagonals, `step` the number of pixels between two that are kept (the last one is,
+#'   too), and with `gaussian` they are standard deviations in pixels, otherwise the diagonals of one pixel after the other.
 #'
 #' `x[i]` takes spectra by number, logical vector or id (a spectrum taken twice gets a new id), `c(x, y)` or `rbind(x, y)` joins spectra on
 #' one grid, `length(x)` counts them, `as.data.frame(x)` is their catalogue, and `plot(x)` draws them.
@@ -61,7 +75,7 @@
 #' @seealso [read_sdss()], [read_desi()], [select_galaxies()], [join_catalogue()]
 #' @export
 spectra <- function(flux, ivar, z, wave, id = NULL, meta = NULL, normalize = TRUE, mask_sky = TRUE,
-                    window = c(5300, 5850), truth = NULL, threads = NULL, sigma = NULL) {
+                    window = c(5300, 5850), truth = NULL, threads = NULL, sigma = NULL, resolution = NULL) {
   instrument <- instrument(wave)
   flux <- check_pixels(flux, "flux", instrument)
   if (missing(ivar) == is.null(sigma)) abort("invalid", "Give either `ivar` or `sigma`, the standard deviations that it is made of.")
@@ -78,6 +92,7 @@ spectra <- function(flux, ivar, z, wave, id = NULL, meta = NULL, normalize = TRU
   id <- check_id(id, rownames(flux), n)
   meta <- check_meta(meta, n, names)
   check_truth(truth, n)
+  resolution <- as_resolution(resolution, n, instrument, names)
 
   recipe <- preparation(instrument, mask_sky, window, normalize, threads)
   prepared <- .Call(ffi_prepare_spectra, flux, ivar, z, recipe)
@@ -87,7 +102,7 @@ spectra <- function(flux, ivar, z, wave, id = NULL, meta = NULL, normalize = TRU
   }
   check_units(ivar, prepared$found, instrument, window)
   new_spectra(prepared$flux, prepared$ivar, z, prepared$norm, instrument, id, meta,
-              norm_problems(prepared$found, id, NA_character_, window), truth)
+              norm_problems(prepared$found, id, NA_character_, window), truth, resolution = resolution)
 }
 
 # A pixel whose standard deviation is not known is masked.
@@ -118,13 +133,14 @@ check_units <- function(ivar, found, instrument, window) {
 }
 
 # object: ids of objects, if several rows are of one object
-new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, truth = NULL, object = id) {
+new_spectra <- function(flux, ivar, z, norm, instrument, id, meta, problems, truth = NULL, object = id, resolution = NULL) {
   norm[is.na(norm)] <- NA
   if (!is.null(dimnames(flux))) dimnames(flux) <- NULL
   if (!is.null(dimnames(ivar))) dimnames(ivar) <- NULL
   x <- list(flux = flux, ivar = ivar, z = z, norm = norm, instrument = instrument, id = id, object = object, meta = meta,
             problems = problems, truth = NULL)
   x["truth"] <- list(truth)
+  if (!is.null(resolution)) x$resolution <- resolution
   structure(x, class = "spectra")
 }
 
@@ -253,7 +269,7 @@ take_rows <- function(x, row) {
   problems <- rbind(moved, unread)
   row.names(problems) <- NULL
   new_spectra(x$flux[row, , drop = FALSE], x$ivar[row, , drop = FALSE], x$z[row], x$norm[row], x$instrument, id, meta,
-              problems, take_truth(x$truth, row), object_of(x)[row])
+              problems, take_truth(x$truth, row), object_of(x)[row], take_resolution(x$resolution, row))
 }
 
 has_rows <- function(element) length(dim(element)) == 2
@@ -297,7 +313,7 @@ c.spectra <- function(...) {
   problems$id[known] <- id[problems$row[known]]
   new_spectra(do.call(rbind, field("flux")), do.call(rbind, field("ivar")), unlist(field("z")), unlist(field("norm")),
               first$instrument, id, bind_columns(field("meta"), sizes), problems, bind_truth(field("truth")),
-              unlist(lapply(parts, object_of)))
+              unlist(lapply(parts, object_of)), bind_resolution(field("resolution"), length(first$instrument$wave)))
 }
 
 #' @export

@@ -16,15 +16,21 @@
 #' such as the ratio within a doublet, in a usual number of epochs.
 #'
 #' @param x Observed [spectra()], or a survey from [open_survey()], which is read from its files during training: with the same
-#'   seed, the same losses to the last bit as from memory.
+#'   seed, the same losses to the last bit as from memory. Or a list of these, one for each of several instruments, by names of your
+#'   choice: each gets an encoder, and all one decoder, see [spender_joint].
 #' @param latents Number of latents \eqn{S}.
 #' @param superresolution Restframe pixels per observed pixel, at least 1. The default grid is uniform in Å from
 #'   \eqn{\lambda_1 / (1 + z_{max})} to \eqn{\lambda_M} (vacuum), with `floor(M * (1 + z_max)) * superresolution` pixels: 5881 for SDSS.
 #' @param lsf Pixels of the line spread function's kernel (odd), or 0 for none: it is learned from a delta. Or the kernel to start
 #'   from, an odd number of weights in the order of [lsf()]; they are divided by their sum. The kernel is identifiable only
-#'   under conditions that [lsf()] describes.
+#'   under conditions that [lsf()] describes. Of several instruments, one for each in a list by their names (0 for those left out), or
+#'   one for all.
 #' @param lsf_rate Learning rate of the kernel as a multiple of the others'; 0 keeps it as it is.
 #' @param lsf_sign `"free"`, or `"nonnegative"` to keep the kernel's weights from going below zero.
+#' @param resolution Are models given the resolution of each spectrum (see [spectra()]) before they are compared with it? Restframe
+#'   spectra are then those that an instrument without blur would see, as far as pixels and noise allow. `NULL`: if the spectra have one
+#'   and `lsf` is 0. Such a fit can be applied only to spectra that have resolutions, in whatever form; [decode()] gives its models
+#'   without any.
 #' @param z_max Highest redshift that the default restframe grid covers.
 #' @param wave_rest Restframe grid in Å (increasing), instead of the default one.
 #' @param flux_calibration `NULL` for fluxes that are as good as their weights say, or [flux_calibration()]: the model of each spectrum is
@@ -74,11 +80,14 @@
 #'   warnings about how good the fit is, which [print()] repeats.
 #' @param callback A function called after every epoch with the history so far (a data frame); training ends early when it
 #'   returns `FALSE`.
+#' @param common Of two instruments: weight of a further loss that pulls latents together which an object has from both, see
+#'   [spender_joint]. 0 leaves it out.
 #'
 #' @return A list of class `spender`: `architecture`, `weights` (float32, as raw bytes), `instrument`, `wave_rest` (Å),
 #'   `history` (a data frame: `epoch`, `train_loss`, `validation_loss`, `learning_rate`, `seconds`), `training` (settings and facts of the
 #'   training; `kept` is the row of `history` that the weights belong to) and `call`. It is a plain R object: [saveRDS()] keeps all of it,
-#'   [write_model()] writes it for others. An interrupt returns the fit of the epochs done, with a warning.
+#'   [write_model()] writes it for others. An interrupt returns the fit of the epochs done, with a warning. Of several instruments, a
+#'   list of these of class `spender_joint`.
 #'
 #' @section Defaults: Of \eqn{n} training spectra, `epochs` is \eqn{60 (200/n)^{1/4}}, between 10 and 100; `batch_size` is the power of two
 #'   nearest to \eqn{\sqrt n} from 8 to 64 on a CPU, to 1024 on a GPU; `learning_rate` is \eqn{10^{-3} \sqrt{8 b/w}}, between 1 and 3
@@ -128,20 +137,57 @@
 #'                threads = 1, progress = FALSE)
 #' fit
 #' encode(fit, x[1:3])
-spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), z_max = 0.5,
-                    wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
+spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, lsf_sign = c("free", "nonnegative"), resolution = NULL,
+                    z_max = 0.5, wave_rest = NULL, flux_calibration = NULL, network = spender_network(),
                     init = c("auto", "random", "simulated"), epochs = NULL, batch_size = NULL, learning_rate = NULL,
                     schedule = c("step", "epoch", "constant"), cycle_momentum = FALSE, validation = 0.15, best = TRUE,
                     refine = FALSE, invariance = NULL, clip = NULL, epsilon = 1e-8, average = 0, pieces = NULL, device = "auto",
                     precision = "fp16", threads = NULL, seed = 1, split_seed = seed, checkpoint = NULL, checkpoint_minutes = 10,
-                    resume = FALSE, progress = NULL, callback = NULL) {
-  check_source(x)
+                    resume = FALSE, progress = NULL, callback = NULL, common = 0) {
+  several <- check_sources(x)
+  xs <- if (several) x else list(x)
   check_number(latents, "latents", 1, 4096, whole = TRUE)
   if (!is.null(invariance)) {
     if (missing(network)) network <- spender_network(redshift_input = FALSE)
     if (missing(refine)) refine <- FALSE
   }
   check_network(network)
+  lsf_sign <- match.arg(lsf_sign)
+  schedule <- match.arg(schedule)
+  kernels <- Map(check_lsf_argument, lsf_of_each(lsf, xs, several), xs, MoreArgs = list(sign = lsf_sign))
+  wave_rest <- restframe_grid(lapply(xs, `[[`, "instrument"), superresolution, z_max, wave_rest)
+  check_number(seed, "seed", 0, 2^53, whole = TRUE)
+  check_flux_calibration(flux_calibration)
+  call <- match.call()
+  fits <- Map(function(x, kernel) {
+    own <- takes_resolution(resolution, x, length(kernel))
+    new_fit(network, x$instrument, wave_rest, latents, kernel, flux_calibration, own, seed, call)
+  }, xs, kernels)
+  options <- mget(training_arguments())
+  check_training(options) # before the start is read and tried
+  check_common(common, xs, options)
+  fits <- choose_starts(fits, xs, match.arg(init), device, precision, threads)
+  if (several) train_jointly(fits, xs, options, common) else train(fits[[1]], x, options)
+}
+
+# A fit that is not trained yet. kernel: see check_lsf_argument()
+new_fit <- function(network, instrument, wave_rest, latents, kernel, flux_calibration, resolution, seed, call) {
+  architecture <- new_architecture(network, length(instrument$wave), length(wave_rest), latents, length(kernel), flux_calibration,
+                                   resolution)
+  fit <- structure(list(
+    architecture = architecture,
+    weights = .Call(ffi_network_fill, architecture, seed),
+    instrument = instrument,
+    wave_rest = wave_rest,
+    history = empty_history(),
+    training = list(),
+    call = call
+  ), class = "spender")
+  if (is.null(kernel)) fit else set_lsf(fit, kernel)
+}
+
+# The line spread function to start from, of one instrument: the kernel given, a delta of as many pixels, or NULL for none
+check_lsf_argument <- function(lsf, x, sign) {
   kernel <- if (length(lsf) > 1) check_kernel(lsf)
   lsf <- if (is.null(kernel)) lsf else length(kernel)
   check_number(lsf, "lsf", 0, whole = TRUE)
@@ -149,63 +195,90 @@ spender <- function(x, latents = 6, superresolution = 1, lsf = 0, lsf_rate = 1, 
   if (lsf > length(x$instrument$wave)) {
     abort("invalid", "`lsf` must not be longer than a spectrum: it is ", lsf, " pixels, and the grid has ", length(x$instrument$wave), ".")
   }
-  lsf_sign <- match.arg(lsf_sign)
-  schedule <- match.arg(schedule)
-  if (lsf_sign == "nonnegative" && any(kernel < 0)) {
+  if (sign == "nonnegative" && any(kernel < 0)) {
     abort("invalid", "`lsf` has negative weights, which `lsf_sign = \"nonnegative\"` excludes.")
   }
-  wave_rest <- restframe_grid(x$instrument, superresolution, z_max, wave_rest)
-  check_number(seed, "seed", 0, 2^53, whole = TRUE)
+  if (is.null(kernel) && lsf > 0) kernel <- replace(numeric(lsf), (lsf + 1) / 2, 1)
+  kernel
+}
 
-  check_flux_calibration(flux_calibration)
-  architecture <- new_architecture(network, length(x$instrument$wave), length(wave_rest), latents, lsf,
-                                   flux_calibration)
-  fit <- structure(list(
-    architecture = architecture,
-    weights = .Call(ffi_network_fill, architecture, seed),
-    instrument = x$instrument,
-    wave_rest = wave_rest,
-    history = empty_history(),
-    training = list(),
-    call = match.call()
-  ), class = "spender")
-  if (!is.null(kernel)) fit <- set_lsf(fit, kernel)
-  options <- mget(training_arguments())
-  check_training(options) # before the start is read and tried
-  train(choose_start(fit, x, match.arg(init), device, precision, threads), x, options)
+# Whether models get the spectra's own resolutions
+takes_resolution <- function(resolution, x, lsf) {
+  if (is.null(resolution)) return(!is.null(x$resolution) && lsf == 0)
+  check_flag(resolution, "resolution")
+  if (resolution && is.null(x$resolution)) {
+    abort("resolution", "`resolution = TRUE`, but these spectra have none: see the argument `resolution` of spectra().")
+  }
+  if (resolution && lsf > 0) abort("invalid", "`resolution` and `lsf` exclude each other: models get one of them.")
+  resolution
 }
 
 #' Train a fit further
 #'
 #' A warm start: the weights are kept, the learning rate goes through a new cycle, and Adam's moments are reset. The history is continued.
 #'
+#' With `freeze = "decoder"` only the encoder and its line spread function learn, and the decoder keeps its bits. Spectra on another grid
+#' than the fit's are then of a new instrument: an encoder of the same widths begins at random and learns to give latents that the decoder
+#' understands. So an instrument can join a fit later, and its latents mean what the others' do.
+#'
 #' @param object A fit from [spender()] or [read_model()].
 #' @param x [spectra()] or a survey on the fit's instrument.
 #' @param epochs Further epochs.
+#' @param freeze `NULL`, or `"decoder"`: it does not change.
+#' @param lsf The line spread function of a new instrument, as in [spender()].
 #' @param ... Arguments of [spender()] that concern training:
 #'   `r code_list(setdiff(training_arguments(), "epochs"), Inf)`.
 #'   Of those left out, rates, schedule, batch size, validation and seeds are as in the training before.
-#' @return The fit, trained further.
+#' @return The fit, trained further; of a new instrument, a fit with the same decoder, whose history begins anew.
+#' @seealso [spender_joint] for fits of several instruments.
 #' @export
-update.spender <- function(object, x, epochs, ...) {
+update.spender <- function(object, x, epochs, ..., freeze = NULL, lsf = 0) {
   check_source(x)
+  check_freeze(freeze)
+  if (!is.null(freeze) && !same_grid(object$instrument$wave, x$instrument$wave)) {
+    object <- with_new_encoder(object, x, lsf, list(...)$seed)
+  } else if (!identical(lsf, 0)) {
+    abort("invalid", "`lsf` is for the encoder of a new instrument.")
+  }
   check_same_grid(object, x)
-  given <- list(...)
+  train(object, x, updated_options(object$training, epochs, list(...)), freeze)
+}
+
+# A fit with the decoder of another and an untrained encoder of the same widths, for the instrument of x
+with_new_encoder <- function(fit, x, lsf, seed) {
+  kernel <- check_lsf_argument(lsf, x, "free")
+  seed <- if (is.null(seed)) fit$training$seed else seed
+  seed <- if (is.null(seed)) 1 else seed
+  check_number(seed, "seed", 0, 2^53, whole = TRUE)
+  new <- fit
+  new$architecture$n_observed <- length(x$instrument$wave)
+  new$architecture$lsf <- length(kernel)
+  new$weights <- .Call(ffi_network_fill, new$architecture, seed)
+  if (!is.null(kernel)) new <- set_lsf(new, kernel)
+  new$instrument <- x$instrument
+  new$history <- empty_history()
+  new$training <- fit$training[names(fit$training) %in% training_settings()]
+  with_decoder(new, fit)
+}
+
+# Options of a further training: those given, or else those of the training before
+updated_options <- function(before, epochs, given) {
   unknown <- setdiff(names(given), setdiff(training_arguments(), "epochs"))
   if (length(unknown) || length(given) && is.null(names(given))) {
     abort("invalid", "update() does not know the argument ", code_list(unknown), ".")
   }
-  before <- object$training[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(object$training))]
+  before <- before[intersect(setdiff(training_settings(), c("epochs", "best", "device", "precision")), names(before))]
   if (!is.null(before$invariance)) class(before$invariance) <- "spender_invariance" # a fit keeps a plain list
   options <- utils::modifyList(utils::modifyList(training_defaults(), before, keep.null = TRUE), given, keep.null = TRUE)
   options$epochs <- epochs
   if (is.null(options$split_seed)) options$split_seed <- options$seed
-  train(object, x, options)
+  options
 }
 
 # Names of the arguments of spender() that concern the training and not the network; update() takes them, too.
 training_arguments <- function() {
-  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init"))
+  setdiff(names(formals(spender)), c("x", "latents", "superresolution", "lsf", "z_max", "wave_rest", "flux_calibration", "network", "init",
+                                      "resolution", "common"))
 }
 
 # Of those, the ones that decide the result; a fit keeps them as `training`.
@@ -230,7 +303,7 @@ print.spender <- function(x, ...) {
                     format(count_parameters(a), big.mark = ",", decimal.mark = "."), " parameters"))
   say("observed", x$instrument$name, ", ", describe_grid(x$instrument$wave))
   say("restframe", describe_grid(x$wave_rest))
-  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else "none")
+  say("LSF", if (a$lsf > 0) paste(a$lsf, "pixels") else if (uses_resolution(x)) "the resolution of each spectrum" else "none")
   t <- x$training
   if (length(t$n_training)) {
     say("trained", t$epochs, ngettext(t$epochs, " epoch", " epochs"), " on ", t$n_training, " spectra (z ",

@@ -21,12 +21,23 @@ choose_start <- function(fit, x, init, device, precision, threads, most = 5000) 
   started
 }
 
+# Of several instruments, one start: that which the first one's spectra choose, with the others' encoders, and the first one's decoder.
+choose_starts <- function(fits, xs, init, device, precision, threads) {
+  n <- sum(vapply(xs, function(x) length(x$z), 0L))
+  if (init == "auto" && n > 5000) init <- "random"
+  first <- choose_start(fits[[1]], xs[[1]], init, device, precision, threads)
+  others <- lapply(fits[-1], function(fit) {
+    with_decoder(choose_start(fit, NULL, first$training$init, device, precision, threads), first)
+  })
+  c(setNames(list(first), names(fits)[1]), others)
+}
+
 describes_half <- function(fit, x, device, most = 64) {
   x <- a_part_of(x[!is.na(x$norm)])
   x <- x[unknown_rows(fit, x) == 0]
   if (!length(x)) return(FALSE)
   if (length(x) > most) x <- x[round(seq(1, length(x), length.out = most))]
-  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf)
+  flat <- flat_model(x, fit$wave_rest, footprint(fit, x))
   isTRUE(refined_loss(fit, x, seq_along(x$z), device, steps = 4) < (flat$loss + flat$valid / 2) / 2)
 }
 

@@ -13,7 +13,9 @@
 #' The primary HDU is an image, `WAVELENGTH` (Å, vacuum, doubles). The table `SPECTRA` follows, with a row for each spectrum: `ID`, `Z`,
 #' `NORM` (`NaN` for a spectrum without norm), catalogue columns, then `FLUX` and `IVAR` (\eqn{M} floats each, prepared as
 #' [spectra()] says), and `ROWSUM`, a checksum of the row that is verified whenever a spectrum is read. A column `OBJECT` follows `ID` if
-#' rows of one object have different ids. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and
+#' rows of one object have different ids. Spectra with a `resolution` (see [spectra()]) have it in a column after `IVAR`, whose name gives
+#' `size` and `step`: `RESOLUTION_SIGMA_13_64` has the standard deviations of Gaussians in pixels, `RESOLUTION_BAND_11_1` the diagonals
+#' of one pixel after the other. The card `PREPARED` of the first header says how the spectra were made: digests of the grid and
 #' the mask, and the window. Inputs that were rejected are in a last table, `REJECTED`. The file of a survey that is still being written, or
 #' whose writer was killed, holds whole rows.
 #' @return `open_survey()`: an object of class `survey`, a list of `files` (a data frame of `path` and `n`), `rows` (numbers of its
@@ -53,7 +55,7 @@ open_survey <- function(paths) {
                                     sample = vapply(seq_along(paths), function(i) row_sample(paths[i], n[i]),
                                                     "")), rows = rows, z = known$Z, norm = known$NORM,
                  instrument = new_instrument(first$wave, first$instrument), has_objects = "OBJECT" %in% columns,
-                 columns = setdiff(columns, own_columns)), class = "survey")
+                 columns = setdiff(columns, own_columns), resolution = shared_resolution(info, paths)), class = "survey")
 }
 
 #' @rdname open_survey
@@ -64,13 +66,30 @@ as_spectra <- function(x) {
   check_unchanged(x)
   flux <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "FLUX", x$rows)
   ivar <- .Call(ffi_survey_matrix, x$files$path, x$files$n, "IVAR", x$rows)
+  resolution <- x$resolution
+  if (!is.null(resolution)) {
+    values <- .Call(ffi_survey_matrix, x$files$path, x$files$n, resolution_column(resolution), x$rows)
+    values[!is.finite(values) | resolution$gaussian & values < 0] <- 0
+    resolution <- c(list(values = values), resolution)
+  }
   bad <- !is.finite(flux) | !is.finite(ivar) | ivar < 0
   if (any(bad)) flux[bad] <- ivar[bad] <- 0
   catalogue <- survey_catalogue(x, c(name_columns(x), x$columns))
   id <- make.unique(catalogue$ID)
   without <- which(is.na(x$norm))
   new_spectra(flux, ivar, x$z, x$norm, x$instrument, id, catalogue[x$columns], survey_problems(id[without], without),
-              object = objects_in(catalogue))
+              object = objects_in(catalogue), resolution = resolution)
+}
+
+# The shape of the resolutions in files; NULL if none has one
+shared_resolution <- function(info, paths) {
+  shapes <- lapply(info, function(f) resolution_of_column(f$columns[f$types == "E"]))
+  other <- which(!vapply(shapes, identical, NA, shapes[[1]]))
+  if (length(other)) {
+    abort("grid", basename(paths[other[1]]), " has other resolutions of its spectra than ", basename(paths[1]),
+          ", or only one of the two has any: write_survey() the files as one.")
+  }
+  shapes[[1]]
 }
 
 # Columns that are not part of the catalogue. OBJECT: ids of objects, if rows of one object have different ids
@@ -162,6 +181,7 @@ print.survey <- function(x, ...) {
     z <- formatC(c(range(x$z), stats::median(x$z)), digits = 3, format = "f")
     fact("redshift", z[1], " to ", z[2], ", median ", z[3])
   }
+  if (!is.null(x$resolution)) fact("resolution", describe_resolution(x$resolution))
   if (anyNA(x$norm)) fact("without norm", sum(is.na(x$norm)), " (fits leave them out)")
   if (length(x$columns)) fact("catalogue", enumerate(x$columns, 8))
   invisible(x)

@@ -1,33 +1,24 @@
 # Training: preparation, and the loop around the core's steps.
 
-# options: a list of training_arguments()
-train <- function(fit, x, options) {
+# options: a list of training_arguments(); freeze: NULL, or "decoder"
+train <- function(fit, x, options, freeze = NULL) {
   check_training(options)
   ranks <- join_ranks(!is.null(options$pieces))
-  with_ranks(ranks, train_with(ranks, fit, x, options))
+  with_ranks(ranks, train_with(ranks, fit, x, options, freeze))
 }
 
 # ranks: NULL for one process
-train_with <- function(ranks, fit, x, options) {
+train_with <- function(ranks, fit, x, options, freeze) {
   device <- choose_device(options$device, options$precision, options$threads)
-  if (inherits(x, "survey")) check_unchanged(x)
-  rows <- usable_for_fit(fit, x)
-  if (inherits(x, "survey") && length(rows) < length(x)) { # numbers of rows only; spectra in memory are not copied
-    x <- x[rows]
-    rows <- seq_along(x$z)
-  }
-  is_training <- split_rows(x, options$validation, options$split_seed, rows)
-  n <- sum(is_training)
+  part <- training_part(fit, x, options)
+  n <- sum(part$is_training)
   options <- training_plan(options, n, fit$architecture, device, identical(fit$training$init, "simulated"))
-  settings <- options[training_settings()]
-  settings$batch_size <- min(options$batch_size, length(rows))
-  settings["invariance"] <- list(if (!is.null(options$invariance)) unclass(options$invariance)) # model files hold plain lists
-  settings[c("device", "precision")] <- device[c("device", "precision")]
+  settings <- recorded_settings(options, device, length(part$rows))
   steps_per_epoch <- ceiling(n / settings$batch_size)
-  bounds <- reference_losses(fit, x, rows)
+  bounds <- reference_losses(fit, part$x, part$rows)
   show <- is_first(ranks) && if (is.null(options$progress)) interactive() else options$progress
   if (show) {
-    cli::cli_inform(c(i = paste("Training on {n} spectr{?um/a}, validating on {length(rows) - n};",
+    cli::cli_inform(c(i = paste("Training on {n} spectr{?um/a}, validating on {length(part$rows) - n};",
                                 "{device$device}, {device$name}, {device$precision}."),
                       i = if (!is.null(ranks)) "{ranks$size} ranks on {length(unique(ranks$hosts))} host{?s}; batches in {options$pieces}.",
                       i = if (identical(fit$training$init, "simulated")) "Starting from a fit of simulated galaxies (`init`).",
@@ -35,16 +26,47 @@ train_with <- function(ranks, fit, x, options) {
                                 "{format(options$learning_rate)}. A flat spectrum has loss {format(bounds$flat_loss, digits = 3)},",
                                 "a perfect model {format(bounds$valid_fraction / 2, digits = 3)}.")))
   }
-
-  of <- if (!is.null(options$checkpoint) || !is.null(ranks)) {
-    training_identity(fit, x, rows, is_training, settings[setdiff(names(settings), c("validation", "split_seed"))])
-  }
+  of <- if (!is.null(options$checkpoint) || !is.null(ranks)) training_identity(part, identified_settings(settings, freeze))
   check_same_ranks(ranks, c(build_identity(device), of, callback = as.character(!is.null(options$callback)),
                             checkpoint = as.character(!is.null(options$checkpoint)), resume = as.character(options$resume)))
-  session <- open_training(fit, x, rows, is_training, settings, device, steps_per_epoch)
+  session <- .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(fit, part$x, part$rows),
+                   part$x$z[part$rows], part$is_training, core_options(part, settings, device, steps_per_epoch, freeze))
   on.exit(close_session(session))
-  run <- new_run(fit, options$epochs, options$best && is.null(options$invariance),
-                 refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch)
+  run <- new_run(list(fit), options, steps_per_epoch)
+  outcome <- run_training(session, run, options, of, steps_per_epoch, n, show, ranks)
+  run$history$seconds <- from_first(ranks, function() run$history$seconds)
+  fit <- finished_fit(part, run$weights, run$history, nrow(run$earlier) + run$kept, settings, device, bounds)
+  if (is_first(ranks)) say_advice(fit, options, outcome)
+  fit
+}
+
+# What a training of one instrument reads: `fit`, the spectra `x`, the numbers of the `rows` that are used, and which of these train. Of a
+# survey all are used; spectra in memory are not copied.
+training_part <- function(fit, x, options) {
+  if (inherits(x, "survey")) check_unchanged(x)
+  rows <- usable_for_fit(fit, x)
+  if (inherits(x, "survey") && length(rows) < length(x)) {
+    x <- x[rows]
+    rows <- seq_along(x$z)
+  }
+  list(fit = fit, x = x, rows = rows, is_training = split_rows(x, options$validation, options$split_seed, rows))
+}
+
+# The settings of a training of n spectra that its fit keeps
+recorded_settings <- function(options, device, n) {
+  settings <- options[training_settings()]
+  settings$batch_size <- min(options$batch_size, n)
+  settings["invariance"] <- list(if (!is.null(options$invariance)) unclass(options$invariance)) # model files hold plain lists
+  settings[c("device", "precision")] <- device[c("device", "precision")]
+  settings
+}
+
+identified_settings <- function(settings, freeze) {
+  c(settings[setdiff(names(settings), c("validation", "split_seed"))], if (!is.null(freeze)) list(freeze = freeze))
+}
+
+# Runs the epochs of a session. of: the fingerprint for checkpoints; n: spectra of an epoch. Returns NULL, or the condition that ended it.
+run_training <- function(session, run, options, of, steps_per_epoch, n, show, ranks = NULL) {
   keeper <- if (!is.null(options$checkpoint)) checkpoint_keeper(options$checkpoint, options$checkpoint_minutes, session, run, of, ranks)
   if (options$resume && from_first(ranks, function() file.exists(options$checkpoint))) {
     keeper$restore()
@@ -62,20 +84,31 @@ train_with <- function(ranks, fit, x, options) {
   if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
   if (show) cli::cli_progress_done(id = bar)
   report_outcome(outcome, run, options$learning_rate)
+  outcome
+}
 
-  run$history$seconds <- from_first(ranks, function() run$history$seconds)
-  fit$weights <- run$weights
-  fit$history <- rbind(fit$history, run$history)
+# The fit of a part with what its training found. history: of this training; kept: row of the whole history that the weights belong to
+finished_fit <- function(part, weights, history, kept, settings, device, bounds) {
+  fit <- part$fit
+  x <- part$x
+  rows <- part$rows
+  is_training <- part$is_training
+  fit$weights <- weights
+  fit$history <- rbind(fit$history, history)
   settings$epochs <- as.double(nrow(fit$history))
   fit$training <- c(settings, fit$training[names(fit$training) %in% "init"],
-                    list(n_training = as.double(n), n_validation = as.double(sum(!is_training)), z_range = range(x$z[rows]),
-                         kept = nrow(run$earlier) + run$kept))
+                    list(n_training = as.double(sum(is_training)), n_validation = as.double(sum(!is_training)),
+                         z_range = range(x$z[rows]), kept = kept))
   fit$training["prior"] <- list(latent_prior(fit, x, rows[is_training], device))
   if (learned_refined(fit)) fit$training$refined_loss <- refined_loss(fit, x, rows[!is_training], device)
   fit$training[names(bounds)] <- bounds
-  advice <- if (is_first(ranks) && !isFALSE(options$progress) && is.null(outcome)) fit_advice(fit)
-  for (kind in names(advice)) warn(paste0("fit_", kind), advice[[kind]])
   fit
+}
+
+# Warns of what a fit's losses give reason to; of: its instrument
+say_advice <- function(fit, options, outcome, of = NULL) {
+  advice <- if (!isFALSE(options$progress) && is.null(outcome)) fit_advice(fit)
+  for (kind in names(advice)) warn(paste0("fit_", kind), if (!is.null(of)) paste0(of, ": "), advice[[kind]])
 }
 
 # Losses between which those of a fit should be: of a flat spectrum, and by half the fraction of valid pixels
@@ -84,7 +117,7 @@ reference_losses <- function(fit, x, rows) {
     x <- a_part_of(x)
     rows <- seq_along(x$z)
   }
-  flat <- flat_model(x, fit$wave_rest, fit$architecture$lsf, rows)
+  flat <- flat_model(x, fit$wave_rest, footprint(fit, x), rows)
   list(flat_loss = flat$loss, valid_fraction = flat$valid)
 }
 
@@ -124,17 +157,17 @@ check_pieces <- function(pieces, invariance) {
   if (!is.null(invariance)) abort("invalid", "`invariance` does not go with `pieces`: its losses are of all pairs of a batch.")
 }
 
-open_training <- function(fit, x, rows, is_training, settings, device, steps_per_epoch) {
-  .Call(ffi_train_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, source_of(x, rows), x$z[rows], is_training,
-        c(device, list(batch_size = settings$batch_size, seed = settings$seed, rate = settings$learning_rate,
-                       total_steps = steps_per_epoch * settings$epochs,
-                       steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,
-                       cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
-                       refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
-                       lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
-                       clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon,
-                       average = ceiling(settings$average * steps_per_epoch), pieces = settings$pieces),
-          list(invariance = invariance_settings(settings$invariance, x, rows, settings$epochs))))
+# The options that ffi_train_open() reads; share: NULL, or the part's in a training of several instruments
+core_options <- function(part, settings, device, steps_per_epoch, freeze = NULL, share = NULL) {
+  c(device, list(batch_size = settings$batch_size, seed = settings$seed, rate = settings$learning_rate,
+                 total_steps = steps_per_epoch * settings$epochs,
+                 steps_per_stage = if (settings$schedule == "epoch") steps_per_epoch else 1,
+                 cycle_momentum = settings$cycle_momentum, constant = settings$schedule == "constant",
+                 refine_from = refine_from(settings$refine, steps_per_epoch * settings$epochs),
+                 lsf_factor = settings$lsf_rate, lsf_nonnegative = settings$lsf_sign == "nonnegative",
+                 clip = if (is.null(settings$clip)) 0 else settings$clip, epsilon = settings$epsilon,
+                 average = ceiling(settings$average * steps_per_epoch), pieces = settings$pieces, freeze_decoder = !is.null(freeze)),
+    list(invariance = invariance_settings(settings$invariance, part$x, part$rows, settings$epochs), share = share))
 }
 
 # The step from which on the decoder learns at refined latents, NA for never
@@ -162,14 +195,17 @@ report_outcome <- function(outcome, run, learning_rate) {
 }
 
 # State of a running training: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
-# (those that the fit would have now), `lowest` validation loss, `loss` and `step`, and `unvalidated`, the loss and learning rate of an
+# (those that the fit would have now), `lowest` validation loss, `loss` and `step`, and `unvalidated`, losses and learning rate of an
 # epoch whose steps are done but whose validation is not, or NULL. `refined_from` is the number of epochs, or NA, after
-# which the decoder learns at refined latents; losses before are not compared with those after.
-new_run <- function(fit, epochs, best, refined_from = NA) {
-  list2env(list(epochs = epochs, best = best, refined_from = refined_from, earlier = fit$history, epoch = 0,
-                history = empty_history(), weights = fit$weights, lowest = Inf, loss = NA_real_, step = 0, kept = 0, unvalidated = NULL,
-                called = 0,
-                started = proc.time()[["elapsed"]], begun = c(at = proc.time()[["elapsed"]], step = 0)), parent = emptyenv())
+# which the decoder learns at refined latents; losses before are not compared with those after. Of several instruments, `weights` are those
+# of all, one after the other, and `n_validation` the numbers of their spectra that validate, named.
+new_run <- function(fits, options, steps_per_epoch, earlier = fits[[1]]$history, n_validation = NULL) {
+  refined_from <- refine_from(options$refine, steps_per_epoch * options$epochs) / steps_per_epoch
+  list2env(list(epochs = options$epochs, best = options$best && is.null(options$invariance), refined_from = refined_from,
+                earlier = earlier, epoch = 0, history = empty_history(names(n_validation)),
+                weights = unlist(lapply(unname(fits), `[[`, "weights")), lowest = Inf, loss = NA_real_, step = 0, kept = 0,
+                unvalidated = NULL, called = 0, n_validation = n_validation, started = proc.time()[["elapsed"]],
+                begun = c(at = proc.time()[["elapsed"]], step = 0)), parent = emptyenv())
 }
 
 # The loop, and how it ended. With ranks an interrupt of one is a request to all: they end after the same step.
@@ -204,7 +240,7 @@ step_on <- function(session, run) {
   run$loss <- state$loss
   run$step <- state$step
   if (!is.finite(run$loss)) stop(diverged_condition(run$epoch + 1))
-  if (state$epoch_finished) run$unvalidated <- c(state$loss, state$learning_rate)
+  if (state$epoch_finished) run$unvalidated <- c(state$loss, state$learning_rate, if (!is.null(run$n_validation)) state$losses)
 }
 
 # Validates for a fraction of a second, which may end the epoch.
@@ -213,11 +249,14 @@ validate_on <- function(session, run) {
   if (is.null(held_out)) return()
   weights <- .Call(ffi_train_weights, session)
   # the epoch's last step may be the one that diverged
-  if (is.nan(held_out) || is.infinite(held_out) || !.Call(ffi_all_finite, weights)) stop(diverged_condition(run$epoch + 1))
+  if (any(is.nan(held_out) | is.infinite(held_out)) || !.Call(ffi_all_finite, weights)) stop(diverged_condition(run$epoch + 1))
   run$epoch <- run$epoch + 1
-  run$history <- rbind(run$history, data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = run$unvalidated[1],
-                                               validation_loss = held_out, learning_rate = run$unvalidated[2],
-                                               seconds = proc.time()[["elapsed"]] - run$started))
+  of_each <- c(run$unvalidated[-(1:2)], held_out)
+  if (!is.null(run$n_validation)) held_out <- mean_of_known(held_out, run$n_validation)
+  row <- data.frame(epoch = nrow(run$earlier) + run$epoch, train_loss = run$unvalidated[1], validation_loss = held_out,
+                    learning_rate = run$unvalidated[2], seconds = proc.time()[["elapsed"]] - run$started)
+  if (!is.null(run$n_validation)) row[loss_columns(names(run$n_validation))] <- as.list(of_each)
+  run$history <- rbind(run$history, row)
   run$unvalidated <- NULL
   if (!is.na(run$refined_from) && run$epoch == floor(run$refined_from) + 1) run$lowest <- Inf
   if (!run$best || is.na(held_out) || held_out < run$lowest) {
@@ -231,9 +270,20 @@ diverged_condition <- function(epoch) {
   structure(class = c("spender_diverged", "condition"), list(message = paste("diverged in epoch", epoch), call = NULL))
 }
 
-empty_history <- function() {
-  data.frame(epoch = numeric(), train_loss = numeric(), validation_loss = numeric(), learning_rate = numeric(),
-             seconds = numeric())
+# instruments: NULL, or the names of those whose losses follow in columns of their own
+empty_history <- function(instruments = NULL) {
+  history <- data.frame(epoch = numeric(), train_loss = numeric(), validation_loss = numeric(), learning_rate = numeric(),
+                        seconds = numeric())
+  if (!is.null(instruments)) history[loss_columns(instruments)] <- rep(list(numeric()), 2 * length(instruments))
+  history
+}
+
+loss_columns <- function(instruments) c(paste0("train_", instruments), paste0("validation_", instruments))
+
+# Weighted by the numbers n of spectra; NA where nothing is known
+mean_of_known <- function(losses, n) {
+  known <- !is.na(losses)
+  if (any(known)) sum((losses * n)[known]) / sum(n[known]) else NA_real_
 }
 
 # Rows to train on

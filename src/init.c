@@ -73,6 +73,8 @@ static const R_CallMethodDef entries[] = {
     {"ffi_torch_read", (DL_FUNC)&ffi_torch_read, 2},
     {"ffi_survey_written", (DL_FUNC)&ffi_survey_written, 1},
     {"ffi_train_advance", (DL_FUNC)&ffi_train_advance, 2},
+    {"ffi_train_join", (DL_FUNC)&ffi_train_join, 8},
+    {"ffi_train_joined", (DL_FUNC)&ffi_train_joined, 2},
     {"ffi_train_open", (DL_FUNC)&ffi_train_open, 8},
     {"ffi_train_restore", (DL_FUNC)&ffi_train_restore, 2},
     {"ffi_train_state", (DL_FUNC)&ffi_train_state, 1},

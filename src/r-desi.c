@@ -60,6 +60,8 @@ struct reading {
   const size_t *rows, *begin;
   const double *z;
   double *flux, *ivar, *norm;
+  double *resolution; /* (n, R_DESI_DIAGONALS * M), columns of one pixel after the other; NULL: not wanted */
+  double **bands;     /* of each thread: (M, R_DESI_DIAGONALS) */
   int *found;
   size_t n, start, stop;
   struct spd_uniform_grid grid;
@@ -73,12 +75,24 @@ static spd_status coadd(const struct reading *r, size_t first, size_t count, int
   return spd_desi_coadd(r->buffers[thread].flux, r->buffers[thread].ivar, *desi, r->grid, r->rows, r->begin + first, count, error);
 }
 
+enum { R_DESI_DIAGONALS = 11 };
+
+static spd_status read_resolution(const struct reading *r, size_t i, int thread, struct spd_error *error) {
+  const size_t width = R_DESI_DIAGONALS * r->grid.size;
+  double *band = r->bands[thread];
+  SPD_TRY(spd_desi_resolution(band, r->handles->of_thread[thread], r->grid, r->rows + r->begin[i], r->begin[i + 1] - r->begin[i], error));
+  for (size_t k = 0; k < width; k++) r->resolution[k * r->n + i] = band[k];
+  return SPD_STATUS_OK;
+}
+
 static void read_block(const void *context, size_t block, int thread) {
   const struct reading *r = context;
   struct r_block *buffer = &r->buffers[thread];
   struct outcome *outcome = &r->outcomes[block];
   const size_t first = r->start + block * R_BLOCK, count = r->stop - first < R_BLOCK ? r->stop - first : R_BLOCK, size = r->grid.size;
   outcome->status = coadd(r, first, count, thread, &outcome->error);
+  for (size_t i = 0; r->resolution && outcome->status == SPD_STATUS_OK && i < count; i++)
+    outcome->status = read_resolution(r, first + i, thread, &outcome->error);
   if (outcome->status != SPD_STATUS_OK) return;
   for (size_t i = 0; i < count; i++) {
     double *y = buffer->flux + i * size, *w = buffer->ivar + i * size;
@@ -114,21 +128,25 @@ static spd_status read_file(struct reading *r, size_t begin, size_t end, int thr
   return SPD_STATUS_OK;
 }
 
-static spd_status open_file(struct spd_desi_facts *facts, struct handles *handles, const char *path, double length,
+static spd_status open_file(struct spd_desi_facts *facts, struct handles *handles, const char *path, double length, int resolved,
                             struct spd_error *error) {
   SPD_TRY(spd_desi_open(&handles->of_thread[0], path, error));
   spd_desi_describe(facts, handles->of_thread[0]);
+  if (resolved && facts->n_diagonals != R_DESI_DIAGONALS)
+    return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has no resolution matrices of %d diagonals in all arms", spd_file_name(path),
+                    R_DESI_DIAGONALS);
   if ((double)facts->n_rows == length) return SPD_STATUS_OK;
   return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has spectra in %zu rows where FIBERMAP has %.0f", spd_file_name(path), facts->n_rows,
                   length);
 }
 
-enum { FLUX, IVAR, NORM, FOUND, PROBLEM, SURVEY, PROGRAM, ARMS, HEALPIX, TILE, N_RESULTS };
-static const char *const result_names[] = {"flux", "ivar", "norm", "found", "problem", "survey", "program", "arms", "healpix", "tile"};
+enum { FLUX, IVAR, NORM, FOUND, PROBLEM, SURVEY, PROGRAM, ARMS, HEALPIX, TILE, RESOLUTION, N_RESULTS };
+static const char *const result_names[] = {"flux",    "ivar", "norm",    "found", "problem",   "survey",
+                                           "program", "arms", "healpix", "tile",  "resolution"};
 
 static SEXP new_result(size_t n, size_t width, R_xlen_t n_files) {
   SEXP result = PROTECT(r_list_new(N_RESULTS, result_names));
-  for (int k = 0; k < N_RESULTS; k++) {
+  for (int k = 0; k < RESOLUTION; k++) {
     const SEXPTYPE type = k == FOUND ? INTSXP : k < PROBLEM || k >= HEALPIX ? REALSXP : STRSXP;
     SET_VECTOR_ELT(result, k,
                    k <= IVAR ? Rf_allocMatrix(type, (int)n, (int)width) : Rf_allocVector(type, k < PROBLEM ? (R_xlen_t)n : n_files));
@@ -183,6 +201,7 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
   r_check_numbers(z, "z", n);
   if (tick != R_NilValue && !Rf_isFunction(tick)) Rf_error("internal: 'tick' must be a function or NULL");
   const int threads = r_team_size(r_list_get(recipe, "threads"), n);
+  const int resolved = r_list_flag(recipe, "resolution");
   const struct spd_preparation preparation = r_preparation(recipe);
   const struct spd_uniform_grid grid = {preparation.wave[0], SPD_DESI_STEP, preparation.n_observed};
   if (!(fabs(grid.first) < 1e6)) Rf_error("internal: a grid of DESI begins near 3600");
@@ -202,6 +221,14 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
                             .grid = grid,
                             .preparation = &preparation,
                             .outcomes = (struct outcome *)R_alloc(R_CHUNK / R_BLOCK + 1, sizeof(struct outcome))};
+  if (resolved) {
+    SEXP matrix = Rf_allocMatrix(REALSXP, (int)n, (int)(R_DESI_DIAGONALS * grid.size));
+    SET_VECTOR_ELT(result, RESOLUTION, matrix);
+    reading.resolution = REAL(matrix);
+    memset(reading.resolution, 0, n * R_DESI_DIAGONALS * grid.size * sizeof(double));
+    reading.bands = (double **)R_alloc((size_t)threads, sizeof *reading.bands);
+    for (int i = 0; i < threads; i++) reading.bands[i] = (double *)R_alloc(R_DESI_DIAGONALS * grid.size, sizeof(double));
+  }
   SEXP pointer = PROTECT(new_handles(&reading.handles, threads));
   struct spd_error error = {""};
   spd_status status = SPD_STATUS_OK;
@@ -209,8 +236,8 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
     size_t end = i;
     while (end < n && REAL_RO(file)[end] == (double)f + 1) end++;
     struct spd_desi_facts facts = {.healpix = NAN, .tile = NAN};
-    status =
-        open_file(&facts, reading.handles, R_ExpandFileName(Rf_translateChar(STRING_ELT(paths, (R_xlen_t)f))), REAL_RO(lengths)[f], &error);
+    status = open_file(&facts, reading.handles, R_ExpandFileName(Rf_translateChar(STRING_ELT(paths, (R_xlen_t)f))), REAL_RO(lengths)[f],
+                       resolved, &error);
     if (status == SPD_STATUS_OK) status = read_file(&reading, i, end, threads, tick, &error);
     close_file(reading.handles);
     record_file(result, (R_xlen_t)f, &facts, status, &error);

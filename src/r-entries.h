@@ -71,6 +71,8 @@ SEXP ffi_torch_is(SEXP path);
 SEXP ffi_torch_read(SEXP path, SEXP names);
 SEXP ffi_survey_written(SEXP pointer);
 SEXP ffi_train_advance(SEXP pointer, SEXP seconds);
+SEXP ffi_train_join(SEXP pointer, SEXP architecture, SEXP weights, SEXP wave_observed, SEXP data, SEXP z, SEXP is_training, SEXP options);
+SEXP ffi_train_joined(SEXP pointer, SEXP options);
 SEXP ffi_train_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP is_training, SEXP options);
 SEXP ffi_train_restore(SEXP pointer, SEXP list);
 SEXP ffi_train_state(SEXP pointer);

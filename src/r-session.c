@@ -8,10 +8,8 @@
 #include "cuda/create.h"
 #include "r-entries.h"
 
-static void finalize(SEXP pointer) {
-  struct r_session *session = R_ExternalPtrAddr(pointer);
-  if (!session) return;
-  R_ClearExternalPtr(pointer);
+/* Without its backend */
+static void free_contents(struct r_session *session) {
   spd_training_destroy(session->training);
   if (session->sums) session->sums->ops->destroy(session->sums);
   r_results_free(session->results, session);
@@ -19,13 +17,29 @@ static void finalize(SEXP pointer) {
   spd_survey_close(&session->file);
   spd_inference_destroy(session->inference);
   spd_model_destroy(session->model);
-  if (session->backend) session->backend->ops->destroy(session->backend);
   free(session->flux);
   free(session->ivar);
   free(session->z);
+  free(session->resolution);
   free(session->is_training);
   r_surveys_close(&session->surveys);
   free(session->places);
+}
+
+void r_session_drop_part(struct r_session *session) {
+  struct r_session *part = session->others[--session->n_others];
+  free_contents(part);
+  free(part);
+}
+
+static void finalize(SEXP pointer) {
+  struct r_session *session = R_ExternalPtrAddr(pointer);
+  if (!session) return;
+  R_ClearExternalPtr(pointer);
+  spd_joint_destroy(session->joint);
+  while (session->n_others > 0) r_session_drop_part(session); /* before the first, whose decoder they use */
+  free_contents(session);
+  if (session->backend) session->backend->ops->destroy(session->backend);
   free(session);
 }
 
@@ -44,6 +58,16 @@ SEXP r_session_new(struct r_session **session) {
 }
 
 void r_session_free(SEXP pointer) { finalize(pointer); }
+
+struct r_session *r_session_add_part(struct r_session *session) {
+  if (session->n_others == SPD_MAX_INSTRUMENTS - 1) return NULL;
+  struct r_session *part = calloc(1, sizeof *part);
+  if (!part) return NULL;
+  part->file.file = -1;
+  part->process = session->process;
+  session->others[session->n_others++] = part;
+  return part;
+}
 
 struct r_session *r_session_get(SEXP pointer) {
   const int ours = TYPEOF(pointer) == EXTPTRSXP && R_ExternalPtrTag(pointer) == session_tag();
@@ -88,7 +112,8 @@ spd_status r_session_model(struct r_session *session, const struct spd_network *
                            struct spd_error *error) {
   SPD_TRY(device->cuda ? spd_cuda_create(&session->backend, device->precision, error)
                        : spd_cpu_create(&session->backend, device->threads, error));
-  SPD_TRY(spd_model_create(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose, error));
+  SPD_TRY(spd_model_create_with_resolution(&session->model, network, session->backend, wave_observed, wave_rest, capacity, purpose,
+                                           session->resolved ? &session->band : NULL, error));
   return spd_model_set_parameters(session->model, weights, error);
 }
 

@@ -8,6 +8,7 @@
 #include "cuda/create.h"
 #include "data/writer.h"
 #include "network/infer.h"
+#include "network/joint.h"
 #include "network/model.h"
 #include "network/train.h"
 #include "r-survey.h"
@@ -25,13 +26,28 @@ struct r_session {
   struct spd_survey file;    /* that `writer` appends to, if it is not NULL */
   struct spd_writer *writer;
   pid_t process; /* that the session was opened in */
-  float *flux, *ivar, *z;
+  float *flux, *ivar, *z, *resolution;
+  int resolved; /* models have the spectra's own resolutions, of this shape */
+  struct spd_band band;
   struct spd_surveys surveys; /* or */
   struct spd_columns columns; /* instead of flux and ivar */
   uint64_t *places;           /* of the spectra in the surveys or columns */
   unsigned char *is_training;
   struct spd_schedule schedule;
+  /* of a training of several instruments: the others, on this session's backend and with its decoder */
+  struct r_session *others[SPD_MAX_INSTRUMENTS - 1];
+  size_t n_others;
+  struct spd_joint *joint; /* of all, once they are there */
+  size_t validated;        /* of the parts, in the validation that is on its way */
+  double validation_loss;  /* of this part */
 };
+
+/* The parts of a training, one for each instrument: their number, and part k */
+static inline size_t r_session_parts(const struct r_session *session) { return 1 + session->n_others; }
+static inline struct r_session *r_session_part(struct r_session *session, size_t k) { return k == 0 ? session : session->others[k - 1]; }
+/* A further part of a training, zeroed; NULL without memory, or where there are as many as there may be. */
+struct r_session *r_session_add_part(struct r_session *session);
+void r_session_drop_part(struct r_session *session); /* frees the last one */
 
 /* An external pointer to a zeroed session. Returned unprotected. */
 SEXP r_session_new(struct r_session **session);

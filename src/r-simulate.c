@@ -55,6 +55,7 @@ static struct spd_simulation simulation_from(SEXP shared) {
       .log_wave = r_list_numbers(shared, "log_wave", n_observed + n_lsf - 1 + (size_t)r_list_flag(shared, "integrate")),
       .n_lsf = n_lsf,
       .lsf = r_list_numbers(shared, "lsf", n_lsf),
+      .deviation = r_list_get(shared, "deviation") == R_NilValue ? NULL : r_list_numbers(shared, "deviation", n_observed),
       .sky = r_list_numbers(shared, "sky", n_observed),
       .sky_lines = r_list_numbers(shared, "sky_lines", n_observed),
       .photons = r_list_numbers(shared, "photons", n_observed),
@@ -84,6 +85,7 @@ struct making {
   size_t n, start, stop, block; /* block: rows of one */
   uint64_t offset;              /* number of object 0 in the sample */
   const double *z, *mix, *ebv, *lines, *line_sigma, *sn, *brightness, *contrast;
+  const double *resolution;                  /* where the simulation has deviations */
   double *flux, *ivar, *truth, *rest, *norm; /* rest: NULL if not kept */
   int *found;
   /* or rows of a file from `start` on */
@@ -121,8 +123,10 @@ static void make_block(const void *context, size_t block, int thread) {
     const size_t row = first + i;
     for (size_t c = 0; c < s->n_components; c++) space->mix[c] = k->mix[c * n + row];
     for (size_t l = 0; l < s->n_lines; l++) space->lines[l] = k->lines[l * n + row];
-    const struct spd_object object = {k->z[row],          space->mix,       k->ebv[row], space->lines,   k->line_sigma[row],
-                                      k->brightness[row], k->contrast[row], k->sn[row],  k->offset + row};
+    const struct spd_object object = {k->z[row],        space->mix,         k->ebv[row],
+                                      space->lines,     k->line_sigma[row], k->brightness[row],
+                                      k->contrast[row], k->sn[row],         s->deviation ? k->resolution[row] : 0,
+                                      k->offset + row};
     double *y = space->flux + i * n_observed, *w = space->ivar + i * n_observed, *t = space->truth + i * n_observed;
     double *x = k->rest ? space->rest + i * s->n_rest : NULL, norm;
     k->statuses[block] = spd_simulate(t, y, w, x, &object, s, space->work, &k->errors[block]);
@@ -238,6 +242,7 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
                           .sn = r_list_numbers(objects, "sn", n),
                           .brightness = r_list_numbers(objects, "brightness", n),
                           .contrast = r_list_numbers(objects, "contrast", n),
+                          .resolution = s.deviation ? r_list_numbers(objects, "resolution", n) : NULL,
                           .flux = session ? NULL : REAL(VECTOR_ELT(result, 0)),
                           .ivar = session ? NULL : REAL(VECTOR_ELT(result, 1)),
                           .truth = session ? NULL : REAL(VECTOR_ELT(result, 2)),

@@ -2,9 +2,27 @@
 
 #include "core/memory.h"
 
+static void check_shape(struct r_source *s, SEXP resolution, size_t width) {
+  struct spd_error error;
+  if (resolution == R_NilValue) return;
+  s->band.size = (size_t)r_list_whole(resolution, "size", 1, 1023);
+  s->band.step = (size_t)r_list_whole(resolution, "step", 1, 1e6);
+  s->band.gaussian = r_list_flag(resolution, "gaussian");
+  s->values = r_list_get(resolution, "values");
+  s->resolved = 1;
+  if (spd_band_check(&s->band, width, &error) != SPD_STATUS_OK) Rf_error("internal: %s", error.message);
+}
+
 struct r_source r_check_source(SEXP list, size_t n, size_t width) {
-  const struct r_source s = {r_list_get(list, "flux"), r_list_get(list, "ivar"), r_list_get(list, "paths"), r_list_get(list, "counts"),
-                             r_list_get(list, "rows")};
+  struct r_source s = {r_list_get(list, "flux"),
+                       r_list_get(list, "ivar"),
+                       r_list_get(list, "paths"),
+                       r_list_get(list, "counts"),
+                       r_list_get(list, "rows"),
+                       R_NilValue,
+                       0,
+                       {1, 1, 0}};
+  check_shape(&s, r_list_get(list, "resolution"), width);
   if (s.flux == R_NilValue) {
     r_check_texts(s.paths, "paths", R_ANY);
     if (Rf_xlength(s.paths) == 0) Rf_error("internal: there are neither spectra nor survey files");
@@ -16,6 +34,7 @@ struct r_source r_check_source(SEXP list, size_t n, size_t width) {
   const size_t n_rows = (size_t)Rf_nrows(s.flux);
   r_check_matrix(s.flux, "flux", n_rows, width);
   r_check_matrix(s.ivar, "ivar", n_rows, width);
+  if (s.resolved) r_check_matrix(s.values, "values", n_rows, spd_band_width(&s.band, width));
   r_check_rows(s.rows, n, (double)n_rows);
   return s;
 }
@@ -24,6 +43,12 @@ static spd_status open_files(struct r_session *session, const struct r_source *s
   SPD_TRY(r_surveys_open(&session->surveys, source->paths, source->counts, error));
   int results = 0;
   for (size_t f = 0; f < session->surveys.n_files; f++) results |= session->surveys.files[f].is_results;
+  for (size_t f = 0; f < session->surveys.n_files && source->resolved; f++) {
+    const struct spd_survey *s = &session->surveys.files[f];
+    if (s->resolution_column < 0 || s->band.size != source->band.size || s->band.step != source->band.step ||
+        s->band.gaussian != source->band.gaussian)
+      return spd_fail(error, SPD_STATUS_FORMAT, "%.200s has no resolutions of the expected shape", s->file_name);
+  }
   const double n_there = (double)session->surveys.first[session->surveys.n_files];
   for (size_t i = 0; i < n; i++) {
     const double row = REAL_RO(source->rows)[i];
@@ -35,13 +60,16 @@ static spd_status open_files(struct r_session *session, const struct r_source *s
 
 spd_status r_source_open(struct r_session *session, const struct r_source *source, const double *z, size_t n, size_t width,
                          struct spd_error *error) {
+  session->resolved = source->resolved;
+  session->band = source->band;
   session->z = malloc((n + 1) * sizeof *session->z);
   session->places = malloc((n + 1) * sizeof *session->places);
   if (!session->z || !session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
   if (source->flux == R_NilValue) {
     SPD_TRY(open_files(session, source, n, width, error));
   } else {
-    session->columns = (struct spd_columns){REAL_RO(source->flux), REAL_RO(source->ivar), (size_t)Rf_nrows(source->flux)};
+    session->columns = (struct spd_columns){REAL_RO(source->flux), REAL_RO(source->ivar), (size_t)Rf_nrows(source->flux),
+                                            source->resolved ? REAL_RO(source->values) : NULL};
   }
   for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->places[i] = (uint64_t)REAL_RO(source->rows)[i] - 1;
   return SPD_STATUS_OK;
@@ -52,13 +80,18 @@ spd_status r_source_copy(struct r_session *session, size_t n, size_t width, int 
   const struct spd_columns *columns = &session->columns;
   session->flux = spd_memory_new(n * width * sizeof(float));
   session->ivar = spd_memory_new(n * width * sizeof(float));
-  if (!session->flux || !session->ivar)
+  const size_t resolved = session->resolved ? spd_band_width(&session->band, width) : 0;
+  if (resolved) session->resolution = spd_memory_new(n * resolved * sizeof(float));
+  if (!session->flux || !session->ivar || (resolved && !session->resolution))
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate %.1f MB for the spectra; a survey file needs less, see write_survey()",
-                    8e-6 * (double)(n * width));
+                    4e-6 * (double)(n * (2 * width + resolved)));
   for (size_t from = 0; from < n; from += AT_ONCE) {
     const size_t count = n - from < AT_ONCE ? n - from : AT_ONCE;
     spd_columns_take(session->flux + from * width, columns->flux, columns->n_rows, session->places + from, count, width, threads);
     spd_columns_take(session->ivar + from * width, columns->ivar, columns->n_rows, session->places + from, count, width, threads);
+    if (resolved)
+      spd_columns_take(session->resolution + from * resolved, columns->resolution, columns->n_rows, session->places + from, count, resolved,
+                       threads);
     R_CheckUserInterrupt(); /* the session is the garbage collector's to free */
   }
   return SPD_STATUS_OK;

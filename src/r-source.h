@@ -4,17 +4,21 @@
 
 #include "r-session.h"
 
-/* `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra each and `rows` over all of them. */
+/* `rows` (from 1) of the matrices flux and ivar; or, of survey files, `paths` with `counts` spectra each and `rows` over all of them. With
+ * `resolution`, a list of size, step, gaussian (struct spd_band) and, of matrices, values, models have the resolutions of the spectra. */
 struct r_source {
-  SEXP flux, ivar, paths, counts, rows;
+  SEXP flux, ivar, paths, counts, rows, values;
+  int resolved;
+  struct spd_band band;
 };
 
 /* A list of these, n rows of `width` pixels */
 struct r_source r_check_source(SEXP list, size_t n, size_t width);
-/* Sets the session's redshifts and places, and opens its surveys or sets its columns, which point into R's matrices. */
+/* Sets the session's redshifts, places and shape of resolutions, and opens its surveys or sets its columns, which point into R's matrices.
+ */
 spd_status r_source_open(struct r_session *session, const struct r_source *source, const double *z, size_t n, size_t width,
                          struct spd_error *error);
-/* Copies the columns' n rows to the session's flux and ivar. R's interrupts are looked at meanwhile. */
+/* Copies the columns' n rows to the session's flux, ivar and resolution. R's interrupts are looked at meanwhile. */
 spd_status r_source_copy(struct r_session *session, size_t n, size_t width, int threads, struct spd_error *error);
 
 #endif

@@ -97,6 +97,9 @@ spd_status cpu_resample_forward(struct spd_backend *, const struct spd_resample 
 spd_status cpu_resample_backward(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
 spd_status cpu_lsf_forward(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
 spd_status cpu_lsf_backward(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+spd_status cpu_resolution_forward(struct spd_backend *, const struct spd_resolution *, size_t n, struct spd_error *);
+spd_status cpu_resolution_backward(struct spd_backend *, const struct spd_resolution *, size_t n, struct spd_error *);
+spd_status cpu_gaussians(struct spd_backend *, float *band, const float *sigma, size_t size, size_t count, struct spd_error *);
 spd_status cpu_calibrate_forward(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
 spd_status cpu_calibrate_backward(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
 spd_status cpu_loss_forward(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);

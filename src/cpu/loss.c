@@ -38,7 +38,7 @@ static void backward_row(const void *context, size_t i, int thread) {
   (void)thread;
   const struct batch *batch = context;
   const struct spd_loss *s = batch->s;
-  const float scale = (float)(1.0 / ((double)s->n_observed * (double)(s->of ? s->of : batch->n)));
+  const float scale = (float)(1.0 / ((double)s->n_observed * (double)(s->total ? s->total : batch->n)));
   const float *y = s->flux + i * s->n_observed, *w = s->ivar + i * s->n_observed, *model = s->model + i * s->n_observed;
   float *d = s->dmodel + i * s->n_observed;
   size_t from, to;

@@ -33,6 +33,6 @@ spd_status cuda_loss_forward(struct spd_backend *backend, const struct spd_loss 
 }
 
 spd_status cuda_loss_backward(struct spd_backend *backend, const struct spd_loss *s, size_t n, struct spd_error *error) {
-  CUDA_LAUNCH(backward, n, CUDA_THREADS, *s, (float)(1.0 / ((double)s->n_observed * (double)(s->of ? s->of : n))));
+  CUDA_LAUNCH(backward, n, CUDA_THREADS, *s, (float)(1.0 / ((double)s->n_observed * (double)(s->total ? s->total : n))));
   return SPD_STATUS_OK;
 }

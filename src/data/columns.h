@@ -8,6 +8,7 @@
 struct spd_columns {
   const double *flux, *ivar; /* (n_rows, M), column-major */
   size_t n_rows;
+  const double *resolution; /* (n_rows, spd_band_width()), column-major; NULL without */
 };
 
 /* to (n, width), row-major: rows[0 ... n - 1] of the column-major matrix `columns` (n_rows, width), rounded to floats */

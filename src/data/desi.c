@@ -27,6 +27,11 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, str
   (void)flux, (void)ivar, (void)desi, (void)grid, (void)rows, (void)begin, (void)n;
   return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
 }
+spd_status spd_desi_resolution(double *band, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows, size_t n,
+                               struct spd_error *error) {
+  (void)band, (void)desi, (void)grid, (void)rows, (void)n;
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
+}
 
 #else
 
@@ -53,7 +58,9 @@ struct arm {
   int hdu[PLANES]; /* from 1; 0: absent, a mask may be */
   int is_packed;   /* the mask is compressed */
   struct spd_tiles tiles;
-  int32_t unset; /* value of the mask in the file that has no bit set: unsigned integers are stored with an offset */
+  int resolution;     /* HDU of its matrices, from 1; 0: none that can be read */
+  size_t n_diagonals; /* of these */
+  int32_t unset;      /* value of the mask in the file that has no bit set: unsigned integers are stored with an offset */
 };
 
 struct spd_desi {
@@ -63,6 +70,8 @@ struct spd_desi {
   size_t n_arms, n_rows;
   float *flux, *ivar; /* (AT_ONCE, width of the widest arm) */
   int32_t *mask;
+  float *matrix;       /* (n_diagonals, width), made when it is first needed */
+  double *weight;      /* of the pixels of a grid, likewise */
   unsigned char *work; /* (SPD_TILE_MOST) */
 };
 
@@ -161,6 +170,23 @@ static spd_status open_plane(struct spd_desi *d, struct arm *arm, plane p, const
   return image.is_packed ? fail(d, error, "has a %s that is compressed: unpack it by CFITSIO's funpack", name) : SPD_STATUS_OK;
 }
 
+/* Matrices of another shape than the spectra's, or compressed, are left alone: most readers do not want them. */
+static void open_resolution(struct spd_desi *d, struct arm *arm, const struct spd_fits_names *names) {
+  char name[16];
+  int status = 0, n_axes = 0, type = 0, bitpix = 0;
+  long sizes[3] = {0, 0, 0};
+  snprintf(name, sizeof name, "%c_RESOLUTION", arm->name);
+  const int hdu = spd_fits_find_name(names, name) + 1;
+  if (hdu == 0) return;
+  fits_movabs_hdu(d->opened.file, hdu, &type, &status);
+  fits_get_img_param(d->opened.file, 3, &bitpix, &n_axes, sizes, &status);
+  const int fits = !status && type == IMAGE_HDU && !fits_is_compressed_image(d->opened.file, &status) && n_axes == 3 &&
+                   sizes[0] == (long)arm->width && sizes[1] > 0 && sizes[1] <= SPD_DESI_MAX_DIAGONALS && sizes[1] % 2 == 1 &&
+                   sizes[2] == (long)d->n_rows;
+  fits_clear_errmsg();
+  if (fits) arm->resolution = hdu, arm->n_diagonals = (size_t)sizes[1];
+}
+
 static spd_status open_arms(struct spd_desi *d, const struct spd_fits_names *names, struct spd_error *error) {
   for (int i = 0; i < SPD_DESI_ARMS; i++) {
     struct arm *arm = &d->arms[d->n_arms];
@@ -170,6 +196,7 @@ static spd_status open_arms(struct spd_desi *d, const struct spd_fits_names *nam
     arm->name = arm_names[i];
     if (hdu > 0) SPD_TRY(read_wavelengths(d, arm, hdu, name, error));
     for (plane p = FLUX; hdu > 0 && p < PLANES; p++) SPD_TRY(open_plane(d, arm, p, names, error));
+    if (hdu > 0) open_resolution(d, arm, names);
     snprintf(name, sizeof name, "%c_FLUX", arm_names[i]);
     if (hdu == 0 && spd_fits_find_name(names, name) >= 0) return fail(d, error, "has %s, but no %c_WAVELENGTH", name, arm_names[i]);
     d->n_arms += hdu > 0;
@@ -196,6 +223,8 @@ void spd_desi_close(struct spd_desi *d) {
   free(d->flux);
   free(d->ivar);
   free(d->mask);
+  free(d->matrix);
+  free(d->weight);
   free(d->work);
   free(d);
 }
@@ -252,6 +281,12 @@ static double read_key_number(fitsfile *file, const char *key) {
   return status ? NAN : value;
 }
 
+static size_t shared_diagonals(const struct spd_desi *d) {
+  for (size_t a = 1; a < d->n_arms; a++)
+    if (d->arms[a].n_diagonals != d->arms[0].n_diagonals) return 0;
+  return d->arms[0].n_diagonals;
+}
+
 void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *d) {
   int status = 0;
   memset(facts, 0, sizeof *facts);
@@ -262,6 +297,7 @@ void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *d) {
   read_key_text(facts->program, d->opened.file, "PROGRAM");
   facts->healpix = read_key_number(d->opened.file, "HPXPIXEL");
   facts->tile = read_key_number(d->opened.file, "TILEID");
+  facts->n_diagonals = shared_diagonals(d);
   fits_clear_errmsg();
 }
 
@@ -340,6 +376,64 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *d, struct
     for (size_t a = 0; a < d->n_arms; a++) SPD_TRY(add_arm(flux, ivar, d, &d->arms[a], grid, rows + first, to, count, error));
   }
   divide(flux, ivar, n * grid.size);
+  return SPD_STATUS_OK;
+}
+
+/* ---- resolution ---- */
+
+/* A row's flux, ivar and mask */
+static spd_status read_planes(struct spd_desi *d, const struct arm *arm, size_t row, struct spd_error *error) {
+  void *const planes[PLANES] = {d->flux, d->ivar, d->mask};
+  if (!arm->hdu[MASK]) memset(d->mask, 0, arm->width * sizeof *d->mask);
+  for (plane p = FLUX; p < PLANES; p++) {
+    const int status = arm->hdu[p] ? read_rows(planes[p], d, arm, p, &row, 1) : 0;
+    if (status) return fail_fits(d, plane_names[p], status, error);
+  }
+  return SPD_STATUS_OK;
+}
+
+/* Adds a row of an arm. The file has columns of the matrix: element (k, j) is what pixel j contributes to pixel j - half + k. */
+static spd_status add_matrix(double *band, struct spd_desi *d, const struct arm *arm, struct spd_uniform_grid grid, size_t row,
+                             struct spd_error *error) {
+  const size_t size = arm->n_diagonals, half = size / 2, count = size * arm->width;
+  const long offset = arm->first - lround((grid.first - SPD_DESI_FIRST) / SPD_DESI_STEP);
+  int status = 0, any_null;
+  SPD_TRY(read_planes(d, arm, row, error));
+  fits_movabs_hdu(d->opened.file, arm->resolution, NULL, &status);
+  fits_read_img(d->opened.file, TFLOAT, (LONGLONG)(row * count) + 1, (LONGLONG)count, NULL, d->matrix, &any_null, &status);
+  if (status) return fail_fits(d, "a resolution", status, error);
+  for (size_t m = 0; m < arm->width; m++) {
+    const long at = offset + (long)m;
+    if (at < 0 || at >= (long)grid.size) continue;
+    const float y = d->flux[m], w = d->ivar[m];
+    const int good = d->mask[m] == arm->unset && w > 0 && w <= FLT_MAX && y >= -FLT_MAX && y <= FLT_MAX;
+    const double weight = good ? (double)w : 1e-30; /* counts where no other has any */
+    d->weight[at] += weight;
+    for (size_t k = 0; k < size; k++) { /* pixel j is half - k to the right */
+      if (m + half < k || m + half - k >= arm->width) continue;
+      const float value = d->matrix[k * arm->width + m + half - k];
+      if (isfinite(value)) band[(size_t)at * size + size - 1 - k] += weight * (double)value;
+    }
+  }
+  return SPD_STATUS_OK;
+}
+
+spd_status spd_desi_resolution(double *band, struct spd_desi *d, struct spd_uniform_grid grid, const size_t *rows, size_t n,
+                               struct spd_error *error) {
+  const size_t size = shared_diagonals(d);
+  size_t width = 1;
+  if (size == 0) return fail(d, error, "has no resolution matrices, or different ones in its arms");
+  for (size_t a = 0; a < d->n_arms; a++)
+    if (d->arms[a].width > width) width = d->arms[a].width;
+  free(d->weight);
+  if (!d->matrix) d->matrix = malloc(size * width * sizeof *d->matrix);
+  d->weight = calloc(grid.size, sizeof *d->weight);
+  if (!d->matrix || !d->weight) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a resolution matrix of DESI");
+  memset(band, 0, grid.size * size * sizeof *band);
+  for (size_t a = 0; a < d->n_arms; a++)
+    for (size_t i = 0; i < n; i++) SPD_TRY(add_matrix(band, d, &d->arms[a], grid, rows[i], error));
+  for (size_t m = 0; m < grid.size; m++)
+    for (size_t k = 0; k < size && d->weight[m] > 0; k++) band[m * size + k] /= d->weight[m];
   return SPD_STATUS_OK;
 }
 

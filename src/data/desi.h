@@ -12,7 +12,8 @@
 
 enum {
   SPD_DESI_ARMS = 3,
-  SPD_DESI_MAX_PIXELS = 8192, /* of an arm, which has up to 2881 */
+  SPD_DESI_MAX_PIXELS = 8192,  /* of an arm, which has up to 2881 */
+  SPD_DESI_MAX_DIAGONALS = 99, /* of a resolution matrix, which has 11 */
   SPD_DESI_TEXT = 72
 };
 
@@ -28,6 +29,7 @@ struct spd_desi_facts {
   char arms[SPD_DESI_ARMS + 1];                       /* those that the file has, as "BRZ" */
   char survey[SPD_DESI_TEXT], program[SPD_DESI_TEXT]; /* empty where the first header does not say */
   double healpix, tile;                               /* NaN where it does not say */
+  size_t n_diagonals;                                 /* of the arms' resolution matrices; 0 where an arm has none, or another number */
 };
 
 /* Fails where an arm is incomplete, or none is there. Masks may be absent. */
@@ -43,5 +45,10 @@ void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *desi);
  * grid: in Å, its pixels DESI's. */
 spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
                           const size_t *begin, size_t n, struct spd_error *error);
+
+/* The resolution matrix of such a spectrum, of n rows: band (grid.size, n_diagonals), element k of pixel m is what pixel m + k -
+ * (n_diagonals - 1) / 2 contributes. Matrices are averaged like the flux, with the same weights; where there is none, all alike. */
+spd_status spd_desi_resolution(double *band, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows, size_t n,
+                               struct spd_error *error);
 
 #endif

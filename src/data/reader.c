@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "core/threads.h"
@@ -37,6 +38,7 @@ struct spd_reader {
   const struct spd_surveys *surveys;
   int threads;                    /* that decode */
   size_t width, capacity, stride; /* M; rows of a buffer; bytes of a row */
+  size_t resolution;              /* floats of a spectrum's, 0 unless all files have it in one shape */
   struct buffer buffers[2];
   struct want *wants; /* (capacity) */
   const uint64_t *rows, *places;
@@ -59,6 +61,16 @@ static size_t most_row_bytes(const struct spd_surveys *surveys) {
   for (size_t f = 0; f < surveys->n_files; f++)
     if (surveys->files[f].row_bytes > most) most = surveys->files[f].row_bytes;
   return most;
+}
+
+static size_t shared_resolution(const struct spd_surveys *surveys) {
+  const struct spd_survey *first = surveys->files;
+  for (size_t f = 0; f < surveys->n_files; f++) {
+    const struct spd_survey *s = &surveys->files[f];
+    if (s->resolution_column < 0 || strcmp(s->columns[s->resolution_column].name, first->columns[first->resolution_column].name) != 0)
+      return 0;
+  }
+  return first->columns[first->resolution_column].repeat;
 }
 
 static uint64_t place_of(const struct spd_reader *r, size_t i) { return r->places ? r->places[r->rows[i]] : r->rows[i]; }
@@ -169,6 +181,7 @@ spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *
   r->surveys = surveys;
   r->threads = threads;
   r->width = surveys->files[0].n_observed;
+  r->resolution = shared_resolution(surveys);
   r->capacity = ahead > 0 && ahead < (size_t)BLOCK * BLOCKS ? ahead : (size_t)BLOCK * BLOCKS;
   if (n_rows < r->capacity) r->capacity = (size_t)n_rows;
   pthread_mutex_init(&r->mutex, NULL);
@@ -227,7 +240,7 @@ spd_status spd_reader_start(struct spd_reader *r, const uint64_t *rows, size_t c
 }
 
 struct decoding {
-  float *flux, *ivar;
+  float *flux, *ivar, *resolution;
   size_t n;
   const struct buffer *buffer;
   const struct spd_reader *r;
@@ -246,6 +259,7 @@ static void decode_piece(const void *context, size_t piece, int thread) {
     const struct spd_survey *survey = &r->surveys->files[row->file];
     if (spd_survey_is_sound(raw, survey)) {
       spd_survey_get_spectrum(d->flux + i * r->width, d->ivar + i * r->width, raw, survey);
+      if (d->resolution) spd_survey_get_resolution(d->resolution + i * r->resolution, raw, survey);
       continue;
     }
     size_t first = __atomic_load_n(d->damaged, __ATOMIC_RELAXED);
@@ -254,10 +268,10 @@ static void decode_piece(const void *context, size_t piece, int thread) {
 }
 
 /* Decodes the next n rows of the buffer. */
-static spd_status decode(float *flux, float *ivar, size_t n, const struct buffer *buffer, const struct spd_reader *r,
+static spd_status decode(float *flux, float *ivar, float *resolution, size_t n, const struct buffer *buffer, const struct spd_reader *r,
                          struct spd_error *error) {
   size_t damaged = n;
-  const struct decoding decoding = {flux, ivar, n, buffer, r, &damaged};
+  const struct decoding decoding = {flux, ivar, resolution, n, buffer, r, &damaged};
   spd_parallel(r->threads, (n + DECODED - 1) / DECODED, decode_piece, &decoding);
   if (damaged == n) return SPD_STATUS_OK;
   const struct row *row = &buffer->rows[buffer->taken + damaged];
@@ -265,7 +279,12 @@ static spd_status decode(float *flux, float *ivar, size_t n, const struct buffer
 }
 
 spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader *r, struct spd_error *error) {
+  return spd_reader_next_resolved(flux, ivar, NULL, n, r, error);
+}
+
+spd_status spd_reader_next_resolved(float *flux, float *ivar, float *resolution, size_t n, struct spd_reader *r, struct spd_error *error) {
   SPD_TRY(refuse_left_behind(r, error));
+  if (resolution && !r->resolution) return spd_fail(error, SPD_STATUS_FORMAT, "the surveys do not have resolutions of one shape");
   if (n > r->count - r->taken) return spd_fail(error, SPD_STATUS_INVALID, "there are no more spectra to read");
   r->taken += n;
   while (n > 0) {
@@ -278,9 +297,11 @@ spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader
       return buffer->status;
     }
     const size_t left = buffer->count - buffer->taken, take = n < left ? n : left;
-    buffer->status = decode(flux, ivar, take, buffer, r, &buffer->error); /* permanent: the rows that follow would be other ones */
+    buffer->status =
+        decode(flux, ivar, resolution, take, buffer, r, &buffer->error); /* permanent: the rows that follow would be other ones */
     if (buffer->status != SPD_STATUS_OK) continue;
     flux += take * r->width, ivar += take * r->width, n -= take;
+    if (resolution) resolution += take * r->resolution;
     buffer->taken += take;
     if (buffer->taken < buffer->count) continue;
     pthread_mutex_lock(&r->mutex);

@@ -24,5 +24,8 @@ void spd_reader_destroy(struct spd_reader *reader);
 spd_status spd_reader_start(struct spd_reader *reader, const uint64_t *rows, size_t count, const uint64_t *places, struct spd_error *error);
 /* The next n. flux, ivar: (n, M). Waits for the disk where it must. Fails where the checksum of one does not fit. */
 spd_status spd_reader_next(float *flux, float *ivar, size_t n, struct spd_reader *reader, struct spd_error *error);
+/* The same with their resolutions (n, spd_band_width()), which must be of the same shape in all files; NULL: without */
+spd_status spd_reader_next_resolved(float *flux, float *ivar, float *resolution, size_t n, struct spd_reader *reader,
+                                    struct spd_error *error);
 
 #endif

@@ -96,6 +96,21 @@ static void convolve(double *y, const double *x, const struct spd_simulation *s)
   }
 }
 
+/* The same with a Gaussian whose width follows from the object's resolving power */
+static void blur(double *y, const double *x, double resolution, const struct spd_simulation *s) {
+  const double half = (double)(s->n_lsf / 2);
+  for (size_t m = 0; m < s->n_observed; m++) {
+    const double sigma = s->deviation[m] / resolution;
+    double sum = 0, weights = 0;
+    for (size_t i = 0; i < s->n_lsf; i++) {
+      const double offset = ((double)i - half) / sigma, weight = exp(-0.5 * offset * offset);
+      sum += weight * x[m + i];
+      weights += weight;
+    }
+    y[m] = sum / weights;
+  }
+}
+
 /* ---- noise ---- */
 
 /* Of a spectrum whose median is 1. Nights differ in the strength of sky lines, plates in the throughput in the blue. */
@@ -204,7 +219,10 @@ spd_status spd_simulate(double *truth, double *flux, double *ivar, double *rest,
     integrate(model, integral, light, seen, log_stretch, s);
   else
     sample(model, light, log_stretch, s);
-  convolve(truth, model, s);
+  if (object->resolution > 0)
+    blur(truth, model, object->resolution, s);
+  else
+    convolve(truth, model, s);
 
   memcpy(scratch, truth, n_observed * sizeof *scratch);
   double level = spd_median(scratch, n_observed);

@@ -28,6 +28,7 @@ struct spd_simulation {
                             * beyond each end, from which the LSF takes light */
   size_t n_lsf;            /* odd */
   const double *lsf;       /* (n_lsf): y_m = sum_i k_i x_{m-i}, i from -(n_lsf - 1) / 2 */
+  const double *deviation; /* (M): that in pixels of a Gaussian with resolving power 1; NULL: objects have none of their own */
   /* (M) variances for an object whose median is 1, relative to the sky at 5500-6000 Å: the continuous sky with the read-out,
    * the sky's lines over that, and the object's photons where its flux is 1 */
   const double *sky, *sky_lines, *photons;
@@ -45,6 +46,7 @@ struct spd_object {
   double brightness;   /* median of the noiseless flux over pixels, 1e-17 erg/s/cm^2/Å */
   double contrast;     /* that over the sky's, which decides the noise's shape */
   double sn;           /* and its amount: the median over pixels of noiseless flux / noise */
+  double resolution;   /* 0: the shared LSF; or lambda / FWHM of a Gaussian, whose weights are its values at n_lsf pixels */
   uint64_t row;        /* its number in the sample, from 0 */
 };
 

@@ -44,6 +44,14 @@ void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row,
   get_spectrum(flux, ivar, row, survey);
 }
 
+void spd_survey_get_resolution(float *resolution, const unsigned char *row, const struct spd_survey *survey) {
+  const size_t width = survey->columns[survey->resolution_column].repeat;
+  const float lowest = survey->band.gaussian ? 0 : -INFINITY;
+  spd_get_floats(resolution, row + survey->columns[survey->resolution_column].offset, width);
+  for (size_t i = 0; i < width; i++)
+    if (!isfinite(resolution[i]) || resolution[i] < lowest) resolution[i] = 0;
+}
+
 size_t spd_survey_column_bytes(const struct spd_survey_column *column) {
   size_t each = column->type == 'D' ? 8 : column->type == 'J' || column->type == 'E' ? 4 : 1;
   return each * column->repeat;
@@ -171,7 +179,7 @@ static spd_status read_columns(struct spd_survey *s, struct spd_error *error) {
   s->n_columns = (size_t)n;
   s->columns = calloc(s->n_columns, sizeof *s->columns);
   if (!s->columns) return no_memory(s, "the columns", error);
-  s->id_column = s->flux_column = s->ivar_column = s->checksum_column = -1;
+  s->id_column = s->flux_column = s->ivar_column = s->resolution_column = s->checksum_column = -1;
   for (int c = 0; c < (int)n; c++) {
     struct spd_survey_column *column = &s->columns[c];
     char key[24], form[SPD_FITS_TEXT];
@@ -184,9 +192,13 @@ static spd_status read_columns(struct spd_survey *s, struct spd_error *error) {
     if (strcmp(column->name, "ID") == 0 && column->type == 'A') s->id_column = c;
     if (strcmp(column->name, "FLUX") == 0 && column->type == 'E' && column->repeat == s->n_observed) s->flux_column = c;
     if (strcmp(column->name, "IVAR") == 0 && column->type == 'E' && column->repeat == s->n_observed) s->ivar_column = c;
+    if (column->type == 'E' && s->resolution_column < 0 && spd_band_of_name(&s->band, column->name)) s->resolution_column = c;
     if (strcmp(column->name, "ROWSUM") == 0 && column->type == 'J' && column->repeat == 1) s->checksum_column = c;
   }
   if (s->row_bytes != (size_t)row_bytes) return damaged(s, "its columns do not fill a row", error);
+  if (s->resolution_column >= 0 && (spd_band_check(&s->band, s->n_observed, error) != SPD_STATUS_OK ||
+                                    s->columns[s->resolution_column].repeat != spd_band_width(&s->band, s->n_observed)))
+    return damaged(s, "the shape of its resolutions", error);
   if (s->id_column < 0 || (!s->is_results && (s->flux_column < 0 || s->ivar_column < 0)))
     return damaged(s, "it has no columns ID, FLUX and IVAR of the grid's size", error);
   return SPD_STATUS_OK;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "core/status.h"
+#include "data/band.h"
 #include "data/fits.h"
 
 enum { SPD_SURVEY_MAX_COLUMNS = 500 };
@@ -34,6 +35,8 @@ struct spd_survey {
   struct spd_survey_column *columns;
   int is_results;                                           /* the table is RESULTS */
   int id_column, flux_column, ivar_column, checksum_column; /* indices in `columns`; -1 if absent */
+  int resolution_column;                                    /* of floats, whose name says of which shape; -1 if absent */
+  struct spd_band band;
   uint64_t n_rows;
   uint64_t count_at, rows_at;     /* in the file: the card NAXIS2, the first row */
   uint64_t header_at;             /* of the table */
@@ -76,5 +79,7 @@ spd_status spd_survey_read_part(unsigned char *bytes, const struct spd_survey *s
 
 /* Decodes the spectrum of a row. Where flux or ivar is not finite, or ivar is negative, both become 0. */
 void spd_survey_get_spectrum(float *flux, float *ivar, const unsigned char *row, const struct spd_survey *survey);
+/* ... and its resolution (spd_band_width()), which the survey has. What is not finite, and a negative width of a Gaussian, becomes 0. */
+void spd_survey_get_resolution(float *resolution, const unsigned char *row, const struct spd_survey *survey);
 
 #endif

@@ -125,6 +125,22 @@ struct spd_lsf {
   double *partial; /* (N, size) workspace of backward */
 };
 
+/* The resolution of each spectrum: a matrix with `size` diagonals (odd), given at some pixels, the knots, and linear between them
+ * (data/band.h has the places): y_m = sum_k b_k(m) x_{m + k - (size-1)/2},  b(m) = (1 - t_m) B_j + t_m B_{j+1},  j = left_m, zero beyond
+ * the array, not normalised. With a knot at every pixel it is any band matrix; a smooth one needs few. It has no parameters: backward makes
+ * dx alone, by the transpose. */
+struct spd_resolution {
+  size_t n_observed, size, n_knots;
+  size_t share;         /* rows i of x and y have band i / share: 1, or K directions of each spectrum */
+  const uint32_t *left; /* (M) from 0 to n_knots - 2 */
+  const float *part;    /* (M): t, from 0 to 1 */
+  const float *band;    /* (N / share, n_knots, size): B */
+  const float *x;       /* (N, M) */
+  float *y;             /* (N, M) */
+  const float *dy;      /* (N, M) */
+  float *dx;            /* (N, M) */
+};
+
 /* Flux calibration: each spectrum's model x is multiplied by a polynomial over its pixels, the one that fits the spectrum best,
  *   y_m = q_m x_m,  q_m = sum_k c_k P_k(t_m),  t from -1 to 1, P_k of Legendre,
  *   c minimises sum_m w_m (flux_m - y_m)^2 + sum_k p_k (c_k - [k = 0])^2 over the pixels that the loss counts. */
@@ -156,8 +172,8 @@ struct spd_loss {
   const float *model;       /* (N, M) */
   const double *penalty;    /* (N); NULL for 0 */
   double *loss;             /* (N) */
-  float *dmodel;            /* (N, M): gradient of the mean over the batch, or of the sum divided by `of` */
-  size_t of;                /* spectra of the batch that this one is a piece of; 0: it is all */
+  size_t total;             /* spectra of the whole batch, where this one is a part of it; 0: it is the whole */
+  float *dmodel;            /* (N, M): gradient of the mean over the whole batch */
 };
 
 /* Copies of the first n spectra of a batch as they would be at another redshift, with more noise and a masked block (Liang et al. 2023,
@@ -309,6 +325,10 @@ struct spd_backend_ops {
   spd_status (*resample_backward)(struct spd_backend *, const struct spd_resample *, size_t n, struct spd_error *);
   spd_status (*lsf_forward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
   spd_status (*lsf_backward)(struct spd_backend *, const struct spd_lsf *, size_t n, struct spd_error *);
+  spd_status (*resolution_forward)(struct spd_backend *, const struct spd_resolution *, size_t n, struct spd_error *);
+  spd_status (*resolution_backward)(struct spd_backend *, const struct spd_resolution *, size_t n, struct spd_error *);
+  /* band (count, size): Gaussians of deviations sigma (count), in pixels */
+  spd_status (*gaussians)(struct spd_backend *, float *band, const float *sigma, size_t size, size_t count, struct spd_error *);
   spd_status (*calibrate_forward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
   spd_status (*calibrate_backward)(struct spd_backend *, const struct spd_calibrate *, size_t n, struct spd_error *);
   spd_status (*loss_forward)(struct spd_backend *, const struct spd_loss *, size_t n, struct spd_error *);

@@ -10,6 +10,7 @@
 /* Rows of spectra, in host memory or in survey files. Not owned. */
 struct spd_source {
   const float *flux, *ivar;          /* (n_rows, M); NULL: they are in the columns or the surveys */
+  const float *resolution;           /* (n_rows, spd_model_band_width()), if the model has resolutions; columns and surveys have theirs */
   const struct spd_columns *columns; /* converted batch by batch, and only streamed */
   int without_ivar;                  /* the model needs none: that of columns is not converted */
   const float *z;                    /* (n_rows) */
@@ -36,6 +37,10 @@ void spd_feed_destroy(struct spd_feed *feed);
 
 /* Queues these rows of the source, in this order. `rows` (count <= n_rows) must stay valid until the last is delivered. */
 spd_status spd_feed_start(struct spd_feed *feed, const uint64_t *rows, size_t count, struct spd_error *error);
+/* The same in batches of other sizes, up to batch_size: batch i ends before row ends[i] - base, and the last is the last of the rows.
+ * `ends` must stay valid, too. */
+spd_status spd_feed_start_cut(struct spd_feed *feed, const uint64_t *rows, size_t count, const uint64_t *ends, uint64_t base,
+                              struct spd_error *error);
 /* Loads the next batch into the model; *n is its size, 0 after the last. */
 spd_status spd_feed_next(size_t *n, struct spd_feed *feed, struct spd_error *error);
 

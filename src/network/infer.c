@@ -99,7 +99,8 @@ spd_status spd_inference_create(struct spd_inference **out, struct spd_model *mo
   f->model = model;
   f->source = *source;
   f->options = *options;
-  f->n_observed = a->n_observed, f->n_rest = a->n_rest, f->n_latent = a->n_latent, f->n_calibration = a->n_calibration, f->lsf = a->lsf;
+  f->n_observed = a->n_observed, f->n_rest = a->n_rest, f->n_latent = a->n_latent, f->n_calibration = a->n_calibration,
+  f->lsf = spd_model_footprint(model);
   f->k = f->n_latent + (options->refine.with_redshift ? 1 : 0);
   f->source.without_ivar = needs_no_ivar(f, a);
   spd_status status = copy_grid(&f->observed_grid, wave_observed, f->n_observed, error);

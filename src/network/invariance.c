@@ -168,8 +168,9 @@ static spd_status losses(struct spd_invariance *v, double slope, struct spd_erro
   struct spd_similarity *s = &v->similarity;
   struct spd_consistency *c = &v->consistency;
   const size_t n = m->n, n_latent = s->n_latent;
-  s->slope = slope, s->factor = v->options.similarity;
-  c->copies = m->copies, c->factor = v->options.consistency * (v->options.cycle_consistency ? slope : 1);
+  const double share = m->loss.total ? (double)n / (double)m->loss.total : 1; /* of the whole batch */
+  s->slope = slope, s->factor = share * v->options.similarity;
+  c->copies = m->copies, c->factor = share * v->options.consistency * (v->options.cycle_consistency ? slope : 1);
   c->copy = c->latent + n * n_latent;
   c->dcopy = m->taps[SPD_TENSOR_LATENT].gradient + n * n_latent;
   m->added_rest = m->added_latent = NULL;

@@ -40,7 +40,7 @@ static struct binding bind(const struct spd_model *model, spd_part part, size_t 
   const struct spd_parameter *p = spd_network_find(&model->network, part, index, role);
   struct binding b = {NULL, NULL};
   if (!p) return b;
-  b.value = model->parameters + p->offset;
+  b.value = part == SPD_PART_DECODER ? model->decoder_parameters + (p->offset - model->network.decoder) : model->parameters + p->offset;
   if (model->gradient) b.gradient = model->gradient + p->offset;
   return b;
 }
@@ -115,21 +115,35 @@ static spd_status build_dense(struct spd_model *model, struct spd_dense *layer, 
   return SPD_STATUS_OK;
 }
 
-/* Parameters, grids and inputs */
+static spd_status build_parameters(struct spd_model *model, struct spd_error *error) {
+  const struct spd_network *net = &model->network;
+  const size_t own = model->first ? net->decoder : net->size;
+  SPD_TRY(take_floats(model, &model->parameters, own, error));
+  if (model->purpose != SPD_MODEL_FORWARD) SPD_TRY(take_floats(model, &model->gradient, net->size, error));
+  if (model->purpose == SPD_MODEL_TRAIN) {
+    SPD_TRY(take_floats(model, &model->m, own, error));
+    SPD_TRY(take_floats(model, &model->v, own, error));
+  }
+  const struct spd_model *owner = model->first ? model->first : model;
+  const size_t at = owner->network.decoder;
+  model->decoder_parameters = owner->parameters + at;
+  if (model->purpose == SPD_MODEL_TRAIN) model->decoder_m = owner->m + at, model->decoder_v = owner->v + at;
+  return SPD_STATUS_OK;
+}
+
+/* Grids and inputs */
 static spd_status build_inputs(struct spd_model *model, const float *wave_observed, const float *wave_rest, struct spd_error *error) {
   const struct spd_network *net = &model->network;
   const size_t n_observed = net->architecture.n_observed, n_rest = net->architecture.n_rest, capacity = model->capacity;
-  SPD_TRY(take_floats(model, &model->parameters, net->size, error));
-  if (model->purpose != SPD_MODEL_FORWARD) SPD_TRY(take_floats(model, &model->gradient, net->size, error));
-  if (model->purpose == SPD_MODEL_TRAIN) {
-    SPD_TRY(take_floats(model, &model->m, net->size, error));
-    SPD_TRY(take_floats(model, &model->v, net->size, error));
-  }
+  SPD_TRY(build_parameters(model, error));
   SPD_TRY(take_floats(model, &model->observed_grid, n_observed, error));
-  SPD_TRY(take_floats(model, &model->rest_grid, n_rest, error));
-  if (model->backend) {
+  if (model->backend)
     SPD_TRY(model->backend->ops->upload(model->backend, model->observed_grid, wave_observed, n_observed * sizeof(float), error));
-    SPD_TRY(model->backend->ops->upload(model->backend, model->rest_grid, wave_rest, n_rest * sizeof(float), error));
+  if (model->first) {
+    model->rest_grid = model->first->rest_grid;
+  } else {
+    SPD_TRY(take_floats(model, &model->rest_grid, n_rest, error));
+    if (model->backend) SPD_TRY(model->backend->ops->upload(model->backend, model->rest_grid, wave_rest, n_rest * sizeof(float), error));
   }
   SPD_TRY(take_floats(model, &model->flux, capacity * n_observed, error));
   SPD_TRY(take_floats(model, &model->ivar, capacity * n_observed, error));
@@ -217,8 +231,47 @@ static spd_status build_lsf(struct spd_model *model, struct spd_error *error) {
   return SPD_STATUS_OK;
 }
 
-/* Redshift, resampling and LSF */
-static spd_status build_transform(struct spd_model *model, struct spd_error *error) {
+/* The places of pixels between knots, to the backend */
+static spd_status place_knots(struct spd_backend *backend, uint32_t *left, float *part, const struct spd_band *band, size_t m,
+                              struct spd_error *error) {
+  uint32_t *host_left = malloc(m * sizeof *host_left);
+  float *host_part = malloc(m * sizeof *host_part);
+  spd_status status = host_left && host_part ? SPD_STATUS_OK : spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a resolution");
+  if (status == SPD_STATUS_OK) {
+    for (size_t i = 0; i < m; i++) spd_band_place(&host_left[i], &host_part[i], i, band->step, m);
+    status = backend->ops->upload(backend, left, host_left, m * sizeof *host_left, error);
+  }
+  if (status == SPD_STATUS_OK) status = backend->ops->upload(backend, part, host_part, m * sizeof *host_part, error);
+  free(host_left);
+  free(host_part);
+  return status;
+}
+
+static spd_status build_resolution(struct spd_model *model, const struct spd_band *band, struct spd_error *error) {
+  const size_t m = model->network.architecture.n_observed, capacity = model->capacity;
+  struct spd_resolution *resolution = &model->resolution;
+  uint32_t *left;
+  float *part;
+  resolution->n_observed = m, resolution->size = band->size, resolution->n_knots = spd_band_knots(band->step, m), resolution->share = 1;
+  SPD_TRY(take(model, &left, m * sizeof *left, error));
+  SPD_TRY(take_floats(model, &part, m, error));
+  if (model->backend) SPD_TRY(place_knots(model->backend, left, part, band, m, error));
+  resolution->left = left, resolution->part = part;
+  SPD_TRY(take_floats(model, &model->bands, capacity * resolution->n_knots * band->size, error));
+  if (band->gaussian) SPD_TRY(take_floats(model, &model->sigmas, capacity * resolution->n_knots, error));
+  resolution->band = model->bands;
+  resolution->x = model->resample.y;
+  SPD_TRY(take_floats(model, &resolution->y, capacity * m, error));
+  model->observed = resolution->y;
+  if (model->purpose == SPD_MODEL_FORWARD) return SPD_STATUS_OK;
+  resolution->dy = model->dobserved;
+  SPD_TRY(take_floats(model, &resolution->dx, capacity * m, error));
+  model->resample.dy = resolution->dx;
+  return SPD_STATUS_OK;
+}
+
+/* Redshift, resampling and LSF or resolution */
+static spd_status build_transform(struct spd_model *model, const struct spd_band *band, struct spd_error *error) {
   const struct spd_architecture *a = &model->network.architecture;
   const size_t capacity = model->capacity;
   struct spd_dense *last = &model->decoder[model->n_decoder - 1];
@@ -236,6 +289,7 @@ static spd_status build_transform(struct spd_model *model, struct spd_error *err
     resample->dy = model->dobserved;
     last->dy = resample->dx;
   }
+  if (band) return build_resolution(model, band, error);
   return a->lsf ? build_lsf(model, error) : SPD_STATUS_OK;
 }
 
@@ -243,7 +297,7 @@ static spd_status build_calibration(struct spd_model *model, struct spd_error *e
   const struct spd_architecture *a = &model->network.architecture;
   struct spd_calibrate *calibrate = &model->calibrate;
   const size_t capacity = model->capacity, terms = a->n_calibration;
-  calibrate->n_rest = a->n_rest, calibrate->n_observed = a->n_observed, calibrate->lsf = a->lsf;
+  calibrate->n_rest = a->n_rest, calibrate->n_observed = a->n_observed, calibrate->lsf = spd_model_footprint(model);
   calibrate->wave_rest = model->rest_grid, calibrate->wave_observed = model->observed_grid;
   calibrate->z = model->z, calibrate->flux = model->flux, calibrate->ivar = model->ivar;
   calibrate->calibration.terms = terms;
@@ -258,7 +312,7 @@ static spd_status build_calibration(struct spd_model *model, struct spd_error *e
 static spd_status build_loss(struct spd_model *model, struct spd_error *error) {
   const struct spd_architecture *a = &model->network.architecture;
   struct spd_loss *loss = &model->loss;
-  loss->n_rest = a->n_rest, loss->n_observed = a->n_observed, loss->lsf = a->lsf;
+  loss->n_rest = a->n_rest, loss->n_observed = a->n_observed, loss->lsf = spd_model_footprint(model);
   loss->wave_rest = model->rest_grid, loss->wave_observed = model->observed_grid;
   loss->z = model->z, loss->flux = model->flux, loss->ivar = model->ivar;
   loss->model = a->n_calibration ? model->calibrate.y : model->observed, loss->dmodel = model->dobserved;
@@ -292,11 +346,12 @@ static void set_taps(struct spd_model *model) {
       (struct tap){.value = a->n_calibration ? model->calibrate.y : model->observed, .rows = one_row(a->n_observed)};
 }
 
-static spd_status build(struct spd_model *model, const float *wave_observed, const float *wave_rest, struct spd_error *error) {
+static spd_status build(struct spd_model *model, const float *wave_observed, const float *wave_rest, const struct spd_band *band,
+                        struct spd_error *error) {
   SPD_TRY(build_inputs(model, wave_observed, wave_rest, error));
   SPD_TRY(build_encoder(model, error));
   SPD_TRY(build_decoder(model, error));
-  SPD_TRY(build_transform(model, error));
+  SPD_TRY(build_transform(model, band, error));
   if (model->network.architecture.n_calibration) SPD_TRY(build_calibration(model, error));
   SPD_TRY(build_loss(model, error));
   set_taps(model);
@@ -311,31 +366,33 @@ static spd_status check_grid(const float *wave, size_t n, const char *what, stru
 }
 
 static struct spd_model *blank(const struct spd_network *network, struct spd_backend *backend, const struct spd_backend *like,
-                               size_t capacity, spd_model_purpose purpose) {
+                               struct spd_model *first, size_t capacity, spd_model_purpose purpose) {
   struct spd_model *model = calloc(1, sizeof *model);
   if (!model) return NULL;
   model->network = *network;
   model->backend = backend;
   model->like = *like;
+  model->first = first;
   model->capacity = capacity;
   model->purpose = purpose;
   return model;
 }
 
 /* Bytes of the buffers of such a model, without making it; 0 if that fails. */
-static size_t count_bytes(const struct spd_network *network, const struct spd_backend *like, size_t capacity, spd_model_purpose purpose) {
-  struct spd_model *model = blank(network, NULL, like, capacity, purpose);
-  const size_t bytes = model && build(model, NULL, NULL, NULL) == SPD_STATUS_OK ? model->bytes : 0;
+static size_t count_bytes(const struct spd_network *network, const struct spd_backend *like, size_t capacity, spd_model_purpose purpose,
+                          const struct spd_band *band) {
+  struct spd_model *model = blank(network, NULL, like, NULL, capacity, purpose);
+  const size_t bytes = model && build(model, NULL, NULL, band, NULL) == SPD_STATUS_OK ? model->bytes : 0;
   free(model);
   return bytes;
 }
 
 /* Explains a failed allocation, if the backend knows how much memory is free: how much this batch needs, and which batch size would fit. */
 static spd_status no_memory(const struct spd_network *network, struct spd_backend *backend, size_t capacity, spd_model_purpose purpose,
-                            struct spd_error *error) {
+                            const struct spd_band *band, struct spd_error *error) {
   size_t available = 0;
   struct spd_error ignored;
-  const size_t all = count_bytes(network, backend, capacity, purpose), one = count_bytes(network, backend, 1, purpose);
+  const size_t all = count_bytes(network, backend, capacity, purpose, band), one = count_bytes(network, backend, 1, purpose, band);
   if (backend->ops->shares_host_memory || capacity < 2 || all <= one ||
       backend->ops->available(backend, &available, &ignored) != SPD_STATUS_OK)
     return SPD_STATUS_NO_MEMORY;
@@ -347,22 +404,51 @@ static spd_status no_memory(const struct spd_network *network, struct spd_backen
                   (double)all / 1e6, (double)available / 1e6, fits < capacity ? fits : capacity / 2);
 }
 
-spd_status spd_model_create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend,
-                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
-                            struct spd_error *error) {
-  *out = NULL;
+static spd_status create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend, struct spd_model *first,
+                         const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                         const struct spd_band *band, struct spd_error *error) {
   if (capacity == 0) return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be at least 1");
   SPD_TRY(check_grid(wave_observed, network->architecture.n_observed, "observed", error));
-  SPD_TRY(check_grid(wave_rest, network->architecture.n_rest, "restframe", error));
-  struct spd_model *model = blank(network, backend, backend, capacity, purpose);
+  if (!first) SPD_TRY(check_grid(wave_rest, network->architecture.n_rest, "restframe", error));
+  if (band) SPD_TRY(spd_band_check(band, network->architecture.n_observed, error));
+  if (band && network->architecture.lsf)
+    return spd_fail(error, SPD_STATUS_INVALID, "a line spread function excludes resolutions of the spectra");
+  struct spd_model *model = blank(network, backend, backend, first, capacity, purpose);
   if (!model) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate a model");
-  spd_status status = build(model, wave_observed, wave_rest, error);
+  spd_status status = build(model, wave_observed, wave_rest, band, error);
   if (status != SPD_STATUS_OK) {
     spd_model_destroy(model);
-    return status == SPD_STATUS_NO_MEMORY ? no_memory(network, backend, capacity, purpose, error) : status;
+    return status == SPD_STATUS_NO_MEMORY ? no_memory(network, backend, capacity, purpose, band, error) : status;
   }
   *out = model;
   return SPD_STATUS_OK;
+}
+
+spd_status spd_model_create(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend,
+                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                            struct spd_error *error) {
+  return spd_model_create_with_resolution(out, network, backend, wave_observed, wave_rest, capacity, purpose, NULL, error);
+}
+
+spd_status spd_model_create_with_resolution(struct spd_model **out, const struct spd_network *network, struct spd_backend *backend,
+                                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                                            const struct spd_band *band, struct spd_error *error) {
+  *out = NULL;
+  return create(out, network, backend, NULL, wave_observed, wave_rest, capacity, purpose, band, error);
+}
+
+static int same_decoder(const struct spd_architecture *a, const struct spd_architecture *b) {
+  return a->n_rest == b->n_rest && a->n_latent == b->n_latent && a->n_decoder_hidden == b->n_decoder_hidden &&
+         memcmp(a->decoder_hidden, b->decoder_hidden, a->n_decoder_hidden * sizeof *a->decoder_hidden) == 0 &&
+         a->decoder_activation == b->decoder_activation && a->decoder_offset == b->decoder_offset;
+}
+
+spd_status spd_model_create_beside(struct spd_model **out, struct spd_model *first, const struct spd_network *network,
+                                   const float *wave_observed, size_t capacity, const struct spd_band *band, struct spd_error *error) {
+  *out = NULL;
+  if (first->first || !same_decoder(&first->network.architecture, &network->architecture))
+    return spd_fail(error, SPD_STATUS_INVALID, "instruments that share a decoder must have the same latents, decoder and restframe grid");
+  return create(out, network, first->backend, first, wave_observed, NULL, capacity, first->purpose, band, error);
 }
 
 void spd_model_destroy(struct spd_model *model) {

@@ -25,7 +25,8 @@ struct tap {
 typedef spd_status model_pass(struct spd_model *model, struct spd_error *error);
 struct pass {
   model_pass *run;
-  size_t n, copies, of, from, to; /* of the model; of, from, to: of a backward pass */
+  size_t n, copies;       /* of the model */
+  size_t from, to, total; /* of a backward pass */
   const float *added_rest, *added_latent;
   uint64_t version; /* of the weights */
 };
@@ -45,7 +46,10 @@ struct spd_model {
   size_t copies;                          /* augmented copies of spectra after them, which are encoded only (network/invariance.c) */
   const float *added_rest, *added_latent; /* (n, R), (n, S): gradients that a backward pass adds to those of the loss; NULL: none */
   spd_model_purpose purpose;
-  float *parameters, *gradient, *m, *v, *average; /* average: NULL until there is one */
+  struct spd_model *first;                           /* the model whose decoder and restframe grid this one uses; NULL: its own */
+  float *parameters, *gradient, *m, *v;              /* without those of another model's decoder, but for the gradient */
+  float *average;                                    /* of all parameters; NULL until there is one */
+  float *decoder_parameters, *decoder_m, *decoder_v; /* those of the decoder, in these blocks or in the other model's */
   float *observed_grid, *rest_grid;
   float *flux, *ivar, *z, *log_ivar;
   struct trunk spectrum, weights;
@@ -54,7 +58,9 @@ struct spd_model {
   struct spd_dense encoder[MAX_LAYERS], decoder[MAX_LAYERS];
   struct spd_resample resample;
   struct spd_lsf lsf;
-  struct spd_calibrate calibrate; /* of `observed`, where the architecture has one */
+  struct spd_resolution resolution; /* n_knots is 0 without */
+  float *bands, *sigmas;            /* (capacity, n_knots, size); (capacity, n_knots): what it is made of, or NULL */
+  struct spd_calibrate calibrate;   /* of `observed`, where the architecture has one */
   struct spd_loss loss;
   float *observed, *dobserved;
   struct tap taps[SPD_TENSORS];

@@ -10,6 +10,12 @@ struct spd_backend *spd_model_backend(const struct spd_model *model) {
   return model->backend;
 }
 size_t spd_model_capacity(const struct spd_model *model) { return model->capacity; }
+size_t spd_model_footprint(const struct spd_model *model) {
+  return model->resolution.n_knots ? model->resolution.size : model->network.architecture.lsf;
+}
+size_t spd_model_band_width(const struct spd_model *model) {
+  return model->resolution.n_knots * (model->sigmas ? 1 : model->resolution.size);
+}
 
 /* ---- transfers ---- */
 
@@ -19,6 +25,22 @@ static spd_status upload(struct spd_model *model, void *to, const void *from, si
 
 static spd_status download(const struct spd_model *model, void *to, const void *from, size_t bytes, struct spd_error *error) {
   return model->backend->ops->download(model->backend, to, from, bytes, error);
+}
+
+/* A block of parameters or moments: the decoder's may be in another place than the others */
+static spd_status upload_block(struct spd_model *model, float *to, float *to_decoder, const float *from, struct spd_error *error) {
+  const size_t own = model->network.decoder, all = model->network.size;
+  if (!model->first) return upload(model, to, from, all * sizeof(float), error);
+  SPD_TRY(upload(model, to, from, own * sizeof(float), error));
+  return upload(model, to_decoder, from + own, (all - own) * sizeof(float), error);
+}
+
+static spd_status download_block(const struct spd_model *model, float *to, const float *from, const float *from_decoder,
+                                 struct spd_error *error) {
+  const size_t own = model->network.decoder, all = model->network.size;
+  if (!model->first) return download(model, to, from, all * sizeof(float), error);
+  SPD_TRY(download(model, to, from, own * sizeof(float), error));
+  return download(model, to + own, from_decoder, (all - own) * sizeof(float), error);
 }
 
 static spd_status need(const struct spd_model *model, spd_model_purpose purpose, struct spd_error *error) {
@@ -41,11 +63,11 @@ spd_status spd_model_set_parameters(struct spd_model *model, const float *weight
     renew_version(&model->spectrum);
     renew_version(&model->weights);
   }
-  return upload(model, model->parameters, weights, model->network.size * sizeof(float), error);
+  return upload_block(model, model->parameters, model->decoder_parameters, weights, error);
 }
 
 spd_status spd_model_get_parameters(float *weights, const struct spd_model *model, struct spd_error *error) {
-  return download(model, weights, model->parameters, model->network.size * sizeof(float), error);
+  return download_block(model, weights, model->parameters, model->decoder_parameters, error);
 }
 
 spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model, struct spd_error *error) {
@@ -55,14 +77,14 @@ spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model
 
 spd_status spd_model_set_moments(struct spd_model *model, const float *m, const float *v, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
-  SPD_TRY(upload(model, model->m, m, model->network.size * sizeof(float), error));
-  return upload(model, model->v, v, model->network.size * sizeof(float), error);
+  SPD_TRY(upload_block(model, model->m, model->decoder_m, m, error));
+  return upload_block(model, model->v, model->decoder_v, v, error);
 }
 
 spd_status spd_model_get_moments(float *m, float *v, const struct spd_model *model, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
-  SPD_TRY(download(model, m, model->m, model->network.size * sizeof(float), error));
-  return download(model, v, model->v, model->network.size * sizeof(float), error);
+  SPD_TRY(download_block(model, m, model->m, model->decoder_m, error));
+  return download_block(model, v, model->v, model->decoder_v, error);
 }
 
 static spd_status set_count(struct spd_model *model, size_t n, struct spd_error *error) {
@@ -70,6 +92,7 @@ static spd_status set_count(struct spd_model *model, size_t n, struct spd_error 
     return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra does not fit a model made for %zu", n, model->capacity);
   model->n = n;
   model->copies = 0;
+  model->loss.total = 0;
   model->added_rest = model->added_latent = NULL;
   return SPD_STATUS_OK;
 }
@@ -99,7 +122,30 @@ spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, s
   SPD_TRY(set_count(model, n, error));
   SPD_TRY(backend->ops->lane_take(backend, lane, model->flux, 0, bytes, error));
   SPD_TRY(backend->ops->lane_take(backend, lane, model->ivar, bytes, bytes, error));
-  return backend->ops->lane_take(backend, lane, model->z, 2 * bytes, n * sizeof(float), error);
+  SPD_TRY(backend->ops->lane_take(backend, lane, model->z, 2 * bytes, n * sizeof(float), error));
+  const size_t before = 2 * bytes + n * sizeof(float), band = n * spd_model_band_width(model) * sizeof(float);
+  if (band) SPD_TRY(backend->ops->lane_take(backend, lane, spd_model_band_input(model), before, band, error));
+  return spd_model_bands_are_there(model, error);
+}
+
+float *spd_model_band_input(struct spd_model *model) { return model->sigmas ? model->sigmas : model->bands; }
+
+spd_status spd_model_bands_are_there(struct spd_model *model, struct spd_error *error) {
+  if (!model->sigmas) return SPD_STATUS_OK;
+  const struct spd_resolution *r = &model->resolution;
+  return model->backend->ops->gaussians(model->backend, model->bands, model->sigmas, r->size, model->n * r->n_knots, error);
+}
+
+spd_status spd_model_load_bands(struct spd_model *model, const float *bands, struct spd_error *error) {
+  const size_t bytes = model->n * spd_model_band_width(model) * sizeof(float);
+  if (bytes) SPD_TRY(upload(model, spd_model_band_input(model), bands, bytes, error));
+  return spd_model_bands_are_there(model, error);
+}
+
+spd_status spd_model_load_band_rows(struct spd_model *model, const float *bands, const uint64_t *rows, struct spd_error *error) {
+  const size_t width = spd_model_band_width(model);
+  if (width) SPD_TRY(model->backend->ops->gather(model->backend, spd_model_band_input(model), bands, rows, width, model->n, error));
+  return spd_model_bands_are_there(model, error);
 }
 
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error) {
@@ -108,6 +154,8 @@ spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_mod
   *flux = model->flux, *ivar = model->ivar, *z = model->z;
   return SPD_STATUS_OK;
 }
+
+void spd_model_set_total(struct spd_model *model, size_t total) { model->loss.total = total; }
 
 spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error) {
   return download(model, z, model->z, model->n * sizeof *z, error);
@@ -160,6 +208,7 @@ static spd_status observe(struct spd_model *model, struct spd_error *error) {
   PASS_VARIABLES(model);
   RUN(resample_forward, &model->resample);
   if (model->lsf.size) RUN(lsf_forward, &model->lsf);
+  if (model->resolution.n_knots) RUN(resolution_forward, &model->resolution);
   return SPD_STATUS_OK;
 }
 
@@ -208,6 +257,7 @@ static spd_status backward(struct spd_model *model, struct spd_error *error) {
   }
   if (from >= SPD_TENSOR_OBSERVED && to < SPD_TENSOR_OBSERVED) {
     if (model->lsf.size) RUN(lsf_backward, &model->lsf);
+    if (model->resolution.n_knots) RUN(resolution_backward, &model->resolution);
     RUN(resample_backward, &model->resample);
     SPD_TRY(add_gradient(model, SPD_TENSOR_REST, model->added_rest, error));
   }
@@ -225,16 +275,16 @@ static struct pass pass_of(const struct spd_model *model, model_pass *run) {
   return (struct pass){.run = run,
                        .n = model->n,
                        .copies = model->copies,
-                       .of = down ? model->loss.of : 0,
                        .from = down ? model->from : 0,
                        .to = down ? model->reached : 0,
+                       .total = down ? model->loss.total : 0,
                        .added_rest = model->added_rest,
                        .added_latent = model->added_latent,
                        .version = model->spectrum.blocks[0].version};
 }
 
 static int same_pass(const struct pass *a, const struct pass *b) {
-  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->of == b->of && a->from == b->from && a->to == b->to &&
+  return a->run == b->run && a->n == b->n && a->copies == b->copies && a->from == b->from && a->to == b->to && a->total == b->total &&
          a->added_rest == b->added_rest && a->added_latent == b->added_latent && a->version == b->version;
 }
 
@@ -310,7 +360,6 @@ spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error 
   return run_backward(model, SPD_TENSORS, SPD_TENSOR_LATENT, error);
 }
 
-void spd_model_pieces_of(struct spd_model *model, size_t of) { model->loss.of = of; }
 float *spd_model_gradient(struct spd_model *model) { return model->gradient; }
 
 /* From the parameter with this part and index to the last before the next ones, gaps included */
@@ -458,6 +507,7 @@ spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error
 static spd_status need_average(struct spd_model *model, struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
   if (model->average) return SPD_STATUS_OK;
+  if (model->first) return spd_fail(error, SPD_STATUS_INVALID, "weights of several instruments are not averaged");
   if (model->n_buffers == MAX_BUFFERS) return spd_fail(error, SPD_STATUS_INVALID, "internal: too many buffers");
   void *memory;
   SPD_TRY(model->backend->ops->alloc(model->backend, &memory, model->network.size * sizeof(float), error));
@@ -485,7 +535,9 @@ spd_status spd_model_exchange_average(struct spd_model *model, struct spd_error 
   return model->backend->ops->exchange(model->backend, model->parameters, model->average, model->network.size, error);
 }
 
-spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+/* The parameters before `to` */
+static spd_status update_until(struct spd_model *model, size_t to, const struct spd_adam_options *o, uint64_t step,
+                               struct spd_error *error) {
   SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
   struct spd_backend *backend = model->backend;
   const struct spd_adam adam = adam_factors(o, step);
@@ -496,6 +548,30 @@ spd_status spd_model_update(struct spd_model *model, const struct spd_adam_optio
     if (o->lsf_nonnegative) own.lowest = 0;
     SPD_TRY(backend->ops->adam(backend, model->parameters, model->m, model->v, model->gradient, from, &own, error));
   }
-  return backend->ops->adam(backend, model->parameters + from, model->m + from, model->v + from, model->gradient + from,
-                            model->network.size - from, &adam, error);
+  return backend->ops->adam(backend, model->parameters + from, model->m + from, model->v + from, model->gradient + from, to - from, &adam,
+                            error);
+}
+
+spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+  if (model->first) return spd_fail(error, SPD_STATUS_INVALID, "internal: a shared decoder is updated by itself");
+  return update_until(model, model->network.size, o, step, error);
+}
+
+spd_status spd_model_update_encoder(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+  return update_until(model, model->network.decoder, o, step, error);
+}
+
+spd_status spd_model_update_decoder(struct spd_model *model, const struct spd_adam_options *o, uint64_t step, struct spd_error *error) {
+  SPD_TRY(need(model, SPD_MODEL_TRAIN, error));
+  const struct spd_adam adam = adam_factors(o, step);
+  const size_t from = model->network.decoder;
+  return model->backend->ops->adam(model->backend, model->decoder_parameters, model->decoder_m, model->decoder_v, model->gradient + from,
+                                   model->network.size - from, &adam, error);
+}
+
+spd_status spd_model_add_decoder(struct spd_model *to, const struct spd_model *from, struct spd_error *error) {
+  SPD_TRY(need(to, SPD_MODEL_GRADIENT, error));
+  SPD_TRY(need(from, SPD_MODEL_GRADIENT, error));
+  return to->backend->ops->add(to->backend, to->gradient + to->network.decoder, from->gradient + from->network.decoder,
+                               to->network.size - to->network.decoder, error);
 }

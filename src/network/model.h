@@ -2,6 +2,7 @@
 #ifndef SPD_NETWORK_MODEL_H
 #define SPD_NETWORK_MODEL_H
 
+#include "data/band.h"
 #include "network/backend.h"
 #include "network/network.h"
 
@@ -33,12 +34,23 @@ struct spd_model;
 spd_status spd_model_create(struct spd_model **model, const struct spd_network *network, struct spd_backend *backend,
                             const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
                             struct spd_error *error);
+/* The same for spectra with resolutions of their own, which models are multiplied by: then the architecture has no LSF. NULL: without. */
+spd_status spd_model_create_with_resolution(struct spd_model **model, const struct spd_network *network, struct spd_backend *backend,
+                                            const float *wave_observed, const float *wave_rest, size_t capacity, spd_model_purpose purpose,
+                                            const struct spd_band *band, struct spd_error *error);
+/* A model of the same purpose for another instrument, on the same backend, with the restframe grid and the decoder of `first`: both use
+ * the same parameters and moments of it, and each has its own gradient of them. `first` must outlive it. */
+spd_status spd_model_create_beside(struct spd_model **model, struct spd_model *first, const struct spd_network *network,
+                                   const float *wave_observed, size_t capacity, const struct spd_band *band, struct spd_error *error);
 void spd_model_destroy(struct spd_model *model);
+/* Pixels that an observed one is made of: of the LSF or the resolution, 0 or odd */
+size_t spd_model_footprint(const struct spd_model *model);
+size_t spd_model_band_width(const struct spd_model *model); /* floats that a spectrum has of its resolution, 0 without */
 const struct spd_network *spd_model_network(const struct spd_model *model);
 struct spd_backend *spd_model_backend(const struct spd_model *model);
 size_t spd_model_capacity(const struct spd_model *model);
 
-/* host blocks of network->size floats */
+/* host blocks of network->size floats, a shared decoder's included */
 spd_status spd_model_set_parameters(struct spd_model *model, const float *weights, struct spd_error *error);
 spd_status spd_model_get_parameters(float *weights, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_get_gradient(float *gradient, const struct spd_model *model, struct spd_error *error);
@@ -52,8 +64,16 @@ spd_status spd_model_load_rows(struct spd_model *model, const float *flux, const
                                size_t n, struct spd_error *error);
 /* ... and from a lane that holds flux (n, M), ivar (n, M) and z (n), one after the other */
 spd_status spd_model_load_lane(struct spd_model *model, struct spd_lane *lane, size_t n, struct spd_error *error);
+/* Resolutions of the n spectra that were loaded, (n, spd_model_band_width()): host rows, or rows on the backend as above. A lane has them
+ * after the redshifts. Without resolution these do nothing. */
+spd_status spd_model_load_bands(struct spd_model *model, const float *bands, struct spd_error *error);
+spd_status spd_model_load_band_rows(struct spd_model *model, const float *bands, const uint64_t *rows, struct spd_error *error);
 /* Where the backend computes in the host's memory: n spectra are to be written here. flux, ivar: (n, M); z: (n). */
 spd_status spd_model_input(float **flux, float **ivar, float **z, struct spd_model *model, size_t n, struct spd_error *error);
+float *spd_model_band_input(struct spd_model *model);                                   /* ... their resolutions here */
+spd_status spd_model_bands_are_there(struct spd_model *model, struct spd_error *error); /* ... after which this is called */
+/* Says that the loaded batch is a part of one of `total` spectra, whose mean loss backward passes are of. */
+void spd_model_set_total(struct spd_model *model, size_t total);
 spd_status spd_model_get_redshift(float *z, const struct spd_model *model, struct spd_error *error);
 spd_status spd_model_set_latent(struct spd_model *model, const float *latent, size_t n, struct spd_error *error);
 
@@ -72,9 +92,6 @@ spd_status spd_model_score_into(struct spd_model *model, double *losses, struct 
 spd_status spd_model_backward(struct spd_model *model, struct spd_error *error);
 /* Of decoder and LSF alone, at the present latents */
 spd_status spd_model_backward_decoder(struct spd_model *model, struct spd_error *error);
-/* The batches to come are pieces of larger ones of `of` spectra: backward passes give their parts of the gradient of the larger one's mean
- * loss. 0, as at first: they are whole. */
-void spd_model_pieces_of(struct spd_model *model, size_t of);
 /* The first of the three in parts: one after the other, 0 to SPD_MODEL_PARTS - 1, they are the whole. */
 enum { SPD_MODEL_PARTS = 3, SPD_MODEL_RANGES = 2 };
 struct spd_range {
@@ -110,5 +127,12 @@ spd_status spd_model_get_average(float *weights, struct spd_model *model, struct
 spd_status spd_model_exchange_average(struct spd_model *model, struct spd_error *error);  /* the average and the parameters change places */
 spd_status spd_model_clip(struct spd_model *model, double norm, struct spd_error *error); /* before it: limits the gradient's norm */
 spd_status spd_model_update(struct spd_model *model, const struct spd_adam_options *options, uint64_t step, struct spd_error *error);
+/* Its two parts: all but the decoder, and the decoder, with this model's gradient of it. A shared one is updated once for all models, with
+ * the sum that spd_model_add_decoder() makes: to's gradient of the decoder += from's. */
+spd_status spd_model_update_encoder(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
+                                    struct spd_error *error);
+spd_status spd_model_update_decoder(struct spd_model *model, const struct spd_adam_options *options, uint64_t step,
+                                    struct spd_error *error);
+spd_status spd_model_add_decoder(struct spd_model *to, const struct spd_model *from, struct spd_error *error);
 
 #endif

@@ -127,6 +127,7 @@ spd_status spd_network_init(struct spd_network *network, const struct spd_archit
     in = out;
   }
   if (a->weight_attention) add_convolutions(network, SPD_PART_WEIGHTS, 2);
+  network->decoder = network->size;
   in = a->n_latent;
   const double gain = a->decoder_activation == SPD_ACTIVATION_SPECULATOR ? GAIN_SPECULATOR : GAIN_LEAKY;
   for (size_t i = 0; i <= a->n_decoder_hidden; i++) {

@@ -62,6 +62,7 @@ struct spd_network {
   struct spd_parameter parameters[SPD_MAX_PARAMETERS];
   size_t size;     /* floats in a parameter block, gaps for alignment included (they are always zero) */
   size_t lsf_size; /* of them, those of the LSF, at the beginning of the block; 0 without one */
+  size_t decoder;  /* place of the decoder's, from which on all are the decoder's */
 };
 
 /* Checks the sizes and fills the table. Order: LSF, convolutions of the spectrum, encoder MLP, convolutions of the weights, decoder MLP. */

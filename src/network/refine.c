@@ -24,6 +24,7 @@ struct spd_refiner {
   struct spd_dense decoder[MAX_LAYERS];   /* the model's, with buffers of their own */
   struct spd_resample resample, tangents; /* of models, and of tangents */
   struct spd_lsf lsf, lsf_tangents, lsf_slope;
+  struct spd_resolution resolution, resolution_tangents, resolution_slope; /* or, of n_knots 0 without */
   struct spd_calibrate calibrate;
   struct spd_normal normal;
   struct spd_spread spread; /* its buffers are allocated when first used */
@@ -101,17 +102,22 @@ static spd_status build_transform(struct spd_refiner *r, struct spd_error *error
   r->tangents.x = r->tangent[model->n_decoder % 2];
   r->tangents.y = r->jacobian;
   r->normal.model = r->resample.y;
-  if (!model->lsf.size) return SPD_STATUS_OK;
+  if (!spd_model_footprint(model)) return SPD_STATUS_OK;
+  float *resolved, *slope = NULL;
   SPD_TRY(take_floats(r, &unresolved, rows * m, error));
-  r->lsf = r->lsf_tangents = r->lsf_slope = model->lsf;
-  r->lsf.x = r->resample.y;
-  SPD_TRY(take_floats(r, &r->lsf.y, g * m, error));
-  r->normal.model = r->lsf.y;
+  SPD_TRY(take_floats(r, &resolved, g * m, error));
+  if (r->slope) SPD_TRY(take_floats(r, &slope, g * m, error));
+  r->normal.model = resolved;
   r->tangents.y = unresolved;
+  r->resample.slope = slope;
+  r->lsf = r->lsf_tangents = r->lsf_slope = model->lsf;
+  r->lsf.x = r->resample.y, r->lsf.y = resolved;
   r->lsf_tangents.x = unresolved, r->lsf_tangents.y = r->jacobian;
-  if (!r->slope) return SPD_STATUS_OK;
-  SPD_TRY(take_floats(r, &r->resample.slope, g * m, error));
-  r->lsf_slope.x = r->resample.slope, r->lsf_slope.y = r->slope;
+  r->lsf_slope.x = slope, r->lsf_slope.y = r->slope;
+  r->resolution = r->resolution_tangents = r->resolution_slope = model->resolution;
+  r->resolution.x = r->resample.y, r->resolution.y = resolved;
+  r->resolution_tangents.x = unresolved, r->resolution_tangents.y = r->jacobian, r->resolution_tangents.share = r->n_latent;
+  r->resolution_slope.x = slope, r->resolution_slope.y = r->slope;
   return SPD_STATUS_OK;
 }
 
@@ -218,6 +224,14 @@ void spd_refiner_destroy(struct spd_refiner *r) {
 
 /* ---- one group ---- */
 
+/* n rows of models, or of tangents, of the spectra from `first` on, where these have resolutions */
+static spd_status resolve(const struct spd_refiner *r, const struct spd_resolution *of, size_t first, size_t n, struct spd_error *error) {
+  if (!of->n_knots) return SPD_STATUS_OK;
+  struct spd_resolution stage = *of;
+  stage.band += first * of->n_knots * of->size;
+  return r->backend->ops->resolution_forward(r->backend, &stage, n, error);
+}
+
 /* Objectives at these latents and redshifts of n spectra from `first` on; leaves the values that differentiate() and normal_equations()
  * need. */
 static spd_status evaluate(double *objective, struct spd_refiner *r, const float *latent, const float *z, size_t first, size_t n,
@@ -231,6 +245,7 @@ static spd_status evaluate(double *objective, struct spd_refiner *r, const float
   for (size_t i = 0; i < r->model->n_decoder; i++) SPD_TRY(ops->dense_forward(backend, &r->decoder[i], n, error));
   SPD_TRY(ops->resample_forward(backend, &r->resample, n, error));
   if (r->lsf.size) SPD_TRY(ops->lsf_forward(backend, &r->lsf, n, error));
+  SPD_TRY(resolve(r, &r->resolution, first, n, error));
   normal.flux = r->model->flux + offset, normal.ivar = r->model->ivar + offset;
   if (r->terms) {
     struct spd_calibrate calibrate = r->calibrate;
@@ -251,7 +266,7 @@ static spd_status evaluate(double *objective, struct spd_refiner *r, const float
 }
 
 /* The Jacobian at the latents that were evaluated last */
-static spd_status differentiate(struct spd_refiner *r, const float *z, size_t n, struct spd_error *error) {
+static spd_status differentiate(struct spd_refiner *r, const float *z, size_t first, size_t n, struct spd_error *error) {
   const struct spd_backend_ops *ops = r->backend->ops;
   struct spd_backend *backend = r->backend;
   const size_t s = r->n_latent, rows = n * s;
@@ -260,6 +275,8 @@ static spd_status differentiate(struct spd_refiner *r, const float *z, size_t n,
   for (size_t i = 0; i < r->model->n_decoder; i++)
     SPD_TRY(ops->dense_tangents(backend, &r->decoder[i], r->tangent[(i + 1) % 2], i ? r->tangent[i % 2] : r->identity, s, n, error));
   SPD_TRY(ops->resample_forward(backend, &r->tangents, rows, error));
+  SPD_TRY(resolve(r, &r->resolution_tangents, first, rows, error));
+  if (r->slope) SPD_TRY(resolve(r, &r->resolution_slope, first, n, error));
   if (!r->lsf.size) return SPD_STATUS_OK;
   SPD_TRY(ops->lsf_forward(backend, &r->lsf_tangents, rows, error));
   return r->slope ? ops->lsf_forward(backend, &r->lsf_slope, n, error) : SPD_STATUS_OK;
@@ -376,7 +393,7 @@ static void store_covariance(const struct spd_refined *to, const struct spd_refi
 static spd_status errors_of_group(struct spd_refiner *r, const struct spd_refined *to, size_t first, size_t n, struct spd_error *error) {
   const size_t k = r->k;
   SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
-  SPD_TRY(differentiate(r, r->host_z, n, error));
+  SPD_TRY(differentiate(r, r->host_z, first, n, error));
   SPD_TRY(normal_equations(r, r->host_latent, first, n, 1, error));
   invert(r, n);
   for (size_t i = 0; i < n; i++) store_covariance(to, r, first + i, r->inverse + i * k * k);
@@ -395,7 +412,7 @@ static spd_status refine_group(struct spd_refiner *r, const struct spd_refined *
   for (size_t step = 0; step < r->options.steps; step++) {
     const int anew = step % 2 == 0; /* every second step keeps the Jacobian of the one before */
     if (step > 0) SPD_TRY(evaluate(r->objective, r, r->host_latent, r->host_z, first, n, error));
-    if (anew) SPD_TRY(differentiate(r, r->host_z, n, error));
+    if (anew) SPD_TRY(differentiate(r, r->host_z, first, n, error));
     SPD_TRY(normal_equations(r, r->host_latent, first, n, anew, error));
     if (to->slope && step == 0) store_slope(to->slope + first * r->n_latent, r, n);
     for (size_t i = 0; i < n; i++) propose(r, i);

@@ -195,6 +195,20 @@ SPD_INLINE void spd_coverage_lsf(size_t *from, size_t *to, double z, const float
   *to = b;
 }
 
+/* ---- resolution ---- */
+
+/* The diagonals (size) of a Gaussian of this deviation in pixels, whose sum is 1 */
+SPD_INLINE void spd_gaussian(float *to, float sigma, size_t size) {
+  const float half = (float)(size / 2), scale = sigma > 0.05f ? -0.5f / (sigma * sigma) : -1e4f; /* narrower: all in one pixel */
+  float sum = 0;
+  for (size_t k = 0; k < size; k++) {
+    const float x = (float)k - half;
+    to[k] = spd_exp(scale * x * x);
+    sum += to[k];
+  }
+  for (size_t k = 0; k < size; k++) to[k] /= sum;
+}
+
 /* ---- augmented copies and the losses of redshift invariance ---- */
 
 /* Number `i` of the sequence that a key starts, uniform in (0, 1) */

@@ -5,7 +5,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/rng.h"
 #include "data/order.h"
+
+enum { PAIR_SALT = 0x9a12 };
 
 /* ---- schedule ---- */
 
@@ -42,13 +45,20 @@ struct spd_training {
   struct spd_training_options options;
   struct spd_feed *feed;
   uint64_t n_rows, n_training, n_validation;
-  const unsigned char *is_training;  /* (n_rows), the source's */
-  uint64_t *order;                   /* (n_rows): the training rows of this epoch, in order */
-  uint64_t *validation;              /* (n_validation) rows */
-  double *losses;                    /* on the backend, (n_training or n_validation): of the rows in order of processing */
-  double *host_losses;               /* (the same) */
-  struct spd_refiner *refiner;       /* NULL where the decoder learns at the encoder's latents */
-  float *encoded;                    /* (batch_size, S) on the host */
+  const unsigned char *is_training; /* (n_rows), the source's */
+  uint64_t *order;                  /* (n_rows): the training rows of this epoch, in order */
+  size_t batch_size;                /* the largest batch of this instrument */
+  uint64_t *ends;                   /* (n_batches) where the batches that have a spectrum end in `order`; NULL: all have batch_size */
+  uint64_t n_batches;
+  uint64_t *pairs;                            /* (n_pairs) rows */
+  uint64_t *pair_order, *arranged, *pairs_of; /* (n_pairs), (n_training), (steps_per_epoch): pairs at the beginning of each batch */
+  unsigned char *is_paired;                   /* (n_rows) */
+  size_t n;                                   /* spectra in the present batch */
+  uint64_t *validation;                       /* (n_validation) rows */
+  double *losses;                             /* on the backend, (n_training or n_validation): of the rows in order of processing */
+  double *host_losses;                        /* (the same) */
+  struct spd_refiner *refiner;                /* NULL where the decoder learns at the encoder's latents */
+  float *encoded;                             /* (batch_size, S) on the host */
   double *before, *after, *slope;    /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
   struct spd_invariance *invariance; /* NULL where the loss is the fidelity alone */
   uint64_t *ids, *next_ids;          /* (n_rows), (n_training): of all rows, of those to come in this epoch */
@@ -69,11 +79,75 @@ static double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* n of the whole, shared out by steps: of a batch of an epoch with others */
+static uint64_t shared_out(const struct spd_training *t, uint64_t n, uint64_t step) {
+  const uint64_t total = t->options.share.total, all = step * t->options.batch_size;
+  return all >= total ? n : all * n / total;
+}
+
+/* Training rows before a step of an epoch */
+static uint64_t position(const struct spd_training *t, uint64_t step) {
+  if (t->ends) return shared_out(t, t->n_training, step);
+  const uint64_t all = step * t->batch_size;
+  return all < t->n_training ? all : t->n_training;
+}
+
+/* Batches with a spectrum that end at or before row `done` of the epoch */
+static uint64_t batches_until(const struct spd_training *t, uint64_t done) {
+  uint64_t low = 0, high = t->n_batches;
+  while (low < high) {
+    const uint64_t middle = (low + high) / 2;
+    if (t->ends[middle] <= done)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+size_t spd_training_capacity(const struct spd_training_options *o, uint64_t n_training) {
+  const uint64_t total = o->share.total;
+  return total ? (size_t)((o->batch_size * n_training + total - 1) / total) : o->batch_size;
+}
+
+/* Pairs at the beginning of each batch, in the same order for both instruments: as many as both their batches have room for, and no more
+ * than their share */
+static void count_pairs(struct spd_training *t) {
+  const struct spd_share *share = &t->options.share;
+  uint64_t used = 0;
+  for (uint64_t step = 0; step < t->steps_per_epoch; step++) {
+    const uint64_t own = position(t, step + 1) - position(t, step);
+    const uint64_t other = shared_out(t, share->partner, step + 1) - shared_out(t, share->partner, step);
+    uint64_t most = shared_out(t, share->n_pairs, step + 1) - used;
+    if (most > own) most = own;
+    if (most > other) most = other;
+    t->pairs_of[step] = most;
+    used += most;
+  }
+}
+
+/* Brings pairs together. Those for which a step has no room fill up its instrument's batches where its other spectra are used up: from the
+ * end of the pairs, which no step has reached by then. */
+static void arrange_pairs(struct spd_training *t) {
+  const struct spd_share *share = &t->options.share;
+  uint64_t at = 0, next = 0, head = 0, tail = share->n_pairs;
+  spd_order_fill(t->pair_order, share->n_pairs, t->options.seed ^ PAIR_SALT, t->epoch);
+  for (uint64_t step = 0; step < t->steps_per_epoch; step++) {
+    for (uint64_t i = 0; i < t->pairs_of[step]; i++) t->arranged[at++] = t->pairs[t->pair_order[head++]];
+    while (at < position(t, step + 1)) {
+      while (next < t->n_training && t->is_paired[t->order[next]]) next++;
+      t->arranged[at++] = next < t->n_training ? t->order[next++] : t->pairs[t->pair_order[--tail]];
+    }
+  }
+  memcpy(t->order, t->arranged, t->n_training * sizeof *t->order);
+}
+
 static void start_epoch(struct spd_training *t) {
   uint64_t kept = 0;
   spd_order_fill(t->order, t->n_rows, t->options.seed, t->epoch);
   for (uint64_t i = 0; i < t->n_rows; i++)
     if (t->is_training[t->order[i]]) t->order[kept++] = t->order[i];
+  if (t->options.share.n_pairs > 0) arrange_pairs(t);
   t->feeding = 0;
   t->step_in_epoch = 0;
   t->loss_sum = 0;
@@ -82,7 +156,7 @@ static void start_epoch(struct spd_training *t) {
 
 /* Without a refiner: its decoder does not learn at the latents that these losses are of. */
 static spd_status prepare_invariance(struct spd_training *t, struct spd_error *error) {
-  const size_t n = t->options.batch_size, copies = spd_invariance_copies(t->options.invariance, n);
+  const size_t n = t->batch_size, copies = spd_invariance_copies(t->options.invariance, n);
   if (t->pieces.count > 1)
     return spd_fail(error, SPD_STATUS_UNSUPPORTED, "losses of invariance are of all pairs of a batch, which cannot be cut into pieces");
   if (t->refiner) return spd_fail(error, SPD_STATUS_INVALID, "a decoder that learns at refined latents excludes losses of invariance");
@@ -96,14 +170,43 @@ static spd_status prepare_invariance(struct spd_training *t, struct spd_error *e
   return spd_invariance_create(&t->invariance, t->model, t->options.invariance, n, (size_t)t->n_training, error);
 }
 
+static spd_status prepare_share(struct spd_training *t, struct spd_error *error) {
+  const struct spd_share *share = &t->options.share;
+  const uint64_t steps = t->steps_per_epoch;
+  t->ends = malloc(steps * sizeof *t->ends);
+  if (!t->ends) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  for (uint64_t step = 0; step < steps; step++)
+    if (position(t, step + 1) > position(t, step)) t->ends[t->n_batches++] = position(t, step + 1);
+  if (share->n_pairs == 0) return SPD_STATUS_OK;
+  t->pairs = malloc(share->n_pairs * sizeof *t->pairs);
+  t->pair_order = malloc(share->n_pairs * sizeof *t->pair_order);
+  t->arranged = malloc(t->n_training * sizeof *t->arranged);
+  t->pairs_of = malloc(steps * sizeof *t->pairs_of);
+  t->is_paired = calloc(t->n_rows, 1);
+  if (!t->pairs || !t->pair_order || !t->arranged || !t->pairs_of || !t->is_paired)
+    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  for (uint64_t i = 0; i < share->n_pairs; i++) {
+    const uint64_t row = share->pairs[i];
+    if (row >= t->n_rows || !t->is_training[row] || t->is_paired[row])
+      return spd_fail(error, SPD_STATUS_INVALID, "internal: pairs must be different rows that train");
+    t->is_paired[row] = 1;
+    t->pairs[i] = row;
+  }
+  count_pairs(t);
+  return SPD_STATUS_OK;
+}
+
 static spd_status prepare(struct spd_training *t, const struct spd_source *source, struct spd_error *error) {
   struct spd_backend *backend = spd_model_backend(t->model);
+  const uint64_t total = t->options.share.total ? t->options.share.total : t->n_training;
   void *losses = NULL;
-  for (uint64_t i = 0; i < t->n_rows; i++) t->n_training += source->is_training[i] != 0;
   t->n_validation = t->n_rows - t->n_training;
   if (t->n_training == 0) return spd_fail(error, SPD_STATUS_INVALID, "there is no spectrum to train on");
-  SPD_TRY(spd_pieces_open(&t->pieces, t->model, t->options.sharing, t->options.batch_size, t->n_training, t->n_validation, error));
-  t->steps_per_epoch = t->pieces.steps_per_epoch;
+  if (t->n_training > total) return spd_fail(error, SPD_STATUS_INVALID, "internal: an instrument has more spectra than all together");
+  SPD_TRY(spd_pieces_open(&t->pieces, t->model, t->options.sharing, t->batch_size, t->n_training, t->n_validation, error));
+  if (t->pieces.count > 1 && t->options.share.total)
+    return spd_fail(error, SPD_STATUS_UNSUPPORTED, "batches of several instruments cannot be cut into pieces");
+  t->steps_per_epoch = (total + t->options.batch_size - 1) / t->options.batch_size;
   const uint64_t most = t->n_training > t->n_validation ? t->n_training : t->n_validation;
   t->order = malloc(t->n_rows * sizeof *t->order);
   t->validation = malloc((t->n_validation + 1) * sizeof *t->validation);
@@ -118,14 +221,15 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
   t->losses = losses;
   if (t->options.refine_from != UINT64_MAX) {
     const struct spd_refine_options one_step = {.steps = 1};
-    t->encoded = malloc(t->options.batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->encoded);
-    t->before = malloc(2 * t->options.batch_size * sizeof *t->before);
-    t->after = t->before ? t->before + t->options.batch_size : NULL;
-    t->slope = malloc(t->options.batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->slope);
+    t->encoded = malloc(t->batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->encoded);
+    t->before = malloc(2 * t->batch_size * sizeof *t->before);
+    t->after = t->before ? t->before + t->batch_size : NULL;
+    t->slope = malloc(t->batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->slope);
     if (!t->encoded || !t->before || !t->slope) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
     SPD_TRY(spd_refiner_create(&t->refiner, t->model, &one_step, error));
   }
   if (t->options.invariance) SPD_TRY(prepare_invariance(t, error));
+  if (t->options.share.total) SPD_TRY(prepare_share(t, error));
   SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->pieces.rows, t->options.way, error));
   start_epoch(t);
   return SPD_STATUS_OK;
@@ -134,13 +238,17 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
 spd_status spd_training_create(struct spd_training **out, struct spd_model *model, const struct spd_source *source,
                                const struct spd_training_options *options, struct spd_error *error) {
   *out = NULL;
-  const size_t rows = spd_piece_rows(options->sharing, options->batch_size);
-  if (rows == 0 || rows > spd_model_capacity(model))
+  uint64_t n_training = 0;
+  for (uint64_t i = 0; i < source->n_rows; i++) n_training += source->is_training[i] != 0;
+  const size_t batch_size = spd_training_capacity(options, n_training), rows = spd_piece_rows(options->sharing, batch_size);
+  if (options->batch_size == 0 || rows > spd_model_capacity(model))
     return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be between 1 and %zu, not %zu", spd_model_capacity(model), rows);
   struct spd_training *t = calloc(1, sizeof *t);
   if (!t) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   t->model = model;
   t->options = *options;
+  t->batch_size = batch_size;
+  t->n_training = n_training;
   t->n_rows = source->n_rows;
   t->is_training = source->is_training;
   spd_status status = prepare(t, source, error);
@@ -160,6 +268,12 @@ void spd_training_destroy(struct spd_training *t) {
   spd_feed_destroy(t->feed);
   spd_refiner_destroy(t->refiner);
   spd_invariance_destroy(t->invariance);
+  free(t->ends);
+  free(t->pairs);
+  free(t->pair_order);
+  free(t->arranged);
+  free(t->pairs_of);
+  free(t->is_paired);
   free(t->ids);
   free(t->next_ids);
   free(t->encoded);
@@ -198,12 +312,11 @@ static int encoder_follows(const struct spd_training *t, size_t n) {
 
 /* The encoder's gradient, through the decoder held fixed: from the derivatives at its latents that the refinement started with. Their
  * objectives are the batch's losses, but for a factor. */
-static spd_status encoder_gradient(struct spd_training *t, size_t n, uint64_t done, struct spd_error *error) {
+static spd_status encoder_gradient(struct spd_training *t, size_t n, size_t total, uint64_t done, struct spd_error *error) {
   const struct spd_architecture *a = &spd_model_network(t->model)->architecture;
   struct spd_backend *backend = spd_model_backend(t->model);
   const double m = (double)a->n_observed;
-  const size_t of = t->pieces.count > 1 ? spd_pieces_batch(&t->pieces, t->step_in_epoch) : n;
-  for (size_t i = 0; i < n * a->n_latent; i++) t->encoded[i] = (float)(t->slope[i] / (m * (double)of));
+  for (size_t i = 0; i < n * a->n_latent; i++) t->encoded[i] = (float)(t->slope[i] / (m * (double)total));
   for (size_t i = 0; i < n; i++) t->before[i] /= m;
   SPD_TRY(backend->ops->upload(backend, t->losses + done, t->before, n * sizeof *t->losses, error));
   return spd_model_backward_from(t->model, SPD_TENSOR_LATENT, t->encoded, SPD_TENSOR_INPUT, error);
@@ -211,54 +324,129 @@ static spd_status encoder_gradient(struct spd_training *t, size_t n, uint64_t do
 
 /* Gradients of the next batch: the decoder's at refined latents, through which no gradient goes to the encoder; the encoder's at its own
  * latents through the decoder held fixed. The losses are those of the encoder's latents. If the encoder does not follow, the usual ones. */
-static spd_status refined_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
+static spd_status refined_gradients(struct spd_training *t, size_t total, uint64_t done, struct spd_error *error) {
   size_t n;
   const struct spd_refined refined = {.before = t->before, .after = t->after, .slope = t->slope};
   SPD_TRY(spd_feed_next(&n, t->feed, error));
+  spd_model_set_total(t->model, total);
   SPD_TRY(spd_model_encode(t->model, error));
   SPD_TRY(spd_model_read(t->encoded, t->model, SPD_TENSOR_LATENT, error));
   SPD_TRY(spd_refine(t->refiner, &refined, error));
   if (encoder_follows(t, n)) {
     SPD_TRY(decode(t, done, error));
     SPD_TRY(spd_model_backward_decoder(t->model, error));
-    return encoder_gradient(t, n, done, error);
+    return encoder_gradient(t, n, total, done, error);
   }
   SPD_TRY(spd_model_set_latent(t->model, t->encoded, n, error));
   SPD_TRY(decode(t, done, error));
   return spd_model_backward(t->model, error);
 }
 
-/* Gradients of all losses of the next batch */
-static spd_status invariant_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
-  size_t n;
-  SPD_TRY(spd_feed_next(&n, t->feed, error));
-  SPD_TRY(spd_invariance_copy(t->invariance, error));
-  SPD_TRY(spd_model_encode(t->model, error));
-  SPD_TRY(decode(t, done, error));
-  SPD_TRY(spd_invariance_losses(t->invariance, t->epoch, error));
-  return spd_model_backward(t->model, error);
+/* This rank's rows of the epoch from the present step on. Returns their number. */
+static size_t own_rows(struct spd_training *t) {
+  size_t count = 0, from, to;
+  for (uint64_t step = t->step_in_epoch; step < t->steps_per_epoch; step++) {
+    spd_pieces_of_rank(&from, &to, &t->pieces, t->pieces.rank, spd_pieces_batch(&t->pieces, step));
+    memcpy(t->own + count, t->order + step * t->batch_size + from, (to - from) * sizeof *t->own);
+    count += to - from;
+  }
+  return count;
 }
 
-static spd_status gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
+/* The rows of this epoch, of this rank, after its first `done` */
+static spd_status start_feeding(struct spd_training *t, uint64_t done, struct spd_error *error) {
+  const size_t count = t->own ? own_rows(t) : (size_t)(t->n_training - done);
+  if (t->ends)
+    SPD_TRY(spd_feed_start_cut(t->feed, t->order + done, count, t->ends + batches_until(t, done), done, error));
+  else
+    SPD_TRY(spd_feed_start(t->feed, t->own ? t->own : t->order + done, count, error));
+  t->feeding = 1;
+  if (!t->invariance) return SPD_STATUS_OK;
+  for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->order[done + i]];
+  return spd_invariance_begin(t->invariance, t->next_ids, count, t->epoch, error);
+}
+
+/* Whether the decoder learns at refined latents: then a step's gradients are there after its forward part */
+static int is_refined(const struct spd_training *t) { return t->refiner && t->step >= t->options.refine_from; }
+
+size_t spd_training_next(const struct spd_training *t) {
+  return (size_t)(position(t, t->step_in_epoch + 1) - position(t, t->step_in_epoch));
+}
+
+size_t spd_training_next_pairs(const struct spd_training *t) { return t->pairs_of ? (size_t)t->pairs_of[t->step_in_epoch] : 0; }
+
+int spd_training_epoch_done(const struct spd_training *t) { return t->step_in_epoch == t->steps_per_epoch; }
+
+uint64_t spd_training_size(const struct spd_training *t) { return t->n_training; }
+
+struct spd_model *spd_training_model(const struct spd_training *t) {
+  return t->model;
+}
+
+const struct spd_training_options *spd_training_options(const struct spd_training *t) { return &t->options; }
+
+/* The next spectra of the feed, of a batch of `total`: up to their losses, and gradients of those of invariance, or with all gradients
+ * where the decoder learns at refined latents. Losses come after the first `done`. */
+static spd_status forward_to_losses(struct spd_training *t, size_t total, uint64_t done, struct spd_error *error) {
   size_t n;
-  if (t->refiner && t->step >= t->options.refine_from) return refined_gradients(t, done, error);
-  if (t->invariance) return invariant_gradients(t, done, error);
-  SPD_TRY(forward(&n, t, done, error));
-  return spd_model_backward(t->model, error);
+  if (is_refined(t)) return refined_gradients(t, total, done, error);
+  SPD_TRY(spd_feed_next(&n, t->feed, error));
+  spd_model_set_total(t->model, total);
+  if (t->invariance) SPD_TRY(spd_invariance_copy(t->invariance, error));
+  SPD_TRY(spd_model_encode(t->model, error));
+  SPD_TRY(decode(t, done, error));
+  return t->invariance ? spd_invariance_losses(t->invariance, t->epoch, error) : SPD_STATUS_OK;
+}
+
+spd_status spd_training_forward(struct spd_training *t, size_t total, struct spd_error *error) {
+  const uint64_t done = position(t, t->step_in_epoch);
+  t->n = spd_training_next(t);
+  t->validated = 0;
+  if (t->n == 0) return SPD_STATUS_OK;
+  if (!t->feeding) SPD_TRY(start_feeding(t, done, error));
+  return forward_to_losses(t, total, done, error);
+}
+
+spd_status spd_training_backward(struct spd_training *t, struct spd_error *error) {
+  return t->n == 0 || is_refined(t) ? SPD_STATUS_OK : spd_model_backward(t->model, error);
+}
+
+/* Adam's count of steps of the encoder leaves out batches without a spectrum. */
+spd_status spd_training_update(struct spd_training *t, int decoder, struct spd_error *error) {
+  const uint64_t seen = position(t, t->step_in_epoch);
+  struct spd_adam_options adam = t->options.adam;
+  spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
+  if (!t->ends && decoder && !t->options.freeze_decoder) {
+    SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
+  } else if (t->n > 0) {
+    const uint64_t updates = t->ends ? t->epoch * t->n_batches + batches_until(t, seen) : t->step;
+    SPD_TRY(spd_model_update_encoder(t->model, &adam, updates + 1, error));
+    if (decoder && !t->options.freeze_decoder) SPD_TRY(spd_model_update_decoder(t->model, &adam, t->step + 1, error));
+  }
+  t->step++;
+  if (t->options.average)
+    SPD_TRY(spd_model_average(t->model, 1.0 / (double)(t->step < t->options.average ? t->step : t->options.average), error));
+  t->step_in_epoch++;
+  return SPD_STATUS_OK;
+}
+
+/* A piece's part of the gradient of a batch of `total` */
+static spd_status piece_gradients(struct spd_training *t, size_t total, uint64_t done, struct spd_error *error) {
+  SPD_TRY(forward_to_losses(t, total, done, error));
+  return is_refined(t) ? SPD_STATUS_OK : spd_model_backward(t->model, error);
 }
 
 /* The last piece of a rank: its gradient goes to the others range by range, while the next ones are computed. */
-static spd_status last_piece(struct spd_training *t, uint64_t done, int empty, struct spd_error *error) {
-  const int in_parts = t->pieces.size > 1 && !(t->refiner && t->step >= t->options.refine_from);
+static spd_status last_piece(struct spd_training *t, size_t total, uint64_t done, int empty, struct spd_error *error) {
+  const int in_parts = t->pieces.size > 1 && !is_refined(t);
   const struct spd_range all = {0, spd_model_network(t->model)->size};
   struct spd_range ranges[SPD_MODEL_RANGES];
-  size_t n;
   if (empty) SPD_TRY(spd_pieces_none(&t->pieces, error));
   if (!in_parts) {
-    if (!empty) SPD_TRY(gradients(t, done, error));
+    if (!empty) SPD_TRY(piece_gradients(t, total, done, error));
     return spd_pieces_sum(&t->pieces, all, error);
   }
-  if (!empty) SPD_TRY(forward(&n, t, done, error));
+  if (!empty) SPD_TRY(forward_to_losses(t, total, done, error));
   for (int part = 0; part < SPD_MODEL_PARTS; part++) {
     const size_t n_ranges = spd_model_ranges(ranges, t->model, part);
     if (!empty) SPD_TRY(spd_model_backward_part(t->model, part, error));
@@ -267,57 +455,34 @@ static spd_status last_piece(struct spd_training *t, uint64_t done, int empty, s
   return SPD_STATUS_OK;
 }
 
-/* The gradient of the batch's mean loss, the same on all ranks. done: this rank's spectra of the epoch so far */
-static spd_status shared_gradients(struct spd_training *t, uint64_t done, struct spd_error *error) {
+/* The gradient of the batch's mean loss, the same on all ranks */
+static spd_status shared_gradients(struct spd_training *t, struct spd_error *error) {
   struct spd_pieces *p = &t->pieces;
-  const size_t batch = spd_pieces_batch(p, t->step_in_epoch);
+  uint64_t done = spd_pieces_before(p, p->rank, t->step_in_epoch); /* this rank's spectra of the epoch so far */
   size_t from, to;
-  spd_pieces_of_rank(&from, &to, p, p->rank, batch);
-  spd_model_pieces_of(t->model, batch);
+  t->n = spd_pieces_batch(p, t->step_in_epoch);
+  t->validated = 0;
+  if (!t->feeding) SPD_TRY(start_feeding(t, done, error));
+  spd_pieces_of_rank(&from, &to, p, p->rank, t->n);
   for (size_t i = 0; i + 1 < p->own; i++) {
     const size_t n = to - from < p->rows ? to - from : p->rows;
-    SPD_TRY(n ? gradients(t, done, error) : spd_pieces_none(p, error));
+    SPD_TRY(n ? piece_gradients(t, t->n, done, error) : spd_pieces_none(p, error));
     SPD_TRY(spd_pieces_keep(p, i, error));
     from += n, done += n;
   }
-  SPD_TRY(last_piece(t, done, from == to, error));
+  SPD_TRY(last_piece(t, t->n, done, from == to, error));
   return spd_pieces_end(p, error);
 }
 
-/* This rank's rows of the epoch from the present step on; `done` of its rows were before. */
-static spd_status start_feeding(struct spd_training *t, uint64_t done, struct spd_error *error) {
-  const uint64_t *rows = t->order + done;
-  size_t count = (size_t)(t->n_training - done), from, to;
-  if (t->own) {
-    count = 0;
-    for (uint64_t step = t->step_in_epoch; step < t->steps_per_epoch; step++) {
-      spd_pieces_of_rank(&from, &to, &t->pieces, t->pieces.rank, spd_pieces_batch(&t->pieces, step));
-      memcpy(t->own + count, t->order + step * t->options.batch_size + from, (to - from) * sizeof *t->own);
-      count += to - from;
-    }
-    rows = t->own;
-  }
-  SPD_TRY(spd_feed_start(t->feed, rows, count, error));
-  t->feeding = 1;
-  if (!t->invariance) return SPD_STATUS_OK;
-  for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->order[done + i]];
-  return spd_invariance_begin(t->invariance, t->next_ids, count, t->epoch, error);
-}
-
 static spd_status one_step(struct spd_training *t, struct spd_error *error) {
-  const uint64_t done = spd_pieces_before(&t->pieces, t->pieces.rank, t->step_in_epoch);
-  struct spd_adam_options adam = t->options.adam;
-  if (!t->feeding) SPD_TRY(start_feeding(t, done, error));
-  t->validated = 0;
-  spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
-  SPD_TRY(t->pieces.count > 1 ? shared_gradients(t, done, error) : gradients(t, done, error));
+  if (t->pieces.count > 1) {
+    SPD_TRY(shared_gradients(t, error));
+  } else {
+    SPD_TRY(spd_training_forward(t, spd_training_next(t), error));
+    SPD_TRY(spd_training_backward(t, error));
+  }
   if (t->options.clip > 0) SPD_TRY(spd_model_clip(t->model, t->options.clip, error));
-  SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
-  t->step++;
-  if (t->options.average)
-    SPD_TRY(spd_model_average(t->model, 1.0 / (double)(t->step < t->options.average ? t->step : t->options.average), error));
-  t->step_in_epoch++;
-  return SPD_STATUS_OK;
+  return spd_training_update(t, 1, error);
 }
 
 /* Ranks have clocks of their own: they make the steps that the first one expects to make in this time. 0: stop */
@@ -338,13 +503,27 @@ spd_status spd_training_advance(struct spd_training *t, double seconds, struct s
   progress->stopped = shared && steps == 0;
   if (progress->stopped) return SPD_STATUS_OK;
   do SPD_TRY(one_step(t, error));
-  while (t->step_in_epoch < t->steps_per_epoch && (shared ? t->step_in_epoch - first < steps : seconds_now() < begun + seconds));
-  const int finished = t->step_in_epoch == t->steps_per_epoch;
-  const uint64_t seen = finished ? t->n_training : t->step_in_epoch * t->options.batch_size;
-  SPD_TRY(spd_pieces_losses(t->host_losses, &t->pieces, t->losses, first, t->step_in_epoch, error));
+  while (!spd_training_epoch_done(t) && (shared ? t->step_in_epoch - first < steps : seconds_now() < begun + seconds));
+  const uint64_t made = t->step_in_epoch - first;
+  SPD_TRY(spd_training_report(t, progress, error));
+  t->step_seconds = (seconds_now() - begun) / (double)made;
+  return SPD_STATUS_OK;
+}
+
+/* To host_losses, in their order, those of the epoch that are not in its sum yet: waits for the backend. seen: spectra so far, of all ranks
+ */
+static spd_status fetch_losses(struct spd_training *t, uint64_t seen, struct spd_error *error) {
+  struct spd_backend *backend = spd_model_backend(t->model);
+  if (t->own) return spd_pieces_losses(t->host_losses, &t->pieces, t->losses, t->loss_count / t->batch_size, t->step_in_epoch, error);
+  return backend->ops->download(backend, t->host_losses, t->losses + t->loss_count, (seen - t->loss_count) * sizeof *t->losses, error);
+}
+
+spd_status spd_training_report(struct spd_training *t, struct spd_progress *progress, struct spd_error *error) {
+  const int finished = spd_training_epoch_done(t);
+  const uint64_t seen = position(t, t->step_in_epoch);
+  SPD_TRY(fetch_losses(t, seen, error));
   for (uint64_t i = 0; i < seen - t->loss_count; i++) t->loss_sum += t->host_losses[i];
   t->loss_count = seen;
-  t->step_seconds = (seconds_now() - begun) / (double)(t->step_in_epoch - first);
   if (finished) t->epoch++;
   progress->epoch = t->epoch;
   progress->step = t->step;
@@ -353,6 +532,7 @@ spd_status spd_training_advance(struct spd_training *t, double seconds, struct s
   progress->loss_sum = t->loss_sum;
   progress->loss_count = t->loss_count;
   progress->epoch_finished = finished;
+  progress->stopped = 0;
   if (finished) start_epoch(t);
   return SPD_STATUS_OK;
 }
@@ -363,7 +543,7 @@ struct spd_training_state spd_training_get_state(const struct spd_training *t) {
 }
 
 spd_status spd_training_set_state(struct spd_training *t, const struct spd_training_state *state, struct spd_error *error) {
-  const uint64_t seen = state->step_in_epoch * t->options.batch_size;
+  const uint64_t seen = position(t, state->step_in_epoch);
   if (state->step_in_epoch >= t->steps_per_epoch || state->loss_count != seen ||
       state->step != state->epoch * t->steps_per_epoch + state->step_in_epoch)
     return spd_fail(error, SPD_STATUS_INVALID, "this is not the state of a training with %llu steps an epoch",

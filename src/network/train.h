@@ -17,8 +17,18 @@ struct spd_schedule {
 };
 void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *schedule, uint64_t step /* from 0 */);
 
+/* The part of one instrument in a training of several (network/joint.h): each batch has the same share of the spectra of each, so that all
+ * are through in the same steps. Objects that this instrument and one other have seen are `pairs`, numbered alike in both: their
+ * spectra come at the beginning of the batches of both, in the same order, as far as the sizes of the batches allow. */
+struct spd_share {
+  uint64_t total;        /* training spectra of all instruments; 0: this is the only one */
+  uint64_t n_pairs;      /* of training spectra */
+  const uint64_t *pairs; /* (n_pairs) rows of the source; not needed any more once the training is made */
+  uint64_t partner;      /* training spectra of the other instrument; 0 without pairs */
+};
+
 struct spd_training_options {
-  size_t batch_size;
+  size_t batch_size; /* of all instruments together */
   uint64_t seed;
   struct spd_schedule schedule; /* total_steps counts from this training's first step */
   struct spd_adam_options adam; /* rate and beta1 are the schedule's */
@@ -29,7 +39,12 @@ struct spd_training_options {
   const struct spd_invariance_options *invariance; /* NULL: the loss is the fidelity alone */
   const uint64_t *ids;                             /* (n_rows) of the source: identities of spectra, for invariance; NULL: row numbers */
   const struct spd_sharing *sharing;               /* NULL: a batch is one piece */
+  int freeze_decoder;                              /* only the encoder and the LSF learn */
+  struct spd_share share;
 };
+
+/* Spectra of one instrument, of which n_training train, in the largest batch: the capacity that its model needs, without copies */
+size_t spd_training_capacity(const struct spd_training_options *options, uint64_t n_training);
 
 struct spd_training;
 spd_status spd_training_create(struct spd_training **training, struct spd_model *model, const struct spd_source *source,
@@ -44,6 +59,21 @@ struct spd_progress {
   int epoch_finished; /* the last advance ended an epoch */
   int stopped;        /* a rank was asked to stop, and no step was made: nothing else is set */
 };
+/* The parts of a step, for instruments whose steps are one (network/joint.h): the next batch forward, as a part of a batch of `total`
+ * spectra; its gradients; the update, with `decoder` that of the decoder by this model's gradient, too. A batch may have no spectrum: then
+ * the first two do nothing. With spd_training_report() the losses of the steps since the last one are read, and an epoch ends that is
+ * through. */
+size_t spd_training_next(const struct spd_training *training);       /* spectra of the next batch */
+size_t spd_training_next_pairs(const struct spd_training *training); /* pairs of which one half is at its beginning */
+spd_status spd_training_forward(struct spd_training *training, size_t total, struct spd_error *error);
+spd_status spd_training_backward(struct spd_training *training, struct spd_error *error);
+spd_status spd_training_update(struct spd_training *training, int decoder, struct spd_error *error);
+spd_status spd_training_report(struct spd_training *training, struct spd_progress *progress, struct spd_error *error);
+int spd_training_epoch_done(const struct spd_training *training);
+uint64_t spd_training_size(const struct spd_training *training); /* spectra that train */
+struct spd_model *spd_training_model(const struct spd_training *training);
+const struct spd_training_options *spd_training_options(const struct spd_training *training);
+
 /* Steps until `seconds` have passed or the epoch ends, at least one. The ranks of a group make the same number of steps. */
 spd_status spd_training_advance(struct spd_training *training, double seconds, struct spd_progress *progress, struct spd_error *error);
 /* Of a group: no rank makes another step after the advance that it is in; later ones are `stopped`. */

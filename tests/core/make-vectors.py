@@ -486,6 +486,38 @@ def make_lsf(rng):
     writer.close()
 
 
+# ------------------------------------------------------------------------------------------------------------------- resolution
+
+def resolution_matrix(band, knots, m):
+    """The dense matrix (m, m) of bands (knots, size) given at pixels `knots` and linear between them."""
+    size, matrix = band.shape[1], np.zeros((m, m))
+    for i in range(m):
+        j = min(np.searchsorted(knots, i, side="right") - 1, len(knots) - 2)
+        t = f32([(i - knots[j]) / (knots[j + 1] - knots[j])])[0]
+        for k in range(size):
+            if 0 <= i + k - size // 2 < m:
+                matrix[i, i + k - size // 2] = (1 - t) * band[j, k] + t * band[j + 1, k]
+    return matrix
+
+
+def make_resolution(rng):
+    writer = Writer("resolution")
+    for name, n, share, m, size, step in [
+            ("every-pixel", 3, 1, 23, 5, 1), ("ends-only", 2, 1, 31, 3, 64), ("short-end", 3, 1, 67, 11, 16), ("even-end", 2, 1, 33, 7, 8),
+            ("one-diagonal", 2, 1, 9, 1, 4), ("array-shorter-than-band", 2, 1, 5, 11, 2),
+            ("two-pixels", 1, 1, 2, 3, 1), ("directions", 6, 3, 29, 7, 10), ("many", 2, 2, 700, 11, 3)]:
+        knots = np.array(sorted(set(range(0, m, step)) | {m - 1}))
+        band = f32(rng.normal(size=(n // share, knots.size, size)) / size)
+        matrices = [resolution_matrix(band[i // share], knots, m) for i in range(n)]
+        x, dy = f32(1 + 0.5 * rng.normal(size=(n, m))), f32(rng.normal(size=(n, m)))
+        forward = lambda x: np.stack([matrices[i] @ x[i] for i in range(n)])
+        dx = np.stack([matrices[i].T @ dy[i] for i in range(n)])
+        check_gradients(lambda x: (forward(x) * dy).sum(), dict(x=x), dict(x=dx), rng)
+        writer.case(name, dict(n=n, share=share, n_observed=m, size=size, step=step),
+                    dict(band=band, x=x, y=forward(x), dy=dy, dx=dx))
+    writer.close()
+
+
 # ------------------------------------------------------------------------------------------------------------------------- loss
 
 def weighted(wave_rest, wave_observed, z, lsf):
@@ -618,6 +650,7 @@ def main():
     make_dense(np.random.default_rng(4))
     make_resample(np.random.default_rng(5))
     make_lsf(np.random.default_rng(6))
+    make_resolution(np.random.default_rng(13))
     make_loss(np.random.default_rng(7))
     invariance_vectors.make_similarity(Writer("similarity"), np.random.default_rng(9))
     invariance_vectors.make_consistency(Writer("consistency"), np.random.default_rng(10))

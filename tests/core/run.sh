@@ -161,7 +161,7 @@ if [ $gpu = yes ]; then
   elif { [ -n "${WRAPPER:-}" ] && [ -x build/core/gpu/test-stages ]; } ||
        compile gpu "-O2 $blas" "$nvcc -std=c++14 -O2 -lineinfo -arch=native -Isrc -Werror all-warnings -Xcompiler -Wall,-Wextra"; then
     link=$nvcc
-    for name in ${TESTS:-stages invariance gradients reference cuda repeat refine infer}; do
+    for name in ${TESTS:-stages invariance gradients reference cuda repeat refine infer joint}; do
       run gpu "$name" '' "-lcublas $blas_libs $(echo "$libs" | sed 's/-pthread/-lpthread/')" "${WRAPPER:-}"
     done
   fi
@@ -191,7 +191,7 @@ played_cuda() {
   fi
   link=g++
   if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda -DCUDA_KEPT_ARENA=256 $sanitizers"; then
-    for name in stages invariance cuda repeat refine nccl infer; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
+    for name in stages invariance cuda repeat refine nccl infer joint; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   link=$cc
 }
@@ -213,7 +213,7 @@ int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; 
 C
   release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
   compile release "$release" || return
-  for name in stages invariance gradients reference threads train pieces refine fourier product rows flow; do
+  for name in stages invariance gradients reference threads train joint pieces refine fourier product rows flow; do
     among $name && run release $name "$release" "$blas_libs $libs"
   done
   # whatever OpenBLAS takes the processor for
@@ -230,7 +230,7 @@ int main(void) { return 0; }
 C
   then skip "races: a program built with -fsanitize=thread does not run here"
   elif compile races "$races"; then
-    for name in reader pool threads train pieces infer flow; do among $name && run races $name "$races" "$libs"; done
+    for name in reader pool threads train joint pieces infer flow; do among $name && run races $name "$races" "$libs"; done
   fi
 }
 

@@ -98,6 +98,17 @@ CHECK_UNUSED static struct small_data small_data_new(const struct spd_network *n
   return d;
 }
 
+/* Resolutions of n spectra of m pixels: widths from 0.6 to 1.6 pixels, or diagonals of any sign and sum */
+CHECK_UNUSED static float *small_resolutions(const struct spd_band *band, size_t n, size_t m, uint64_t seed) {
+  const size_t width = spd_band_width(band, m);
+  float *values = check_alloc(n * width * sizeof *values);
+  for (size_t i = 0; i < n * width; i++) {
+    const double u = (double)spd_uniform(seed, 60, i), centre = i % band->size == band->size / 2 ? 0.5 : 0.1;
+    values[i] = (float)(band->gaussian ? 0.6 + u : centre + 0.1 * (u - 0.3));
+  }
+  return values;
+}
+
 CHECK_UNUSED static void small_data_free(struct small_data *d) {
   free(d->wave_observed);
   free(d->wave_rest);

@@ -10,6 +10,10 @@
 
 enum { SMALL_ROWS = 61, SMALL_BATCH = 8 };
 
+/* Resolutions of the spectra, NULL for none */
+static const struct spd_band *small_band;
+static const float *small_bands; /* (SMALL_ROWS, spd_band_width()) */
+
 struct small_trained {
   float *weights, *m, *v;
   double loss_sum, validation;
@@ -18,18 +22,23 @@ struct small_trained {
 
 /* The same spectra in a survey file, which stays until small_surveys_free(). Grids and redshifts are not read from it. */
 CHECK_UNUSED static struct spd_surveys small_surveys_new(const struct small_data *d, size_t width) {
-  const struct spd_survey_column columns[] = {{"ID", 'A', 4, 0}, {"FLUX", 'E', width, 0}, {"IVAR", 'E', width, 0}};
+  struct spd_survey_column columns[] = {
+      {"ID", 'A', 4, 0}, {"FLUX", 'E', width, 0}, {"IVAR", 'E', width, 0}, {"", 'E', spd_band_width(small_band, width), 0}};
   struct spd_surveys surveys = {check_alloc(sizeof *surveys.files), 1, check_alloc(2 * sizeof *surveys.first)};
   double *wave = check_alloc(width * sizeof *wave);
+  if (small_band)
+    snprintf(columns[3].name, sizeof columns[3].name, "RESOLUTION_%s_%zu_%zu", small_band->gaussian ? "SIGMA" : "BAND", small_band->size,
+             small_band->step);
   char path[64];
   snprintf(path, sizeof path, "/tmp/spender-small-%ld.fits", (long)getpid());
   unlink(path);
   for (size_t m = 0; m < width; m++) wave[m] = (double)d->wave_observed[m];
-  MUST(spd_survey_create(surveys.files, path, "SPECTRA", wave, width, "small", "", columns, 3, error));
+  MUST(spd_survey_create(surveys.files, path, "SPECTRA", wave, width, "small", "", columns, small_band ? 4 : 3, error));
   for (size_t i = 0; i < SMALL_ROWS; i++) {
     unsigned char *row = calloc(1, surveys.files->row_bytes);
     spd_put_floats(row + surveys.files->columns[1].offset, d->flux + i * width, width);
     spd_put_floats(row + surveys.files->columns[2].offset, d->ivar + i * width, width);
+    if (small_band) spd_put_floats(row + surveys.files->columns[3].offset, small_bands + i * columns[3].repeat, columns[3].repeat);
     MUST(spd_survey_append(surveys.files, row, 1, error));
     free(row);
   }
@@ -53,8 +62,14 @@ CHECK_UNUSED static void small_train_with(struct small_trained *out, struct spd_
                                           uint64_t refine_from) {
   struct spd_model *model;
   struct spd_training *training;
-  const struct spd_source source = {
-      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = is_training, .surveys = surveys, .threads = 2};
+  const struct spd_source source = {.flux = d->flux,
+                                    .ivar = d->ivar,
+                                    .resolution = small_bands,
+                                    .z = d->z,
+                                    .n_rows = SMALL_ROWS,
+                                    .is_training = is_training,
+                                    .surveys = surveys,
+                                    .threads = 2};
   const struct spd_training_options options = {.batch_size = SMALL_BATCH,
                                                .seed = seed,
                                                .schedule = *schedule,
@@ -64,7 +79,8 @@ CHECK_UNUSED static void small_train_with(struct small_trained *out, struct spd_
   uint64_t count;
   int finished;
   memset(out, 0, sizeof *out);
-  MUST(spd_model_create(&model, net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
+  MUST(spd_model_create_with_resolution(&model, net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, small_band,
+                                        error));
   MUST(spd_model_set_parameters(model, d->weights, error));
   MUST(spd_training_create(&training, model, &source, &options, error));
   for (size_t i = 0; i < steps; i++) {

@@ -14,6 +14,7 @@ struct problem {
   struct spd_network net;
   struct spd_model *model;
   struct small_data data;
+  const float *bands;                /* NULL: without resolutions */
   struct spd_invariance *invariance; /* NULL: the loss is the fidelity alone */
   const struct spd_invariance_options *options;
 };
@@ -45,6 +46,7 @@ static double loss_now(struct problem *p) {
 static double loss_of(struct problem *p, const float *weights) {
   MUST(spd_model_set_parameters(p->model, weights, error));
   MUST(spd_model_load(p->model, p->data.flux, p->data.ivar, p->data.z, N, error));
+  if (p->bands) MUST(spd_model_load_bands(p->model, p->bands, error));
   if (p->invariance) {
     MUST(spd_invariance_begin(p->invariance, (const uint64_t[]){11, 12, 13, 14}, N, EPOCH, error));
     MUST(spd_invariance_copy(p->invariance, error));
@@ -310,21 +312,27 @@ static void test_backward_from(struct problem *p) {
   CHECK_STATUS(spd_model_backward_from(p->model, SPD_TENSOR_FEATURE, g, SPD_TENSOR_STEM, error), SPD_STATUS_INVALID, "gradient");
 }
 
-static void test_network(const char *name, struct spd_architecture a, uint64_t seed) {
+static void test_resolved(const char *name, struct spd_architecture a, uint64_t seed, const struct spd_band *band) {
   struct problem p = {.name = name};
   struct spd_backend *backend = test_backend();
   MUST(spd_network_init(&p.net, &a, error));
   p.data = small_data_new(&p.net, N, seed);
   /* room for more spectra than the batch holds, as in an epoch's last batch */
-  MUST(spd_model_create(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, N + 3, SPD_MODEL_GRADIENT, error));
+  MUST(spd_model_create_with_resolution(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, N + 3, SPD_MODEL_GRADIENT, band,
+                                        error));
+  float *bands = band ? small_resolutions(band, N, a.n_observed, seed) : NULL;
+  p.bands = bands;
   test_parameters(&p);
   test_latents(&p);
   test_redshift(&p);
   test_backward_from(&p);
   spd_model_destroy(p.model);
   backend->ops->destroy(backend);
+  free(bands);
   small_data_free(&p.data);
 }
+
+static void test_network(const char *name, struct spd_architecture a, uint64_t seed) { test_resolved(name, a, seed, NULL); }
 
 /* All parameters, through similarity and consistency too. With copies there are more kinks: of 60 seeds, 56 have none within the steps of
  * every direction; these are three of them. */
@@ -370,6 +378,10 @@ int main(void) {
   a = small_architecture();
   a.n_calibration = 3, a.calibration_sd[0] = 0.5, a.calibration_sd[1] = 0.2, a.calibration_sd[2] = 0.1;
   test_network("calibration, LSF", a, 6);
+  a.lsf = 0;
+  test_resolved("Gaussians, calibration", a, 7, &(struct spd_band){7, 16, 1});
+  a.n_calibration = 0;
+  test_resolved("bands", a, 8, &(struct spd_band){5, 3, 0});
   a = small_architecture();
   a.weight_attention = 1;
   test_network("weight attention, redshift input, LSF", a, 4);

@@ -50,7 +50,8 @@ static double *infer(const struct spd_source *source, unsigned wanted, size_t st
   struct spd_inference *inference;
   const struct spd_inference_options options = {wanted, {.steps = steps}, n};
   double *out = check_alloc(SMALL_ROWS * SPD_RESULTS * WIDEST * sizeof *out);
-  MUST(spd_model_create(&model, &net, backend, data.wave_observed, data.wave_rest, n, SPD_MODEL_FORWARD, error));
+  MUST(
+      spd_model_create_with_resolution(&model, &net, backend, data.wave_observed, data.wave_rest, n, SPD_MODEL_FORWARD, small_band, error));
   MUST(spd_model_set_parameters(model, data.weights, error));
   MUST(spd_inference_create(&inference, model, source, data.wave_observed, data.wave_rest, &options, error));
   size_t done = 0, some;
@@ -86,10 +87,15 @@ static void test_sources(void) {
   for (size_t i = 0; i < SMALL_ROWS; i++)
     for (size_t m = 0; m < width; m++)
       flux[m * SMALL_ROWS + i] = data.flux[i * width + m], ivar[m * SMALL_ROWS + i] = data.ivar[i * width + m];
-  const struct spd_columns columns = {flux, ivar, SMALL_ROWS};
-  const struct spd_source sources[] = {{.flux = data.flux, .ivar = data.ivar, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
-                                       {.columns = &columns, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
-                                       {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2, .ahead = 16}};
+  const size_t resolved = spd_band_width(small_band, width);
+  double *resolution = check_alloc(SMALL_ROWS * (resolved + 1) * sizeof *resolution);
+  for (size_t i = 0; i < SMALL_ROWS; i++)
+    for (size_t k = 0; k < resolved; k++) resolution[k * SMALL_ROWS + i] = small_bands[i * resolved + k];
+  const struct spd_columns columns = {flux, ivar, SMALL_ROWS, resolution};
+  const struct spd_source sources[] = {
+      {.flux = data.flux, .ivar = data.ivar, .resolution = small_bands, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
+      {.columns = &columns, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2, .ahead = 16}};
   static const char *const names[] = {"memory", "columns", "surveys"};
   uint64_t rows[SMALL_ROWS];
   for (uint64_t i = 0; i < SMALL_ROWS; i++) rows[i] = i;
@@ -113,6 +119,7 @@ static void test_sources(void) {
   small_surveys_free(&surveys);
   free(flux);
   free(ivar);
+  free(resolution);
 }
 
 /* Against the model itself, in one batch, with what is not known as NaN */
@@ -166,6 +173,19 @@ static void test_all(void) {
   data = small_data_new(&net, SMALL_ROWS, 3);
   test_sources();
   test_values();
+  small_data_free(&data);
+  struct spd_architecture unresolved = a;
+  unresolved.lsf = 0, unresolved.n_calibration = 2, unresolved.calibration_sd[0] = unresolved.calibration_sd[1] = 0.3;
+  MUST(spd_network_init(&net, &unresolved, error));
+  data = small_data_new(&net, SMALL_ROWS, 3);
+  static const struct spd_band bands[] = {{5, 3, 0}, {7, 16, 1}};
+  for (int b = 0; b < 2; b++) {
+    float *values = small_resolutions(&bands[b], SMALL_ROWS, a.n_observed, 8);
+    small_band = &bands[b], small_bands = values;
+    test_sources();
+    small_band = NULL, small_bands = NULL;
+    free(values);
+  }
   small_data_free(&data);
 }
 

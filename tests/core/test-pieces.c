@@ -203,8 +203,8 @@ static void test_gradient(const struct setting *s) {
   for (size_t from = 0; from <= SMALL_BATCH; from += 3) { /* pieces of 3, 3 and 2; then all */
     const size_t first = from < SMALL_BATCH ? from : 0, left = SMALL_BATCH - first, n = from < SMALL_BATCH && left > 3 ? 3 : left;
     const int all = from + 3 > SMALL_BATCH && from > 6;
-    spd_model_pieces_of(model, all ? 0 : SMALL_BATCH);
     MUST(spd_model_load(model, s->data.flux + first * m, s->data.ivar + first * m, s->data.z + first, n, error));
+    if (!all) spd_model_set_total(model, SMALL_BATCH);
     MUST(spd_model_encode(model, error));
     MUST(spd_model_decode(model, error));
     MUST(spd_model_observe(model, error));
@@ -219,7 +219,6 @@ static void test_gradient(const struct setting *s) {
     CHECK(memcmp(piece, parts, size * sizeof *parts) == 0, "the parts of a backward pass are not the whole");
     for (size_t i = 0; i < size; i++) sum[i] += (double)piece[i];
   }
-  spd_model_pieces_of(model, 0);
   MUST(spd_model_load(model, s->data.flux, s->data.ivar, s->data.z, SMALL_BATCH, error));
   MUST(spd_model_encode(model, error));
   MUST(spd_model_decode(model, error));

@@ -180,11 +180,13 @@ struct problem {
   struct spd_network net;
   struct small_data data;
   struct spd_model *model;
+  float *bands; /* NULL: without resolutions */
 };
 
 static void load(struct problem *p, size_t first, size_t n) {
   const size_t m = p->net.architecture.n_observed;
   MUST(spd_model_load(p->model, p->data.flux + first * m, p->data.ivar + first * m, p->data.z + first, n, error));
+  if (p->bands) MUST(spd_model_load_bands(p->model, p->bands + first * spd_model_band_width(p->model), error));
   MUST(spd_model_encode(p->model, error));
 }
 
@@ -205,7 +207,7 @@ static void score_at(double *scores, struct problem *p, const float *latent, siz
   for (size_t i = 0; i < n; i++) scores[i] *= (double)p->net.architecture.n_observed;
 }
 
-static struct problem new_calibrated_problem(size_t lsf, spd_activation activation, size_t terms) {
+static struct problem new_resolved_problem(size_t lsf, spd_activation activation, size_t terms, const struct spd_band *band) {
   struct problem p;
   struct spd_architecture a = small_architecture();
   a.lsf = lsf, a.decoder_activation = activation;
@@ -213,14 +215,17 @@ static struct problem new_calibrated_problem(size_t lsf, spd_activation activati
   for (size_t k = 0; k < terms; k++) a.calibration_sd[k] = 0.3;
   MUST(spd_network_init(&p.net, &a, error));
   p.data = small_data_new(&p.net, N, 21);
-  MUST(spd_model_create(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, N, SPD_MODEL_FORWARD, error));
+  MUST(spd_model_create_with_resolution(&p.model, &p.net, backend, p.data.wave_observed, p.data.wave_rest, N, SPD_MODEL_FORWARD, band,
+                                        error));
   MUST(spd_model_set_parameters(p.model, p.data.weights, error));
+  p.bands = band ? small_resolutions(band, N, a.n_observed, 9) : NULL;
   return p;
 }
 
-static struct problem new_problem(size_t lsf, spd_activation activation) { return new_calibrated_problem(lsf, activation, 0); }
+static struct problem new_problem(size_t lsf, spd_activation activation) { return new_resolved_problem(lsf, activation, 0, NULL); }
 
 static void free_problem(struct problem *p) {
+  free(p->bands);
   spd_model_destroy(p->model);
   small_data_free(&p->data);
 }
@@ -240,8 +245,8 @@ static void make_possible(struct problem *p, float *truth, double scatter) {
   free(observed);
 }
 
-static void test_minimum(const char *name, size_t lsf, spd_activation activation, size_t terms) {
-  struct problem p = new_calibrated_problem(lsf, activation, terms);
+static void test_minimum(const char *name, size_t lsf, spd_activation activation, size_t terms, const struct spd_band *band) {
+  struct problem p = new_resolved_problem(lsf, activation, terms, band);
   float truth[N * S], latent[N * S], moved[N * S];
   double before[N], objective[N], covariance[N * S * S], plus[N], minus[N];
   for (size_t i = 0; i < N * p.net.architecture.n_observed; i++) p.data.ivar[i] *= 1e3f; /* errors within which the model is linear */
@@ -281,8 +286,8 @@ static void test_minimum(const char *name, size_t lsf, spd_activation activation
 }
 
 /* The slope at the first latents, against differences of the score */
-static void test_first_slope(void) {
-  struct problem p = new_problem(5, SPD_ACTIVATION_SPECULATOR);
+static void test_first_slope(size_t lsf, const struct spd_band *band) {
+  struct problem p = new_resolved_problem(lsf, SPD_ACTIVATION_SPECULATOR, 0, band);
   float latent[N * S], moved[N * S];
   double slope[N * S], plus[N], minus[N], want[N * S];
   const double h = 5e-3;
@@ -307,8 +312,8 @@ static void test_first_slope(void) {
 }
 
 /* The same bits alone, and with fewer threads */
-static void test_rows(void) {
-  struct problem p = new_problem(5, SPD_ACTIVATION_SPECULATOR);
+static void test_rows(size_t lsf, const struct spd_band *band) {
+  struct problem p = new_resolved_problem(lsf, SPD_ACTIVATION_SPECULATOR, 0, band);
   float truth[N * S], together[N * S], alone[S];
   double objective[N], covariance[N * S * S], one_objective, one_covariance[S * S];
   make_possible(&p, truth, 1);
@@ -329,8 +334,8 @@ static void test_rows(void) {
 }
 
 /* A wrong redshift returns; without valid pixels nothing moves, and the covariance says so; with a prior it is the prior's. */
-static void test_redshift_and_prior(void) {
-  struct problem p = new_problem(0, SPD_ACTIVATION_SPECULATOR);
+static void test_redshift_and_prior(const struct spd_band *band) {
+  struct problem p = new_resolved_problem(0, SPD_ACTIVATION_SPECULATOR, 0, band);
   enum { K = S + 1 };
   float truth[N * S], latent[N * S], z[N], moved_z[N];
   double covariance[N * K * K], objective[N];
@@ -447,12 +452,17 @@ static void test_all(void) {
   test_spread(11, 700, 3, 0, 1);
   test_spread(8, 300, 4, 3, 1);
   test_slope();
-  test_minimum("speculator", 0, SPD_ACTIVATION_SPECULATOR, 0);
-  test_minimum("with LSF", 5, SPD_ACTIVATION_SPECULATOR, 0);
-  test_minimum("with LSF and calibration", 5, SPD_ACTIVATION_SPECULATOR, 3);
-  test_first_slope();
-  test_rows();
-  test_redshift_and_prior();
+  test_minimum("speculator", 0, SPD_ACTIVATION_SPECULATOR, 0, NULL);
+  test_minimum("with LSF", 5, SPD_ACTIVATION_SPECULATOR, 0, NULL);
+  test_minimum("with LSF and calibration", 5, SPD_ACTIVATION_SPECULATOR, 3, NULL);
+  test_minimum("with bands", 0, SPD_ACTIVATION_SPECULATOR, 0, &(struct spd_band){5, 3, 0});
+  test_minimum("with Gaussians and calibration", 0, SPD_ACTIVATION_SPECULATOR, 3, &(struct spd_band){7, 16, 1});
+  test_first_slope(5, NULL);
+  test_first_slope(0, &(struct spd_band){5, 3, 0});
+  test_rows(5, NULL);
+  test_rows(0, &(struct spd_band){7, 16, 1});
+  test_redshift_and_prior(NULL);
+  test_redshift_and_prior(&(struct spd_band){3, 50, 1});
   test_robust();
 }
 

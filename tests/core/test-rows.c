@@ -6,6 +6,7 @@
 #include "core/rng.h"
 #include "cpu/cpu.h"
 #include "cpu/create.h"
+#include "data/band.h"
 
 static uint64_t counter;
 static size_t pick(size_t from, size_t to) { return from + (size_t)spd_below(spd_mix64(++counter), to - from + 1); }
@@ -27,6 +28,7 @@ union stage {
   struct spd_dense dense;
   struct spd_resample resample;
   struct spd_lsf lsf;
+  struct spd_resolution resolution;
   struct spd_loss loss;
   struct spd_calibrate calibrate;
   struct spd_augment augment;
@@ -151,6 +153,7 @@ BOTH_WAYS(block)
 BOTH_WAYS(attend)
 BOTH_WAYS(dense)
 BOTH_WAYS(lsf)
+BOTH_WAYS(resolution)
 BOTH_WAYS(loss)
 BOTH_WAYS(calibrate)
 
@@ -282,6 +285,23 @@ static void test_observed_frame(const struct cpu_kernels *kernels) {
     VALUES(&s, lsf, dy, GIVEN, n_observed);
     VALUES(&s, lsf, y, MADE, n_observed);
     VALUES(&s, lsf, dx, MADE, n_observed);
+    test_subject(&s, kernels, 0, 0);
+  }
+  {
+    struct subject s = {.name = "resolution", .run = run_resolution};
+    struct spd_resolution *t = &s.stage.resolution;
+    uint32_t *left = check_alloc(n_observed * sizeof *left);
+    const size_t step = pick(1, 20);
+    t->n_observed = n_observed, t->size = size, t->n_knots = spd_band_knots(step, n_observed), t->share = 1;
+    float *part = parameter(&s, n_observed);
+    s.owned[s.n_owned++] = left;
+    for (size_t m = 0; m < n_observed; m++) spd_band_place(&left[m], &part[m], m, step, n_observed);
+    t->left = left, t->part = part;
+    VALUES(&s, resolution, band, GIVEN, t->n_knots * size);
+    VALUES(&s, resolution, x, GIVEN, n_observed);
+    VALUES(&s, resolution, dy, GIVEN, n_observed);
+    VALUES(&s, resolution, y, MADE, n_observed);
+    VALUES(&s, resolution, dx, MADE, n_observed);
     test_subject(&s, kernels, 0, 0);
   }
   {

@@ -126,6 +126,35 @@ static void test_lsf(void) {
   free(g.work);
 }
 
+/* An object's own Gaussian does what the same kernel for all does. */
+static void test_resolution(void) {
+  struct fixture f, g;
+  static const double line = 50, line_wave = 5250;
+  double kernel[13], deviation[OBSERVED], sum = 0;
+  for (int i = 0; i < 13; i++) sum += kernel[i] = exp(-0.5 * pow((i - 6) / 1.25, 2));
+  for (int i = 0; i < 13; i++) kernel[i] /= sum;
+  for (int m = 0; m < OBSERVED; m++) deviation[m] = 1250;
+  begin(&f, 0);
+  begin(&g, 0);
+  struct fixture *both[2] = {&f, &g};
+  for (int k = 0; k < 2; k++) {
+    both[k]->object.lines = &line;
+    both[k]->simulation.line_wave = &line_wave;
+    both[k]->simulation.n_lsf = 13, both[k]->simulation.lsf = kernel;
+    both[k]->simulation.n_observed = OBSERVED - 12; /* the others are beyond the ends */
+    free(both[k]->work);
+    both[k]->work = malloc(spd_simulate_work(&both[k]->simulation) * sizeof *f.work);
+  }
+  g.simulation.deviation = deviation, g.object.resolution = 1000;
+  MUST(simulate(&f, 0, error));
+  MUST(simulate(&g, 0, error));
+  double worst = 0, highest = 0;
+  for (int m = 0; m < OBSERVED - 12; m++) worst = fmax(worst, fabs(f.truth[m] - g.truth[m])), highest = fmax(highest, f.truth[m]);
+  CHECK(worst < 1e-12 * highest && highest > 3.3, "the resolution is off by %g of %g", worst, highest);
+  free(f.work);
+  free(g.work);
+}
+
 static void test_noise(void) {
   struct fixture f;
   begin(&f, 1);
@@ -211,6 +240,7 @@ int main(void) {
   test_light();
   test_dust_and_lines();
   test_lsf();
+  test_resolution();
   test_noise();
   test_defects();
   test_refusals();

@@ -1,4 +1,5 @@
 /* Every stage of the network through the backend's table against its float64 vectors. */
+#include "data/band.h"
 #include "long-blocks.h"
 #include "stage-buffers.h"
 
@@ -226,6 +227,49 @@ static void test_lsf(const struct vector_case *c) {
   check_floats(c, "dx", l.dx, "lsf gradient");
 }
 
+static void test_resolution(const struct vector_case *c) {
+  size_t n = vectors_size(c, "n"), m = vectors_size(c, "n_observed"), size = vectors_size(c, "size"), share = vectors_size(c, "share");
+  size_t step = vectors_size(c, "step"), n_knots = spd_band_knots(step, m);
+  struct spd_resolution r = {.n_observed = m, .size = size, .n_knots = n_knots, .share = share};
+  uint32_t *left = check_alloc(m * sizeof *left), *there = new_bytes(m * sizeof *left);
+  float *part = check_alloc(m * sizeof *part), *parts = new_bytes(m * sizeof *part);
+  for (size_t i = 0; i < m; i++) spd_band_place(&left[i], &part[i], i, step, m);
+  MUST(backend->ops->upload(backend, there, left, m * sizeof *left, error));
+  MUST(backend->ops->upload(backend, parts, part, m * sizeof *part, error));
+  r.left = there, r.part = parts;
+  r.band = new_floats(vectors_array(c, "band"), n / share * n_knots * size);
+  r.x = new_floats(vectors_array(c, "x"), n * m);
+  r.y = new_floats(NULL, n * m);
+  r.dy = new_floats(vectors_array(c, "dy"), n * m);
+  r.dx = new_floats(NULL, n * m);
+  OPS(resolution_forward, &r, n);
+  check_floats(c, "y", r.y, "resolution");
+  for (int again = 0; again < 2; again++) {
+    OPS(resolution_backward, &r, n);
+    check_floats(c, "dx", r.dx, "resolution gradient");
+  }
+  free(left), free(part);
+}
+
+/* Gaussians in double, and a deviation of 0: all in one pixel */
+static void test_gaussians(void) {
+  enum { COUNT = 300, SIZE = 13 };
+  double sigma[COUNT], want[COUNT * SIZE];
+  for (int i = 0; i < COUNT; i++) {
+    double sum = 0;
+    sigma[i] = (double)(float)(i == 0 ? 0 : 0.1 + 0.01 * i);
+    for (int k = 0; k < SIZE; k++)
+      sum += want[i * SIZE + k] = k == SIZE / 2 ? 1 : exp(-0.5 * pow((k - SIZE / 2) / fmax(sigma[i], 1e-9), 2));
+    for (int k = 0; k < SIZE; k++) want[i * SIZE + k] /= sum;
+  }
+  float *band = new_floats(NULL, COUNT * SIZE), *from = new_floats(sigma, COUNT);
+  OPS(gaussians, band, from, SIZE, COUNT);
+  double *got = download(band, COUNT * SIZE);
+  CHECK_CLOSE("gaussians", got, want, COUNT * SIZE, tolerance_for("resolution"));
+  free(got);
+  free_all();
+}
+
 static void test_loss(const struct vector_case *c) {
   size_t n = vectors_size(c, "n"), rest = vectors_size(c, "n_rest"), m = vectors_size(c, "n_observed");
   struct spd_loss l = {.n_rest = rest, .n_observed = m, .lsf = vectors_size(c, "lsf")};
@@ -371,14 +415,16 @@ static void test_rest_index(void) {
 }
 
 static void test_all(const char *folder) {
-  static const struct stage_test tests[] = {{"stem", test_stem},   {"block", test_block},         {"attend", test_attend},
-                                            {"dense", test_dense}, {"resample", test_resample},   {"lsf", test_lsf},
-                                            {"loss", test_loss},   {"calibrate", test_calibrate}, {"adam", test_adam}};
+  static const struct stage_test tests[] = {
+      {"stem", test_stem},           {"block", test_block}, {"attend", test_attend},         {"dense", test_dense},
+      {"resample", test_resample},   {"lsf", test_lsf},     {"resolution", test_resolution}, {"loss", test_loss},
+      {"calibrate", test_calibrate}, {"adam", test_adam}};
   test_vectors(tests, sizeof tests / sizeof *tests, folder);
   test_long_blocks();
   test_adam_limit();
   test_log_ivar();
   test_gather();
+  test_gaussians();
 }
 
 int main(int argc, char **argv) {

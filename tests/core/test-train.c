@@ -99,6 +99,30 @@ static void test_sources(struct setting *s) {
   small_trained_free(&first);
 }
 
+/* The same with resolutions, which matter */
+static void test_resolved_sources(void) {
+  static const struct spd_band bands[] = {{5, 3, 0}, {7, 16, 1}};
+  struct setting *s = setting_new();
+  struct small_trained without, with;
+  s->architecture.lsf = 0;
+  MUST(spd_network_init(&s->net, &s->architecture, error));
+  small_data_free(&s->data);
+  s->data = small_data_new(&s->net, SMALL_ROWS, 5);
+  train(&without, s, 1, 3, 10, &ten_steps);
+  for (int b = 0; b < 2; b++) {
+    float *values = small_resolutions(&bands[b], SMALL_ROWS, s->architecture.n_observed, 8);
+    small_band = &bands[b], small_bands = values;
+    test_sources(s);
+    train(&with, s, 1, 3, 10, &ten_steps);
+    CHECK(!small_same_bits(&with, &without, s->net.size), "resolutions change nothing");
+    small_trained_free(&with);
+    small_band = NULL, small_bands = NULL;
+    free(values);
+  }
+  small_trained_free(&without);
+  setting_free(s);
+}
+
 static void test_progress(const struct setting *s) {
   struct small_trained t;
   train(&t, s, 1, 4, 10, &ten_steps);
@@ -597,6 +621,7 @@ int main(int argc, char **argv) {
   test_parameters_that_train(s);
   test_mean_loss(s);
   test_loss_falls(s);
+  test_resolved_sources();
   test_lsf(s);
   test_parts_of_the_gradient(s);
   test_refined_training(s);

@@ -25,6 +25,8 @@ static const struct check_tolerance check_tolerances[] = {
     {"redshift gradient", 1e-4, 5e-6},
     {"lsf", 1e-6, 2e-6},
     {"lsf gradient", 2e-6, 1e-5},
+    {"resolution", 1e-6, 2e-6},
+    {"resolution gradient", 2e-6, 1e-5},
     {"loss", 1e-9, 2e-6},
     {"loss gradient", 1e-8, 2e-6},
     {"calibrate", 1e-6, 2e-6},

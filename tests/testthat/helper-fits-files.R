@@ -100,8 +100,8 @@ gzipped <- function(bytes) {
 }
 bytes_of <- function(path) readBin(path, raw(), 1e7)
 
-# An image extension of a matrix with a row for each row of the image, or of a vector. `zero`: BZERO of unsigned integers. `packed`: as a
-# tile-compressed image, a gzipped tile for each row.
+# An image extension of a matrix with a row for each row of the image, of an array of images, or of a vector. `zero`:
+# BZERO of unsigned integers. `packed`: as a tile-compressed image, a gzipped tile for each row.
 fits_image <- function(name, values, bitpix = -32, zero = NULL, packed = FALSE) {
   rows <- if (is.matrix(values)) nrow(values) else 1
   width <- length(values) / max(rows, 1)
@@ -110,12 +110,12 @@ fits_image <- function(name, values, bitpix = -32, zero = NULL, packed = FALSE) 
     writeBin(if (bitpix > 0) suppressWarnings(as.integer(v)) else as.double(v), raw(), size = abs(bitpix) / 8, endian = "big")
   }
   scaling <- if (!is.null(zero)) list(BSCALE = 1, BZERO = zero)
-  axes <- if (is.matrix(values)) c(width, rows) else width
+  axes <- if (is.null(dim(values))) width else rev(dim(values))
   shape <- function(prefix) {
     setNames(c(list(bitpix, length(axes)), as.list(axes)), paste0(prefix, c("BITPIX", "NAXIS", paste0("NAXIS", seq_along(axes)))))
   }
   if (!packed) {
-    body <- write(if (is.matrix(values)) t(values) else values)
+    body <- write(if (is.null(dim(values))) values else aperm(values))
     return(c(do.call(fits_header, c(list(XTENSION = "IMAGE"), shape(""), list(PCOUNT = 0, GCOUNT = 1, EXTNAME = name), scaling)), body,
              raw((-length(body)) %% 2880)))
   }
@@ -160,6 +160,9 @@ write_desi <- function(path, ids = c("39627866878511337", "-2713437", "7"), pixe
     file[[paste0(arm, "_WAVELENGTH")]] <- fits_image(paste0(arm, "_WAVELENGTH"), 3600 + 0.8 * m, -64)
     file[[paste0(arm, "_FLUX")]] <- fits_image(paste0(arm, "_FLUX"), plane("FLUX", 2))
     file[[paste0(arm, "_IVAR")]] <- fits_image(paste0(arm, "_IVAR"), plane("IVAR", 4))
+    if (!is.null(pixels(arm, "RESOLUTION"))) {
+      file[[paste0(arm, "_RESOLUTION")]] <- fits_image(paste0(arm, "_RESOLUTION"), pixels(arm, "RESOLUTION"))
+    }
     file[[paste0(arm, "_MASK")]] <- do.call(fits_image, c(list(paste0(arm, "_MASK"), plane("MASK", 0)),
                                                           utils::modifyList(list(bitpix = 32), mask)))
   }

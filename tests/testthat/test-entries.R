@@ -12,7 +12,8 @@ valid_calls <- function(folder, torch) {
   training <- c(device, list(batch_size = 4, seed = 1, rate = 1e-3, total_steps = 4, steps_per_stage = 1, cycle_momentum = FALSE,
                              constant = FALSE,
                              lsf_factor = 1, lsf_nonnegative = FALSE, refine_from = NA_real_, clip = 0, epsilon = 1e-8, average = 0,
-                             pieces = 2))
+                             freeze_decoder = TRUE, pieces = 2))
+  shared <- c(training[names(training) != "pieces"], list(share = list(total = 10, pairs = c(1, 3), partner = 5)))
   survey <- write_survey(x, file.path(folder, "survey.fits"))
   path <- survey$files$path
   counts <- survey$files$n
@@ -23,6 +24,16 @@ valid_calls <- function(folder, torch) {
           x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training)
   }
   session <- open_training()
+  open_joint <- function() {
+    .Call(ffi_train_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+          x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), shared)
+  }
+  join <- function(session) {
+    .Call(ffi_train_join, session, fit$architecture, fit$weights, wave, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)), x$z,
+          c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), shared)
+    session
+  }
+  joint <- join(open_joint())
   flow_x <- matrix(c(1, 3, 2, 5, 4, 0, 0, 1, 3, 1, 2, 5), 6)
   flow_given <- matrix(c(0, 1, 0, 2, 1, 0), 6)
   flow <- new_flow("spline", flow_x, flow_given, rep(TRUE, 6), layers = 2, hidden = c(4, 4), bins = 3, seed = 1)
@@ -48,7 +59,9 @@ valid_calls <- function(folder, torch) {
   writeBin(c(fits_header(SIMPLE = TRUE, BITPIX = -32, NAXIS = 2, NAXIS1 = 4, NAXIS2 = 2, CRVAL1 = 4000, CD1_1 = 1),
              writeBin(as.double(1:8), raw(), size = 4, endian = "big"), raw(2848)), image)
   write_sdss(file.path(folder, "spec.fits"))
-  coadd <- write_desi(file.path(folder, "coadd-a.fits"))
+  coadd <- write_desi(file.path(folder, "coadd-a.fits"), pixels = function(arm, plane) {
+    if (plane == "RESOLUTION") array(0.1, c(3, 11, length(desi_arms()[[arm]])))
+  })
   tensors <- lapply(read_tensors(network_tensors(.Call(ffi_safetensors_read, model, character())$tensors,
                                                  model)[.Call(ffi_network_table, fit$architecture)$name], model), as.double)
   list(
@@ -76,7 +89,8 @@ valid_calls <- function(folder, torch) {
       ffi_infer_advance = list(open_inference_to(NULL), 10),
       ffi_infer_catalogue = list(open_inference_to(results), list(x$id, x$z, x$norm)),
       ffi_infer_end = list(ended),
-      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+      ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest,
+                            list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6), resolution = as_resolution(150, 6, x$instrument)),
                             x$z, !is.na(x$norm), c("latent", "loss"), inference, NULL, options),
       ffi_infer_pace = list(ended, 0),
       ffi_integer64_text = list(c(1, 2)),
@@ -96,8 +110,8 @@ valid_calls <- function(folder, torch) {
       ffi_pca_solve = list(pca_pass(pca, x, TRUE, 1)$sums, 2),
       ffi_prepare_spectra = list(x$flux, x$ivar, x$z, recipe),
       ffi_read_catalogue = list(fits, 2, c("Z", "NONE")),
-      ffi_read_desi = list(coadd, 3, c(1, 1), c(2, 1), c(1, 3, 2), c(0.1, 0.2), desi_preparation(desi_grid(), TRUE, c(5300, 5850), 1),
-                           NULL),
+      ffi_read_desi = list(coadd, 3, c(1, 1), c(2, 1), c(1, 3, 2), c(0.1, 0.2),
+                           c(desi_preparation(desi_grid(), TRUE, c(5300, 5850), 1), resolution = TRUE), NULL),
       ffi_read_image = list(image, 1),
       ffi_read_sdss = list(file.path(folder, "spec.fits"), preparation(instrument("sdss"), TRUE, c(5300, 5850), TRUE, 1), 3.578, NULL),
       ffi_safetensors_read = list(model, NULL),
@@ -121,6 +135,9 @@ valid_calls <- function(folder, torch) {
       ffi_survey_write = list(write_survey(x, file.path(folder, "written.fits"))$files$path, 4),
       ffi_survey_written = list(.Call(ffi_survey_write, write_survey(x, file.path(folder, "ended.fits"))$files$path, 4)),
       ffi_train_advance = list(session, 0),
+      ffi_train_join = list(open_joint(), fit$architecture, fit$weights, wave, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
+                            x$z, c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), shared),
+      ffi_train_joined = list(joint, list(weight = 0.5, sigma = 0.5, scale_free = TRUE)),
       ffi_train_open = list(fit$architecture, fit$weights, wave, fit$wave_rest, list(paths = path, counts = counts, rows = as.double(1:6)),
                             x$z,
                             c(TRUE, TRUE, TRUE, TRUE, TRUE, FALSE), training),
@@ -151,7 +168,7 @@ simulate_call <- function() {
   copy <- simulate_spectra
   body(copy) <- replace_call(code)
   environment(copy) <- list2env(list(catch = function(arguments) caught <<- arguments), parent = asNamespace("spender"))
-  copy(4, small_instrument(), seed = 1, threads = 1)
+  copy(4, small_instrument(), seed = 1, threads = 1, resolution = 150)
   caught
 }
 

@@ -47,7 +47,7 @@ test_that("options are those of the functions", {
     for (option in setdiff(names(formals(f)), but)) expect_match(help, paste0("--", gsub("_", "-", option)), fixed = TRUE)
   }
   expect_match(run_main("train", "-h")$output, "--last", fixed = TRUE) # best = FALSE
-  documented("train", spender, c("x", "network", "best", "progress", "callback"))
+  documented("train", spender, c("x", "network", "best", "progress", "callback", "common")) # it trains on one instrument
   documented("train", spender_network, "redshift_input")
   documented("ingest", write_survey, c("x", "path", "mask_sky", "progress")) # --keep-sky
   documented("encode", getS3method("predict", "spender"), c("object", "x", "type", "path", "progress", "...")) # --results

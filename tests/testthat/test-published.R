@@ -86,8 +86,11 @@ test_that("of several instruments the one asked for is read", {
     expect_length(fit$instrument$wave, 63)
   }
   withr::local_dir(test_path("torch"))
+  several <- read_model("five.pt") # their decoders are the same
+  expect_s3_class(several, "spender_joint")
+  expect_identical(several[[3]]$weights, read_model("five.pt", instrument = 3)$weights)
   expect_snapshot({
-    says(read_model("five.pt"))
+    says(read_model("five.pt", pools = c(5, 11)))
     says(read_model("five.pt", instrument = 6))
     says(read_model("five.pt", instrument = "sdss"))
     says(read_model("sdss-I.pt", instrument = "sdss"))

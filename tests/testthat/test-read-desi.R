@@ -357,3 +357,60 @@ test_that("a real file of BOSS is read as astropy reads it", {
   expect_equal((x$flux[1, ] * x$norm)[at[on]], ifelse(good, pixels[on, 1], 0), tolerance = 1e-14)
   expect_equal((x$ivar[1, ] / x$norm^2)[at[on]], ifelse(good & pixels[on, 2] > 1e-6, pixels[on, 2], 0), tolerance = 1e-14)
 })
+
+test_that("resolution matrices are averaged with the weights of the flux", {
+  withr::local_seed(2)
+  planes <- lapply(random_planes(3), function(p) {
+    p$RESOLUTION <- array(as_float32(rnorm(3 * 11 * ncol(p$FLUX))), c(3, 11, ncol(p$FLUX)))
+    p
+  })
+  planes$B$MASK[, 290] <- 1 # where R begins
+  planes$B$MASK[, 7] <- 1 # nothing else there
+  path <- local_desi(ids = c("1", "2", "1"), pixels = function(arm, plane) planes[[arm]][[plane]], name = "spectra-sv3-bright-26065.fits")
+  x <- read_small(path, resolution = TRUE, threads = 2)
+  expect_identical(x$resolution[c("size", "step", "gaussian")], list(size = 11, step = 1, gaussian = FALSE))
+  band <- full_band(x$resolution, 800)
+  rows <- list("1" = c(1, 3), "2" = 2)
+  for (id in names(rows)) {
+    for (m in c(1, 2, 5, 7, 100, 281, 285, 290, 299, 300, 301, 600, 609, 796, 800)) {
+      sum <- numeric(11)
+      weights <- 0
+      for (arm in names(planes)) {
+        p <- planes[[arm]]
+        at <- m - (desi_arms()[[arm]][1] - 2100) # of the arm
+        width <- ncol(p$FLUX)
+        if (at < 1 || at > width) next
+        for (i in rows[[id]]) {
+          w <- if (p$MASK[i, at] == 0) p$IVAR[i, at] else 1e-30
+          for (k in 1:11) { # the file's diagonals have offsets 5 to -5, and its columns are the matrix's
+            from <- at + 6 - k
+            if (from >= 1 && from <= width) sum[12 - k] <- sum[12 - k] + w * p$RESOLUTION[i, k, from]
+          }
+          weights <- weights + w
+        }
+      }
+      expect_equal(band[match(id, x$id), , m], sum / weights, tolerance = 1e-12)
+    }
+  }
+  expect_identical(x[2]$resolution$values[1, ], x$resolution$values[2, ])
+  expect_null(read_small(path)$resolution)
+  without <- local_desi()
+  expect_match(problems(suppressWarnings(read_small(without, resolution = TRUE)))$reason,
+               "no resolution matrices of 11 diagonals in all arms")
+  survey <- suppressWarnings(write_survey(path, withr::local_tempfile(fileext = ".fits"), desi_grid(), resolution = TRUE, progress = FALSE))
+  expect_equal(full_band(as_spectra(survey)$resolution, 800), band, tolerance = 1e-6)
+})
+
+test_that("a real file's matrices have the widths of DESI's arms", {
+  skip_if(!nzchar(Sys.getenv("SPENDER_DATA")), "SPENDER_DATA is not set")
+  path <- file.path(Sys.getenv("SPENDER_DATA"), "desi", "coadd-4-80613-thru20210324.fits")
+  skip_if(!file.exists(path), "no real file of DESI")
+  x <- read_desi(path, resolution = TRUE, progress = FALSE)
+  band <- full_band(x$resolution, 7781)
+  expect_equal(stats::median(apply(band[1, , ], 2, sum)), 1, tolerance = 0.002)
+  # from the file, by another program
+  expect_equal(band[1, , 1001], c(-0.00137, 0.00282, -0.00074, 0.03749, 0.23819, 0.44230, 0.24085, 0.03876, -0.00081, 0.00304, -0.00136),
+               tolerance = 1e-4)
+  expect_equal(band[1, , 2725], c(-0.00020, 0.00041, 0.00103, 0.01732, 0.23661, 0.49137, 0.23476, 0.01725, 0.00117, 0.00037, -0.00019),
+               tolerance = 1e-4) # where B and R overlap
+})

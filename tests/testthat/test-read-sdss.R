@@ -366,3 +366,37 @@ test_that("SDSS-V's files are read and selected by what they have", {
   path <- withr::local_tempfile(fileext = ".fits")
   expect_setequal(as_spectra(write_survey(folder, path, instrument = "boss", progress = FALSE))$meta$catalogid, c(ids, "7", "8", "9"))
 })
+
+test_that("wdisp is the spectra's resolution", {
+  dir <- withr::local_tempdir()
+  wdisp <- function(values) list(wdisp = list(type = "E", values = values))
+  given <- 1 + 0.2 * sin(seq_len(3800) / 7)
+  given[c(1:3, 100:101)] <- 0
+  write_sdss(file.path(dir, "a.fits"), coadd = wdisp(given))
+  write_sdss(file.path(dir, "b.fits"), coadd = wdisp(rep(0.9, 3800)))
+  write_sdss(file.path(dir, "c.fits"))
+  write_sdss(file.path(dir, "d.fits"), coadd = wdisp(numeric(3800)))
+  x <- suppressWarnings(read_sdss(file.path(dir, c("a.fits", "b.fits", "c.fits", "d.fits")), progress = FALSE, resolution = TRUE))
+  expect_length(x, 2)
+  expect_true(x$resolution$gaussian)
+  expect_identical(x$resolution$step, 1)
+  first <- 21 # 3.58 on the grid from 3.578
+  expect_equal(x$resolution$values[1, first - 1 + 4:99], given[4:99], tolerance = 1e-6)
+  expect_equal(x$resolution$values[1, first - 1 + 100], (2 * given[99] + given[102]) / 3, tolerance = 1e-6)
+  expect_equal(x$resolution$values[1, 1:(first + 2)], rep(given[4], first + 2), tolerance = 1e-6)
+  expect_equal(x$resolution$values[2, ], rep(0.9, 3921), tolerance = 1e-6)
+  expect_match(problems(x)$reason[2:3], "'wdisp'")
+  survey <- suppressWarnings(write_survey(dir, file.path(dir, "survey.fits"), resolution = TRUE, progress = FALSE))
+  expect_equal(as_spectra(survey)$resolution$values, x$resolution$values, tolerance = 1e-6)
+  expect_error(suppressWarnings(write_survey(dir, file.path(dir, "survey.fits"), progress = FALSE)), class = "spender_error_exists")
+})
+
+test_that("a real file's wdisp is read", {
+  skip_if(!nzchar(Sys.getenv("SPENDER_DATA")), "SPENDER_DATA is not set")
+  path <- file.path(Sys.getenv("SPENDER_DATA"), "sdss", "galaxy", "spec-0266-51602-0013.fits")
+  skip_if(!file.exists(path), "no real file of SDSS")
+  x <- read_sdss(path, progress = FALSE, resolution = TRUE)
+  known <- range(which(x$ivar > 0))
+  expect_true(all(x$resolution$values > 0.7 & x$resolution$values < 1.4))
+  expect_lt(max(abs(diff(x$resolution$values[1, known[1]:known[2]]))), 0.02)
+})
