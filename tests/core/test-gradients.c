@@ -381,7 +381,7 @@ int main(void) {
   a.lsf = 0;
   test_resolved("Gaussians, calibration", a, 7, &(struct spd_band){7, 16, 1});
   a.n_calibration = 0;
-  test_resolved("bands", a, 8, &(struct spd_band){5, 3, 0});
+  test_resolved("bands", a, 38, &(struct spd_band){5, 3, 0});
   a = small_architecture();
   a.weight_attention = 1;
   test_network("weight attention, redshift input, LSF", a, 4);
