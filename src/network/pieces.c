@@ -158,7 +158,6 @@ static spd_status read_own(double *losses, struct spd_pieces *p, const double *o
 spd_status spd_pieces_losses(double *losses, struct spd_pieces *p, const double *own, uint64_t from, uint64_t to, struct spd_error *error) {
   size_t bounds[SPD_MOST_RANKS + 1] = {0}, first, last;
   const size_t before = spd_pieces_before(p, p->rank, from), n = spd_pieces_before(p, p->rank, to) - before;
-  if (p->size == 1) return read_own(losses, p, own + before, n, error);
   for (int rank = 0; rank < p->size; rank++)
     bounds[rank + 1] = bounds[rank] + (spd_pieces_before(p, rank, to) - spd_pieces_before(p, rank, from)) * sizeof *losses;
   SPD_TRY(read_own(p->packed + bounds[p->rank] / sizeof *losses, p, own + before, n, error));

@@ -51,8 +51,9 @@ spd_status spd_pieces_end(struct spd_pieces *p, struct spd_error *error);
 
 /* The number of steps that the first rank wants to make, for all; 0 if one wants none. */
 spd_status spd_pieces_agree(uint64_t *steps, struct spd_pieces *p, uint64_t wanted, struct spd_error *error);
-/* Losses, on the host of every rank in the order of the spectra: of steps from ... to - 1 of the epoch; of the validation rows. `own`: on
- * the backend, those of this rank's spectra, from the first of the epoch or of its validation rows on. They wait for the backend. */
+/* Losses, on the host of every rank in the order of the spectra: of steps from ... to - 1 of the epoch, where there are several ranks; of
+ * the validation rows. `own`: on the backend, those of this rank's spectra, from the first of the epoch or of its validation rows on. They
+ * wait for the backend. */
 spd_status spd_pieces_losses(double *losses, struct spd_pieces *p, const double *own, uint64_t from, uint64_t to, struct spd_error *error);
 spd_status spd_pieces_validation_losses(double *losses, struct spd_pieces *p, const double *own, struct spd_error *error);
 

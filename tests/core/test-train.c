@@ -291,20 +291,15 @@ static void test_refined_training(const struct setting *s) {
 
 enum { AVERAGED = 5 };
 
-/* `steps` steps; after `stop` of them model and training are made anew from the state. `mean` (size) gets the training's weights,
- * out->weights the model's, and `want` (size), unless it is NULL, the averages in double of the weights after each step. */
-static void train_averaged(struct small_trained *out, float *mean, double *want, const struct setting *s, int threads, size_t steps,
-                           size_t stop) {
+/* `steps` steps; after `stop` of them model and training are made anew from the state. out->weights gets the model's; `mean` (size) the
+ * training's, and `want` (size) the averages in double of the weights after each step, unless they are NULL. */
+static void train_stopped(struct small_trained *out, float *mean, double *want, const struct setting *s, int threads, size_t steps,
+                          size_t stop, const struct spd_training_options *options) {
   const struct small_data *d = &s->data;
   const struct spd_source source = {
       .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training, .threads = 2};
-  const struct spd_training_options options = {.batch_size = SMALL_BATCH,
-                                               .seed = 3,
-                                               .schedule = ten_steps,
-                                               .adam = {0, 0, 0.999, 1e-8, 1.0, 0},
-                                               .refine_from = UINT64_MAX,
-                                               .average = AVERAGED};
   const size_t bytes = s->net.size * sizeof(float);
+  const size_t capacity = SMALL_BATCH + (options->invariance ? spd_invariance_copies(options->invariance, SMALL_BATCH) : 0);
   struct spd_training_state state;
   struct spd_backend *backend;
   uint64_t count;
@@ -317,13 +312,13 @@ static void train_averaged(struct small_trained *out, float *mean, double *want,
     const size_t until = done < stop ? stop : steps;
     struct spd_model *model;
     struct spd_training *training;
-    MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, SMALL_BATCH, SPD_MODEL_TRAIN, error));
+    MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, capacity, SPD_MODEL_TRAIN, error));
     MUST(spd_model_set_parameters(model, out->weights, error));
     MUST(spd_model_set_moments(model, out->m, out->v, error));
-    MUST(spd_training_create(&training, model, &source, &options, error));
-    CHECK(spd_training_averages(training), "this training keeps no averages");
+    MUST(spd_training_create(&training, model, &source, options, error));
+    CHECK(spd_training_averages(training) == (options->average > 0), "whether a training keeps averages");
     if (done) {
-      MUST(spd_model_set_average(model, mean, error));
+      if (options->average) MUST(spd_model_set_average(model, mean, error));
       MUST(spd_training_set_state(training, &state, error));
     }
     for (; done < until; done++) {
@@ -331,20 +326,31 @@ static void train_averaged(struct small_trained *out, float *mean, double *want,
       /* a fraction at a time: between two calls the weights are the training's */
       if (done % 3 == 1) MUST(spd_training_validate(training, 0, &finished, &out->validation, &count, error));
       if (!want) continue;
-      const double fraction = 1.0 / (double)(done < AVERAGED ? done + 1 : AVERAGED);
+      const double fraction = 1.0 / (double)(done < options->average ? done + 1 : options->average);
       MUST(spd_model_get_parameters(out->weights, model, error));
       for (size_t i = 0; i < s->net.size; i++) want[i] += fraction * ((double)out->weights[i] - want[i]);
     }
     state = spd_training_get_state(training);
     do MUST(spd_training_validate(training, 0, &finished, &out->validation, &count, error));
     while (!finished);
-    MUST(spd_training_get_weights(mean, training, error));
+    if (mean) MUST(spd_training_get_weights(mean, training, error));
     MUST(spd_model_get_parameters(out->weights, model, error));
     MUST(spd_model_get_moments(out->m, out->v, model, error));
     spd_training_destroy(training);
     spd_model_destroy(model);
   }
   backend->ops->destroy(backend);
+}
+
+static void train_averaged(struct small_trained *out, float *mean, double *want, const struct setting *s, int threads, size_t steps,
+                           size_t stop) {
+  const struct spd_training_options options = {.batch_size = SMALL_BATCH,
+                                               .seed = 3,
+                                               .schedule = ten_steps,
+                                               .adam = {0, 0, 0.999, 1e-8, 1.0, 0},
+                                               .refine_from = UINT64_MAX,
+                                               .average = AVERAGED};
+  train_stopped(out, mean, want, s, threads, steps, stop, &options);
 }
 
 static void test_averaged_training(const struct setting *s) {
@@ -397,12 +403,9 @@ static const struct spd_invariance_options invariance = {.scale_free = 1,
                                                          .free_from = 3,
                                                          .seed = 3};
 
-/* Some steps with all options; after `stop` of them the model and the training are made anew from the state. */
+/* Likewise, with losses of invariance and all other options */
 static void train_invariant(struct small_trained *out, const struct setting *s, int threads, size_t steps, size_t stop, double clip,
                             const uint64_t *ids) {
-  const struct small_data *d = &s->data;
-  const struct spd_source source = {
-      .flux = d->flux, .ivar = d->ivar, .z = d->z, .n_rows = SMALL_ROWS, .is_training = s->is_training, .threads = 2};
   const struct spd_training_options options = {.batch_size = SMALL_BATCH,
                                                .seed = 3,
                                                .schedule = ten_steps,
@@ -412,36 +415,7 @@ static void train_invariant(struct small_trained *out, const struct setting *s, 
                                                .clip = clip,
                                                .invariance = &invariance,
                                                .ids = ids};
-  const size_t bytes = s->net.size * sizeof(float), capacity = SMALL_BATCH + spd_invariance_copies(&invariance, SMALL_BATCH);
-  struct spd_training_state state;
-  struct spd_backend *backend;
-  uint64_t count;
-  int finished;
-  memset(out, 0, sizeof *out);
-  out->weights = check_alloc(bytes), out->m = check_alloc(bytes), out->v = check_alloc(bytes);
-  memcpy(out->weights, d->weights, bytes);
-  MUST(spd_cpu_create(&backend, threads, error));
-  for (size_t done = 0; done < steps;) {
-    const size_t until = done < stop ? stop : steps;
-    struct spd_model *model;
-    struct spd_training *training;
-    MUST(spd_model_create(&model, &s->net, backend, d->wave_observed, d->wave_rest, capacity, SPD_MODEL_TRAIN, error));
-    MUST(spd_model_set_parameters(model, out->weights, error));
-    MUST(spd_model_set_moments(model, out->m, out->v, error));
-    MUST(spd_training_create(&training, model, &source, &options, error));
-    if (done) MUST(spd_training_set_state(training, &state, error));
-    for (; done < until; done++) {
-      MUST(spd_training_advance(training, 0, &out->progress, error));
-      if (done % 3 == 1) MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
-    }
-    state = spd_training_get_state(training);
-    MUST(spd_training_validate(training, 1e9, &finished, &out->validation, &count, error));
-    MUST(spd_model_get_parameters(out->weights, model, error));
-    MUST(spd_model_get_moments(out->m, out->v, model, error));
-    spd_training_destroy(training);
-    spd_model_destroy(model);
-  }
-  backend->ops->destroy(backend);
+  train_stopped(out, NULL, NULL, s, threads, steps, stop, &options);
 }
 
 static void test_invariant_training(const struct setting *s) {
