@@ -27,6 +27,7 @@
 #' bands <- predict(ensemble, x[1:2], "rest")
 #' dim(bands$mean)
 spender_ensemble <- function(x, members = 5, seed = 1, init = "random", ..., ranks = FALSE, progress = NULL) {
+  check_source(x)
   check_number(members, "members", 1, 1000, whole = TRUE)
   check_number(seed, "seed", 0, 2^53 - members, whole = TRUE)
   if (!is.null(progress)) check_flag(progress, "progress")

@@ -42,11 +42,11 @@ as_resolution <- function(resolution, n, instrument, names = NULL) {
           ", or an array of ", n, " by diagonals by ", m, "; it is of ",
           if (is.null(dims)) paste("length", length(resolution)) else paste(dims, collapse = " by "), ".")
   }
-  if (length(dims) == 3) return(as_band(resolution))
+  order <- order_by_name(rownames(resolution), names, "`resolution`'s rows", "`flux`'s rows")
+  if (length(dims) == 3) return(as_band(if (is.null(order)) resolution else resolution[order, , , drop = FALSE]))
   if (anyNA(resolution) || any(resolution <= 0)) {
     abort("invalid", "`resolution` must be resolving powers above 0; it is not in ", count(sum(!(resolution > 0) %in% TRUE), "place"), ".")
   }
-  order <- order_by_name(rownames(resolution), names, "`resolution`'s rows", "`flux`'s rows")
   if (!is.null(order)) resolution <- resolution[order, , drop = FALSE]
   gaussian_resolution(resolution, n, wave)
 }

@@ -76,3 +76,8 @@ test_that("ranks make the members of an ensemble as one process does", {
   }
   expect_error(spender_ensemble(small_spectra(), ranks = TRUE, pieces = 2), "each on all of them", class = "spender_error_invalid")
 })
+
+test_that("an ensemble is of one instrument", {
+  x <- small_spectra(8)
+  expect_error(spender_ensemble(list(sdss = x, desi = x)), "`x` must be", class = "spender_error_invalid")
+})

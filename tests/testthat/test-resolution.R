@@ -45,6 +45,21 @@ test_that("a matrix is kept as it is, at few pixels where it is smooth", {
   expect_lt(off_by(full_band(r, 251), smooth), 1e-12)
 })
 
+test_that("rows are paired with those of flux by name, of bands as of powers", {
+  n <- 3
+  wave <- seq(4000, 5000, by = 10)
+  m <- length(wave)
+  named <- function(x) `dimnames<-`(x, c(list(c("a", "b", "c")), rep(list(NULL), length(dim(x)) - 1)))
+  make <- function(resolution) {
+    spectra(named(matrix(1, n, m)), named(matrix(1, n, m)), z = c(a = 0.1, b = 0.1, c = 0.1), wave = wave, resolution = resolution)$resolution
+  }
+  power <- named(matrix(c(500, 1000, 2000), n, m))
+  band <- named(aperm(array(c(0.1, 0.2, 0.3, 0.8, 0.6, 0.4, 0.1, 0.2, 0.3), c(n, 3, m)), 1:3))
+  expect_identical(make(power[3:1, ]), make(power))
+  expect_identical(make(band[3:1, , ]), make(band))
+  expect_false(identical(make(unname(band[3:1, , ])), make(band)))
+})
+
 test_that("bad resolutions are refused by name", {
   x <- small_spectra(3)
   make <- function(resolution) spectra(x$flux, x$ivar, x$z, x$instrument, normalize = FALSE, resolution = resolution)
