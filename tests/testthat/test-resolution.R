@@ -51,7 +51,8 @@ test_that("rows are paired with those of flux by name, of bands as of powers", {
   m <- length(wave)
   named <- function(x) `dimnames<-`(x, c(list(c("a", "b", "c")), rep(list(NULL), length(dim(x)) - 1)))
   make <- function(resolution) {
-    spectra(named(matrix(1, n, m)), named(matrix(1, n, m)), z = c(a = 0.1, b = 0.1, c = 0.1), wave = wave, resolution = resolution)$resolution
+    ones <- named(matrix(1, n, m))
+    spectra(ones, ones, z = c(a = 0.1, b = 0.1, c = 0.1), wave = wave, resolution = resolution)$resolution
   }
   power <- named(matrix(c(500, 1000, 2000), n, m))
   band <- named(aperm(array(c(0.1, 0.2, 0.3, 0.8, 0.6, 0.4, 0.1, 0.2, 0.3), c(n, 3, m)), 1:3))
