@@ -22,7 +22,8 @@ export LC_ALL=C.UTF-8 OMP_THREAD_LIMIT=2 MAKEFLAGS=-j2
 passed=0 failed=0 skipped=0
 pass() { passed=$((passed + 1)); echo "ok $*"; }
 fail() { failed=$((failed + 1)); echo "not ok $*"; }
-step() { printf '\n== %s\n' "$*"; }
+begun=$(date +%s)
+step() { printf '\n== %s (after %s s)\n' "$*" $(($(date +%s) - begun)); }
 # add LINE: "N passed, N failed, N skipped"
 add() {
   # shellcheck disable=SC2046

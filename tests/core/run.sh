@@ -89,20 +89,29 @@ then
   sanitizers='-O1 -g'
 fi
 
-# compile VARIANT FLAGS [COMPILER]: all sources of the core, some at a time; a source that fails leaves its log. COMPILER is the
-# command for the .cu files; without it the build has no CUDA.
+# compile VARIANT FLAGS [COMPILER [LIKE OBJECT...]]: all sources of the core, some at a time; a source that fails leaves its log. COMPILER is
+# the command for the .cu files; without it the build has no CUDA. LIKE: a variant that has been compiled, of which all objects but those
+# named are taken.
 compile() {
-  variant=$1 flags=$2 compiler=${3:-}
+  variant=$1 flags=$2 compiler=${3:-} like=${4:-}
   mkdir -p "$build/$variant"
   rm -f "$build/$variant"/*
+  if [ -n "$like" ]; then
+    shift 4
+    [ ! -f "$build/$like/broken" ] || return 1 # has been counted
+    cp "$build/$like"/*.o "$build/$variant"
+    for object in "$@"; do rm -f "$build/$variant/$object.o"; done
+  fi
   sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/none.c src/mpi/none.c src/nccl/none.c'
   [ -z "$compiler" ] || sources='src/core/*.c src/data/*.c src/measure/*.c src/network/*.c src/density/*.c src/cpu/*.c src/cuda/*.cu src/nccl/none.c'
-  [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="${sources% *} src/nccl/nccl.cu tests/core/cuda-on-cpu/device.cpp tests/core/cuda-on-cpu/nccl.cpp"
+  [ "$variant" != cuda ] && [ "$variant" != cuda-release ] || sources="${sources% *} src/nccl/nccl.cu tests/core/cuda-on-cpu/*.cpp"
   for source in $sources; do
     object=$(echo "${source#src/}" | tr / -)
     object=${object%.*}
+    [ -z "$like" ] || [ ! -f "$build/$variant/$object.o" ] || continue
     case $source in
       *.c) command="$cc $warnings $common $flags" ;;
+      */threads.cpp) command="$compiler -O2 -fno-sanitize=all" ;;
       *) command=$compiler ;;
     esac
     echo "$command -c -o $build/$variant/$object.o $source 2> $build/$variant/$object.log || echo '$source' >> $build/$variant/broken"
@@ -171,13 +180,12 @@ if [ $gpu = yes ]; then
 fi
 
 sanitized() {
-  if compile sanitized "$sanitizers $blas"; then
-    for name in $names; do run sanitized "$name" "$sanitizers $blas" "$blas_libs $libs"; done
-  fi
+  [ ! -f "$build/sanitized/broken" ] || return
+  for name in $names; do run sanitized "$name" "$sanitizers $blas" "$blas_libs $libs"; done
 }
 
 plain_gemm() {
-  if [ -n "$blas" ] && compile plain-gemm "$sanitizers"; then
+  if [ -n "$blas" ] && compile plain-gemm "$sanitizers" '' sanitized cpu-gemm; then
     among product && run plain-gemm product "$sanitizers" "$libs"
   fi
 }
@@ -190,7 +198,7 @@ played_cuda() {
     return
   fi
   link=g++
-  if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda -DCUDA_KEPT_ARENA=256 $sanitizers"; then
+  if compile cuda "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$cuda -DCUDA_KEPT_ARENA=256 $sanitizers" sanitized cuda-none nccl-none; then
     for name in stages invariance cuda repeat refine nccl infer joint; do among $name && run cuda $name "$sanitizers $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   link=$cc
@@ -198,7 +206,7 @@ played_cuda() {
 played_cuda_release() {
   command -v g++ > /dev/null 2>&1 || return # played_cuda has said so
   link=g++
-  if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2"; then
+  if compile cuda-release "-O2 $blas -DTEST_CUDA_ON_CPU" "$cuda -O2" release cuda-none nccl-none; then
     for name in gradients reference cuda repeat refine; do among $name && run cuda-release $name "-O2 $blas -DTEST_CUDA_ON_CPU" "$blas_libs $libs"; done
   fi
   link=$cc
@@ -211,7 +219,7 @@ __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 void axpy(float *y, const float *x, int n) { for (int i = 0; i < n; i++) y[i] += 2 * x[i]; }
 int main(void) { float y[9] = {0}, x[9] = {1}; axpy(y, x, 9); return y[0] != 2; }
 C
-  release="-O2 -fno-trapping-math -fno-math-errno $blas $clones"
+  release="-O2 -g -fno-trapping-math -fno-math-errno $blas $clones"
   compile release "$release" || return
   for name in stages invariance gradients reference threads train joint pieces refine fourier product rows flow; do
     among $name && run release $name "$release" "$blas_libs $libs"
@@ -236,9 +244,10 @@ C
 
 under_valgrind() {
   if ! command -v valgrind > /dev/null 2>&1; then skip "valgrind: not installed"
-  elif compile valgrind "-O1 -g $blas"; then
+  elif [ ! -f "$build/release/broken" ]; then
+    echo "under valgrind"
     for name in stages safetensors survey simulate; do
-      among $name && run valgrind $name "-O1 -g $blas" "$blas_libs $libs" \
+      among $name && run release $name "$release" "$blas_libs $libs" \
         'valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite'
     done
   fi
@@ -266,11 +275,12 @@ lane() {
   echo "$passed $failed $skipped" > "$build/$lane.sums"
 }
 
+compile sanitized "$sanitizers $blas" # for both lanes
 if [ $quick = yes ]; then sanitized
 else # most programs use one core: two at a time
   rm -f "$build"/*.sums
-  lane first sanitized plain_gemm release races played_cuda_release &
-  lane second played_cuda under_valgrind arm64 &
+  lane first sanitized plain_gemm release under_valgrind races played_cuda_release &
+  lane second played_cuda arm64 &
   wait
   for lane in first second; do
     if read -r more_passed more_failed more_skipped < "$build/$lane.sums"; then

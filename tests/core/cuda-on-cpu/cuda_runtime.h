@@ -30,12 +30,15 @@ struct alignas(8) float2 {
 static inline float2 make_float2(float x, float y) { return {x, y}; }
 
 /* Every thread of a warp must take part: others of its block may be elsewhere. */
-void device_exchange(void *received, const void *sent, size_t bytes, int lane_mask);
+uint64_t device_exchange(uint64_t sent, int lane_mask);
 template <class T>
 static inline T __shfl_xor_sync(unsigned, T value, int lane_mask) {
-  T received;
-  device_exchange(&received, &value, sizeof value, lane_mask);
-  return received;
+  static_assert(sizeof value <= sizeof(uint64_t), "what a lane can send");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof value);
+  bits = device_exchange(bits, lane_mask);
+  memcpy(&value, &bits, sizeof value);
+  return value;
 }
 static inline int atomicMax(int *at, int value) {
   const int before = *at;
@@ -114,7 +117,8 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
 /* Runs, keeps or records the work; false if the recording is void. ready: whether work that waits for other ranks can run; whoever waits
  * for such work without looking, and they do not come, ends the program. */
 bool device_enqueue(cudaStream_t stream, std::function<void()> work, std::function<bool()> ready = nullptr);
-/* `shared` bytes of dynamic shared memory, which start as NaN for each block */
+/* `shared` bytes of dynamic shared memory, which start as NaN for each block; device_order: a device_threads */
+extern int device_order;
 void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::function<void()> &thread);
 bool device_may_share(const void *kernel, size_t bytes);
 extern char *device_shared;

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <deque>
@@ -21,7 +20,6 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
 #else
 #define ASAN_POISON_MEMORY_REGION(address, size) ((void)0)
 #define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)0)
@@ -32,12 +30,11 @@ extern "C" void cblas_sgemm(int, int, int, int, int, int, float, const float *, 
 #endif
 
 static device_streams stream_order;
-static device_threads thread_order;
 static long calls_to_failure = -1;
 static cudaError_t last_error = cudaSuccess;
 static size_t leaks;
 
-void device_set(device_streams streams, device_threads threads) { stream_order = streams, thread_order = threads; }
+void device_set(device_streams streams, device_threads threads) { stream_order = streams, device_order = threads; }
 void device_set_failure(long calls) { calls_to_failure = calls; }
 long device_failure(void) { return calls_to_failure; }
 size_t device_leaks(void) { return leaks; }
@@ -148,7 +145,6 @@ cudaError_t cudaFree(void *pointer) {
     open_memory();
     ASAN_UNPOISON_MEMORY_REGION(range, range_used);
     close_memory();
-    madvise(range, page_up(range_used), MADV_DONTNEED);
     range_used = 0;
   }
   return cudaSuccess;
@@ -454,155 +450,6 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int) {
   properties->multiProcessorCount = 1;
   properties->major = 9, properties->minor = 0;
   return cudaSuccess;
-}
-
-/* ---- kernels: a stack for every thread of a block; barriers and exchanges within a warp switch ---- */
-
-dim3 threadIdx, blockIdx, blockDim, gridDim;
-
-static const size_t stack_bytes = 128 << 10;
-struct fiber {
-  ucontext_t start;
-  void *jump[5];
-  char *stack;
-  bool started;
-  enum { RUNNING, AT_BARRIER, AT_EXCHANGE, FINISHED } state;
-  char sent[2][8]; /* to the other threads of the warp, in turns */
-  int turn;
-  dim3 place;
-  void *fake_stack;
-};
-static std::deque<fiber> fibers;
-static void *scheduler_jump[5];
-static fiber *current;
-static const std::function<void()> *present_thread;
-#if defined(__SANITIZE_ADDRESS__)
-static const void *scheduler_stack;
-static size_t scheduler_stack_bytes;
-static void *scheduler_fake_stack;
-#define UNCHECKED __attribute__((noinline, no_sanitize("address"))) /* or each jump would clear a whole stack's shadow */
-#define LEAVE(save, stack, bytes) __sanitizer_start_switch_fiber(save, stack, bytes)
-#define ARRIVE(saved, stack, bytes) __sanitizer_finish_switch_fiber(saved, stack, bytes)
-#else
-#define UNCHECKED __attribute__((noinline))
-#define LEAVE(save, stack, bytes) ((void)0)
-#define ARRIVE(saved, stack, bytes) ((void)0)
-#endif
-
-/* Jumps of the compiler's own, as swapcontext() would ask the kernel for the signal mask each time; a stack is entered by it
- * once and then kept. */
-static UNCHECKED void jump(void **where) { __builtin_longjmp(where, 1); } /* not in a function that has a setjmp */
-
-static UNCHECKED void to_scheduler() {
-  LEAVE(&current->fake_stack, scheduler_stack, scheduler_stack_bytes);
-  if (__builtin_setjmp(current->jump) == 0) jump(scheduler_jump);
-  ARRIVE(current->fake_stack, &scheduler_stack, &scheduler_stack_bytes);
-}
-
-void __syncthreads() {
-  current->state = fiber::AT_BARRIER;
-  to_scheduler();
-}
-
-static size_t number_of(const fiber *f) { return f->place.x + (size_t)blockDim.x * (f->place.y + (size_t)blockDim.y * f->place.z); }
-
-/* All threads send, wait, and receive. What was sent stays until the exchange after the next: nobody is two ahead of another. */
-void device_exchange(void *received, const void *sent, size_t bytes, int lane_mask) {
-  fiber *const me = current;
-  const int turn = me->turn;
-  if (bytes > sizeof me->sent[0]) abort();
-  memcpy(me->sent[turn], sent, bytes);
-  me->turn = 1 - turn;
-  me->state = fiber::AT_EXCHANGE;
-  to_scheduler();
-  memcpy(received, fibers[number_of(me) ^ (size_t)lane_mask].sent[turn], bytes);
-}
-
-static void run_threads() {
-  ARRIVE(NULL, &scheduler_stack, &scheduler_stack_bytes);
-  for (;;) {
-    (*present_thread)();
-    current->state = fiber::FINISHED;
-    to_scheduler();
-  }
-}
-
-static UNCHECKED void resume(fiber *f) {
-  current = f;
-  threadIdx = f->place;
-  LEAVE(&scheduler_fake_stack, f->stack, stack_bytes);
-  if (__builtin_setjmp(scheduler_jump) == 0) {
-    if (f->started) jump(f->jump);
-    f->started = true;
-    setcontext(&f->start);
-  }
-  ARRIVE(scheduler_fake_stack, NULL, NULL);
-}
-
-static void add_fiber() {
-  fibers.emplace_back();
-  fiber &f = fibers.back();
-  f.stack = (char *)mmap(NULL, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (f.stack == MAP_FAILED) abort();
-  getcontext(&f.start);
-  f.start.uc_stack.ss_sp = f.stack, f.start.uc_stack.ss_size = stack_bytes, f.start.uc_link = NULL;
-  makecontext(&f.start, run_threads, 0);
-}
-
-static size_t in_order(size_t i, size_t n, unsigned long round) {
-  if (thread_order == DEVICE_FORWARD) return i;
-  if (thread_order == DEVICE_BACKWARD) return n - 1 - i;
-  return (i * 769 + round * 31) % n; /* 769 is a prime that divides no block size */
-}
-
-/* Lets threads [from, to) go on if all that have not finished wait at `state`. */
-static bool release(size_t from, size_t to, int state) {
-  bool any = false;
-  for (size_t i = from; i < to; i++) {
-    if (fibers[i].state == fiber::FINISHED) continue;
-    if (fibers[i].state != state) return false;
-    any = true;
-  }
-  for (size_t i = from; any && i < to; i++)
-    if (fibers[i].state != fiber::FINISHED) fibers[i].state = fiber::RUNNING;
-  return any;
-}
-
-char *device_shared;
-
-void device_run_blocks(dim3 blocks, dim3 threads, size_t shared, const std::function<void()> &thread) {
-  const size_t n = (size_t)threads.x * threads.y * threads.z, warp = 32;
-  present_thread = &thread;
-  gridDim = blocks, blockDim = threads;
-  while (fibers.size() < n) add_fiber();
-  open_memory();
-  std::vector<char> memory;
-  for (unsigned b = 0; b < blocks.x; b++) {
-    blockIdx = dim3(b, 0, 0);
-    memory.assign(shared, (char)0xff);
-    device_shared = memory.data();
-    for (size_t i = 0; i < n; i++) {
-      fibers[i].state = fiber::RUNNING;
-      fibers[i].turn = 0;
-      fibers[i].place = dim3((unsigned)(i % threads.x), (unsigned)(i / threads.x % threads.y), 0);
-    }
-    unsigned long round = b;
-    for (size_t left = n; left > 0; round++) {
-      for (size_t i = 0; i < n; i++) {
-        fiber *f = &fibers[in_order(i, n, round)];
-        if (f->state != fiber::RUNNING) continue;
-        resume(f);
-        left -= f->state == fiber::FINISHED;
-      }
-      bool released = release(0, n, fiber::AT_BARRIER);
-      for (size_t from = 0; from < n; from += warp) released |= release(from, from + warp < n ? from + warp : n, fiber::AT_EXCHANGE);
-      if (left > 0 && !released) {
-        fprintf(stderr, "a kernel hangs: some threads wait at a barrier or exchange that others do not reach\n");
-        abort();
-      }
-    }
-  }
-  close_memory();
 }
 
 /* ---- cuBLAS, column-major ---- */
