@@ -135,7 +135,7 @@ static spd_status make_model(struct r_session *session, struct r_session *first,
   const struct spd_training_options *o = &p->options;
   uint64_t n_training = 0;
   for (size_t i = 0; i < p->n; i++) n_training += session->is_training[i];
-  const size_t batch = spd_piece_rows(o->sharing, spd_training_capacity(o, n_training)),
+  const size_t batch = spd_piece_rows(o->sharing, spd_largest_batch(o->batch_size, &o->share, n_training)),
                copies = o->invariance ? spd_invariance_copies(o->invariance, batch) : 0;
   if (!first)
     return r_session_model(session, &p->network, p->weights, p->observed_grid, p->rest_grid, batch + copies, SPD_MODEL_TRAIN, &p->device,

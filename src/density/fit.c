@@ -12,7 +12,8 @@
 #include "core/threads.h"
 #include "density/made.h"
 #include "density/scalar.h"
-#include "network/train.h"
+#include "network/backend.h"
+#include "network/schedule.h"
 
 #define LOG_2PI 1.8378770664093454836
 

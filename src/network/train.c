@@ -5,66 +5,24 @@
 #include <string.h>
 #include <time.h>
 
-#include "core/rng.h"
-#include "data/order.h"
-
-enum { PAIR_SALT = 0x9a12 };
-
-/* ---- schedule ---- */
-
-static double anneal(double from, double to, double fraction) {
-  return to + (from - to) * (1.0 + cos(3.14159265358979323846 * fraction)) / 2.0;
-}
-
-void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *s, uint64_t step) {
-  *rate = s->rate;
-  *beta1 = 0.9;
-  if (s->constant) return;
-  const uint64_t per_stage = s->steps_per_stage ? s->steps_per_stage : 1;
-  const double stages = ceil((double)s->total_steps / (double)per_stage), stage = (double)(step / per_stage);
-  const double start = s->rate / 25.0, end = start / 1e4;
-  /* the boundaries that PyTorch's OneCycleLR uses: the peak at 0.3 T - 1, the end at T - 1 */
-  const double peak = 0.3 * stages - 1.0, last = stages - 1.0;
-  if (stage <= peak) {
-    double f = peak > 0 ? stage / peak : 1.0;
-    *rate = anneal(start, s->rate, f);
-    if (s->cycle_momentum) *beta1 = anneal(0.95, 0.85, f);
-  } else {
-    const double from = peak > 0 ? peak : 0.0;
-    double f = last > from ? (stage - from) / (last - from) : 1.0;
-    if (f > 1.0) f = 1.0;
-    *rate = anneal(s->rate, end, f);
-    if (s->cycle_momentum) *beta1 = anneal(0.85, 0.95, f);
-  }
-}
-
-/* ---- training ---- */
-
 struct spd_training {
   struct spd_model *model;
   struct spd_training_options options;
   struct spd_feed *feed;
-  uint64_t n_rows, n_training, n_validation;
-  const unsigned char *is_training; /* (n_rows), the source's */
-  uint64_t *order;                  /* (n_rows): the training rows of this epoch, in order */
-  size_t batch_size;                /* the largest batch of this instrument */
-  uint64_t *ends;                   /* (n_batches) where the batches that have a spectrum end in `order`; NULL: all have batch_size */
-  uint64_t n_batches;
-  uint64_t *pairs;                            /* (n_pairs) rows */
-  uint64_t *pair_order, *arranged, *pairs_of; /* (n_pairs), (n_training), (steps_per_epoch): pairs at the beginning of each batch */
-  unsigned char *is_paired;                   /* (n_rows) */
-  size_t n;                                   /* spectra in the present batch */
-  uint64_t *validation;                       /* (n_validation) rows */
-  double *losses;                             /* on the backend, (n_training or n_validation): of the rows in order of processing */
-  double *host_losses;                        /* (the same) */
-  struct spd_refiner *refiner;                /* NULL where the decoder learns at the encoder's latents */
-  float *encoded;                             /* (batch_size, S) on the host */
+  struct spd_batches batches;
+  uint64_t n_validation;
+  size_t n;                          /* spectra in the present batch */
+  uint64_t *validation;              /* (n_validation) rows */
+  double *losses;                    /* on the backend, (n_training or n_validation): of the rows in order of processing */
+  double *host_losses;               /* (the same) */
+  struct spd_refiner *refiner;       /* NULL where the decoder learns at the encoder's latents */
+  float *encoded;                    /* (batch_size, S) on the host */
   double *before, *after, *slope;    /* (batch_size): objectives of the batch at the encoder's and at refined latents; (batch_size, S) */
   struct spd_invariance *invariance; /* NULL where the loss is the fidelity alone */
   uint64_t *ids, *next_ids;          /* (n_rows), (n_training): of all rows, of those to come in this epoch */
   int feeding;                       /* the feed is on its way through `order` */
   uint64_t validated;                /* of the validation rows, when it is on its way through these */
-  uint64_t epoch, step, step_in_epoch, steps_per_epoch;
+  uint64_t epoch, step, step_in_epoch;
   double loss_sum;
   uint64_t loss_count;
   struct spd_pieces pieces;
@@ -79,158 +37,68 @@ static double seconds_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* n of the whole, shared out by steps: of a batch of an epoch with others */
-static uint64_t shared_out(const struct spd_training *t, uint64_t n, uint64_t step) {
-  const uint64_t total = t->options.share.total, all = step * t->options.batch_size;
-  return all >= total ? n : all * n / total;
-}
-
-/* Training rows before a step of an epoch */
-static uint64_t position(const struct spd_training *t, uint64_t step) {
-  if (t->ends) return shared_out(t, t->n_training, step);
-  const uint64_t all = step * t->batch_size;
-  return all < t->n_training ? all : t->n_training;
-}
-
-/* Batches with a spectrum that end at or before row `done` of the epoch */
-static uint64_t batches_until(const struct spd_training *t, uint64_t done) {
-  uint64_t low = 0, high = t->n_batches;
-  while (low < high) {
-    const uint64_t middle = (low + high) / 2;
-    if (t->ends[middle] <= done)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
-
-size_t spd_training_capacity(const struct spd_training_options *o, uint64_t n_training) {
-  const uint64_t total = o->share.total;
-  return total ? (size_t)((o->batch_size * n_training + total - 1) / total) : o->batch_size;
-}
-
-/* Pairs at the beginning of each batch, in the same order for both instruments: as many as both their batches have room for, and no more
- * than their share */
-static void count_pairs(struct spd_training *t) {
-  const struct spd_share *share = &t->options.share;
-  uint64_t used = 0;
-  for (uint64_t step = 0; step < t->steps_per_epoch; step++) {
-    const uint64_t own = position(t, step + 1) - position(t, step);
-    const uint64_t other = shared_out(t, share->partner, step + 1) - shared_out(t, share->partner, step);
-    uint64_t most = shared_out(t, share->n_pairs, step + 1) - used;
-    if (most > own) most = own;
-    if (most > other) most = other;
-    t->pairs_of[step] = most;
-    used += most;
-  }
-}
-
-/* Brings pairs together. Those for which a step has no room fill up its instrument's batches where its other spectra are used up: from the
- * end of the pairs, which no step has reached by then. */
-static void arrange_pairs(struct spd_training *t) {
-  const struct spd_share *share = &t->options.share;
-  uint64_t at = 0, next = 0, head = 0, tail = share->n_pairs;
-  spd_order_fill(t->pair_order, share->n_pairs, t->options.seed ^ PAIR_SALT, t->epoch);
-  for (uint64_t step = 0; step < t->steps_per_epoch; step++) {
-    for (uint64_t i = 0; i < t->pairs_of[step]; i++) t->arranged[at++] = t->pairs[t->pair_order[head++]];
-    while (at < position(t, step + 1)) {
-      while (next < t->n_training && t->is_paired[t->order[next]]) next++;
-      t->arranged[at++] = next < t->n_training ? t->order[next++] : t->pairs[t->pair_order[--tail]];
-    }
-  }
-  memcpy(t->order, t->arranged, t->n_training * sizeof *t->order);
-}
-
 static void start_epoch(struct spd_training *t) {
-  uint64_t kept = 0;
-  spd_order_fill(t->order, t->n_rows, t->options.seed, t->epoch);
-  for (uint64_t i = 0; i < t->n_rows; i++)
-    if (t->is_training[t->order[i]]) t->order[kept++] = t->order[i];
-  if (t->options.share.n_pairs > 0) arrange_pairs(t);
+  spd_batches_begin(&t->batches, t->epoch);
   t->feeding = 0;
   t->step_in_epoch = 0;
   t->loss_sum = 0;
   t->loss_count = 0;
 }
 
+static spd_status prepare_refiner(struct spd_training *t, struct spd_error *error) {
+  const struct spd_refine_options one_step = {.steps = 1};
+  const size_t n = t->batches.largest, n_latent = spd_model_network(t->model)->architecture.n_latent;
+  t->encoded = malloc(n * n_latent * sizeof *t->encoded);
+  t->before = malloc(2 * n * sizeof *t->before);
+  t->after = t->before ? t->before + n : NULL;
+  t->slope = malloc(n * n_latent * sizeof *t->slope);
+  if (!t->encoded || !t->before || !t->slope) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
+  return spd_refiner_create(&t->refiner, t->model, &one_step, error);
+}
+
 /* Without a refiner: its decoder does not learn at the latents that these losses are of. */
 static spd_status prepare_invariance(struct spd_training *t, struct spd_error *error) {
-  const size_t n = t->batch_size, copies = spd_invariance_copies(t->options.invariance, n);
+  const size_t n = t->batches.largest, copies = spd_invariance_copies(t->options.invariance, n);
   if (t->pieces.count > 1)
     return spd_fail(error, SPD_STATUS_UNSUPPORTED, "losses of invariance are of all pairs of a batch, which cannot be cut into pieces");
   if (t->refiner) return spd_fail(error, SPD_STATUS_INVALID, "a decoder that learns at refined latents excludes losses of invariance");
   if (n + copies > spd_model_capacity(t->model))
     return spd_fail(error, SPD_STATUS_INVALID, "a batch of %zu spectra and %zu copies does not fit a model made for %zu", n, copies,
                     spd_model_capacity(t->model));
-  t->ids = malloc(t->n_rows * sizeof *t->ids);
-  t->next_ids = malloc((t->n_training + 1) * sizeof *t->next_ids);
+  t->ids = malloc(t->batches.n_rows * sizeof *t->ids);
+  t->next_ids = malloc((t->batches.n_training + 1) * sizeof *t->next_ids);
   if (!t->ids || !t->next_ids) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
-  for (uint64_t i = 0; i < t->n_rows; i++) t->ids[i] = t->options.ids ? t->options.ids[i] : i;
-  return spd_invariance_create(&t->invariance, t->model, t->options.invariance, n, (size_t)t->n_training, error);
-}
-
-static spd_status prepare_share(struct spd_training *t, struct spd_error *error) {
-  const struct spd_share *share = &t->options.share;
-  const uint64_t steps = t->steps_per_epoch;
-  t->ends = malloc(steps * sizeof *t->ends);
-  if (!t->ends) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
-  for (uint64_t step = 0; step < steps; step++)
-    if (position(t, step + 1) > position(t, step)) t->ends[t->n_batches++] = position(t, step + 1);
-  if (share->n_pairs == 0) return SPD_STATUS_OK;
-  t->pairs = malloc(share->n_pairs * sizeof *t->pairs);
-  t->pair_order = malloc(share->n_pairs * sizeof *t->pair_order);
-  t->arranged = malloc(t->n_training * sizeof *t->arranged);
-  t->pairs_of = malloc(steps * sizeof *t->pairs_of);
-  t->is_paired = calloc(t->n_rows, 1);
-  if (!t->pairs || !t->pair_order || !t->arranged || !t->pairs_of || !t->is_paired)
-    return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
-  for (uint64_t i = 0; i < share->n_pairs; i++) {
-    const uint64_t row = share->pairs[i];
-    if (row >= t->n_rows || !t->is_training[row] || t->is_paired[row])
-      return spd_fail(error, SPD_STATUS_INVALID, "internal: pairs must be different rows that train");
-    t->is_paired[row] = 1;
-    t->pairs[i] = row;
-  }
-  count_pairs(t);
-  return SPD_STATUS_OK;
+  for (uint64_t i = 0; i < t->batches.n_rows; i++) t->ids[i] = t->options.ids ? t->options.ids[i] : i;
+  return spd_invariance_create(&t->invariance, t->model, t->options.invariance, n, (size_t)t->batches.n_training, error);
 }
 
 static spd_status prepare(struct spd_training *t, const struct spd_source *source, struct spd_error *error) {
+  const struct spd_training_options *o = &t->options;
+  const struct spd_batches *b = &t->batches;
   struct spd_backend *backend = spd_model_backend(t->model);
-  const uint64_t total = t->options.share.total ? t->options.share.total : t->n_training;
   void *losses = NULL;
-  t->n_validation = t->n_rows - t->n_training;
-  if (t->n_training == 0) return spd_fail(error, SPD_STATUS_INVALID, "there is no spectrum to train on");
-  if (t->n_training > total) return spd_fail(error, SPD_STATUS_INVALID, "internal: an instrument has more spectra than all together");
-  SPD_TRY(spd_pieces_open(&t->pieces, t->model, t->options.sharing, t->batch_size, t->n_training, t->n_validation, error));
-  if (t->pieces.count > 1 && t->options.share.total)
+  SPD_TRY(spd_batches_open(&t->batches, source->is_training, source->n_rows, o->batch_size, o->seed, &o->share, error));
+  const size_t rows = spd_piece_rows(o->sharing, b->largest);
+  if (rows > spd_model_capacity(t->model))
+    return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be between 1 and %zu, not %zu", spd_model_capacity(t->model), rows);
+  t->n_validation = b->n_rows - b->n_training;
+  SPD_TRY(spd_pieces_open(&t->pieces, t->model, o->sharing, b->largest, b->n_training, t->n_validation, error));
+  if (t->pieces.count > 1 && o->share.total)
     return spd_fail(error, SPD_STATUS_UNSUPPORTED, "batches of several instruments cannot be cut into pieces");
-  t->steps_per_epoch = (total + t->options.batch_size - 1) / t->options.batch_size;
-  const uint64_t most = t->n_training > t->n_validation ? t->n_training : t->n_validation;
-  t->order = malloc(t->n_rows * sizeof *t->order);
+  const uint64_t most = b->n_training > t->n_validation ? b->n_training : t->n_validation;
   t->validation = malloc((t->n_validation + 1) * sizeof *t->validation);
   t->host_losses = malloc(most * sizeof *t->host_losses);
-  t->own = t->pieces.size > 1 ? malloc((t->n_training + 1) * sizeof *t->own) : NULL;
-  if (!t->order || !t->validation || !t->host_losses || (t->pieces.size > 1 && !t->own))
+  t->own = t->pieces.size > 1 ? malloc((b->n_training + 1) * sizeof *t->own) : NULL;
+  if (!t->validation || !t->host_losses || (t->pieces.size > 1 && !t->own))
     return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   uint64_t held_out = 0;
-  for (uint64_t i = 0; i < t->n_rows; i++)
+  for (uint64_t i = 0; i < b->n_rows; i++)
     if (!source->is_training[i]) t->validation[held_out++] = i;
   SPD_TRY(backend->ops->alloc(backend, &losses, most * sizeof *t->losses, error));
   t->losses = losses;
-  if (t->options.refine_from != UINT64_MAX) {
-    const struct spd_refine_options one_step = {.steps = 1};
-    t->encoded = malloc(t->batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->encoded);
-    t->before = malloc(2 * t->batch_size * sizeof *t->before);
-    t->after = t->before ? t->before + t->batch_size : NULL;
-    t->slope = malloc(t->batch_size * spd_model_network(t->model)->architecture.n_latent * sizeof *t->slope);
-    if (!t->encoded || !t->before || !t->slope) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
-    SPD_TRY(spd_refiner_create(&t->refiner, t->model, &one_step, error));
-  }
-  if (t->options.invariance) SPD_TRY(prepare_invariance(t, error));
-  if (t->options.share.total) SPD_TRY(prepare_share(t, error));
-  SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->pieces.rows, t->options.way, error));
+  if (o->refine_from != UINT64_MAX) SPD_TRY(prepare_refiner(t, error));
+  if (o->invariance) SPD_TRY(prepare_invariance(t, error));
+  SPD_TRY(spd_feed_create(&t->feed, t->model, source, t->pieces.rows, o->way, error));
   start_epoch(t);
   return SPD_STATUS_OK;
 }
@@ -238,19 +106,10 @@ static spd_status prepare(struct spd_training *t, const struct spd_source *sourc
 spd_status spd_training_create(struct spd_training **out, struct spd_model *model, const struct spd_source *source,
                                const struct spd_training_options *options, struct spd_error *error) {
   *out = NULL;
-  uint64_t n_training = 0;
-  for (uint64_t i = 0; i < source->n_rows; i++) n_training += source->is_training[i] != 0;
-  const size_t batch_size = spd_training_capacity(options, n_training), rows = spd_piece_rows(options->sharing, batch_size);
-  if (options->batch_size == 0 || rows > spd_model_capacity(model))
-    return spd_fail(error, SPD_STATUS_INVALID, "the batch size must be between 1 and %zu, not %zu", spd_model_capacity(model), rows);
   struct spd_training *t = calloc(1, sizeof *t);
   if (!t) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the training state");
   t->model = model;
   t->options = *options;
-  t->batch_size = batch_size;
-  t->n_training = n_training;
-  t->n_rows = source->n_rows;
-  t->is_training = source->is_training;
   spd_status status = prepare(t, source, error);
   if (status != SPD_STATUS_OK) {
     spd_training_destroy(t);
@@ -268,19 +127,13 @@ void spd_training_destroy(struct spd_training *t) {
   spd_feed_destroy(t->feed);
   spd_refiner_destroy(t->refiner);
   spd_invariance_destroy(t->invariance);
-  free(t->ends);
-  free(t->pairs);
-  free(t->pair_order);
-  free(t->arranged);
-  free(t->pairs_of);
-  free(t->is_paired);
   free(t->ids);
   free(t->next_ids);
   free(t->encoded);
   free(t->before);
   free(t->slope);
   if (t->losses) backend->ops->free(backend, t->losses);
-  free(t->order);
+  spd_batches_close(&t->batches);
   free(t->validation);
   free(t->host_losses);
   free(t);
@@ -345,9 +198,9 @@ static spd_status refined_gradients(struct spd_training *t, size_t total, uint64
 /* This rank's rows of the epoch from the present step on. Returns their number. */
 static size_t own_rows(struct spd_training *t) {
   size_t count = 0, from, to;
-  for (uint64_t step = t->step_in_epoch; step < t->steps_per_epoch; step++) {
+  for (uint64_t step = t->step_in_epoch; step < t->batches.per_epoch; step++) {
     spd_pieces_of_rank(&from, &to, &t->pieces, t->pieces.rank, spd_pieces_batch(&t->pieces, step));
-    memcpy(t->own + count, t->order + step * t->batch_size + from, (to - from) * sizeof *t->own);
+    memcpy(t->own + count, t->batches.order + step * t->batches.largest + from, (to - from) * sizeof *t->own);
     count += to - from;
   }
   return count;
@@ -355,29 +208,28 @@ static size_t own_rows(struct spd_training *t) {
 
 /* The rows of this epoch, of this rank, after its first `done` */
 static spd_status start_feeding(struct spd_training *t, uint64_t done, struct spd_error *error) {
-  const size_t count = t->own ? own_rows(t) : (size_t)(t->n_training - done);
-  if (t->ends)
-    SPD_TRY(spd_feed_start_cut(t->feed, t->order + done, count, t->ends + batches_until(t, done), done, error));
+  const size_t count = t->own ? own_rows(t) : (size_t)(t->batches.n_training - done);
+  if (t->batches.ends)
+    SPD_TRY(
+        spd_feed_start_cut(t->feed, t->batches.order + done, count, t->batches.ends + spd_batches_until(&t->batches, done), done, error));
   else
-    SPD_TRY(spd_feed_start(t->feed, t->own ? t->own : t->order + done, count, error));
+    SPD_TRY(spd_feed_start(t->feed, t->own ? t->own : t->batches.order + done, count, error));
   t->feeding = 1;
   if (!t->invariance) return SPD_STATUS_OK;
-  for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->order[done + i]];
+  for (size_t i = 0; i < count; i++) t->next_ids[i] = t->ids[t->batches.order[done + i]];
   return spd_invariance_begin(t->invariance, t->next_ids, count, t->epoch, error);
 }
 
 /* Whether the decoder learns at refined latents: then a step's gradients are there after its forward part */
 static int is_refined(const struct spd_training *t) { return t->refiner && t->step >= t->options.refine_from; }
 
-size_t spd_training_next(const struct spd_training *t) {
-  return (size_t)(position(t, t->step_in_epoch + 1) - position(t, t->step_in_epoch));
-}
+size_t spd_training_next(const struct spd_training *t) { return spd_batches_size(&t->batches, t->step_in_epoch); }
 
-size_t spd_training_next_pairs(const struct spd_training *t) { return t->pairs_of ? (size_t)t->pairs_of[t->step_in_epoch] : 0; }
+size_t spd_training_next_pairs(const struct spd_training *t) { return spd_batches_pairs(&t->batches, t->step_in_epoch); }
 
-int spd_training_epoch_done(const struct spd_training *t) { return t->step_in_epoch == t->steps_per_epoch; }
+int spd_training_epoch_done(const struct spd_training *t) { return t->step_in_epoch == t->batches.per_epoch; }
 
-uint64_t spd_training_size(const struct spd_training *t) { return t->n_training; }
+uint64_t spd_training_size(const struct spd_training *t) { return t->batches.n_training; }
 
 struct spd_model *spd_training_model(const struct spd_training *t) {
   return t->model;
@@ -399,7 +251,7 @@ static spd_status forward_to_losses(struct spd_training *t, size_t total, uint64
 }
 
 spd_status spd_training_forward(struct spd_training *t, size_t total, struct spd_error *error) {
-  const uint64_t done = position(t, t->step_in_epoch);
+  const uint64_t done = spd_batches_before(&t->batches, t->step_in_epoch);
   t->n = spd_training_next(t);
   t->validated = 0;
   if (t->n == 0) return SPD_STATUS_OK;
@@ -413,13 +265,13 @@ spd_status spd_training_backward(struct spd_training *t, struct spd_error *error
 
 /* Adam's count of steps of the encoder leaves out batches without a spectrum. */
 spd_status spd_training_update(struct spd_training *t, int decoder, struct spd_error *error) {
-  const uint64_t seen = position(t, t->step_in_epoch);
+  const uint64_t seen = spd_batches_before(&t->batches, t->step_in_epoch);
   struct spd_adam_options adam = t->options.adam;
   spd_schedule_at(&adam.rate, &adam.beta1, &t->options.schedule, t->step);
-  if (!t->ends && decoder && !t->options.freeze_decoder) {
+  if (!t->batches.ends && decoder && !t->options.freeze_decoder) {
     SPD_TRY(spd_model_update(t->model, &adam, t->step + 1, error));
   } else if (t->n > 0) {
-    const uint64_t updates = t->ends ? t->epoch * t->n_batches + batches_until(t, seen) : t->step;
+    const uint64_t updates = t->batches.ends ? t->epoch * t->batches.n_ends + spd_batches_until(&t->batches, seen) : t->step;
     SPD_TRY(spd_model_update_encoder(t->model, &adam, updates + 1, error));
     if (decoder && !t->options.freeze_decoder) SPD_TRY(spd_model_update_decoder(t->model, &adam, t->step + 1, error));
   }
@@ -487,7 +339,7 @@ static spd_status one_step(struct spd_training *t, struct spd_error *error) {
 
 /* Ranks have clocks of their own: they make the steps that the first one expects to make in this time. 0: stop */
 static spd_status agree_on_steps(uint64_t *steps, struct spd_training *t, double seconds, struct spd_error *error) {
-  const double left = (double)(t->steps_per_epoch - t->step_in_epoch), fit = t->step_seconds > 0 ? seconds / t->step_seconds : 1;
+  const double left = (double)(t->batches.per_epoch - t->step_in_epoch), fit = t->step_seconds > 0 ? seconds / t->step_seconds : 1;
   const double wanted = t->stop ? 0 : fit < 1 ? 1 : fit < left ? fit : left;
   return spd_pieces_agree(steps, &t->pieces, (uint64_t)wanted, error);
 }
@@ -514,13 +366,13 @@ spd_status spd_training_advance(struct spd_training *t, double seconds, struct s
  */
 static spd_status fetch_losses(struct spd_training *t, uint64_t seen, struct spd_error *error) {
   struct spd_backend *backend = spd_model_backend(t->model);
-  if (t->own) return spd_pieces_losses(t->host_losses, &t->pieces, t->losses, t->loss_count / t->batch_size, t->step_in_epoch, error);
+  if (t->own) return spd_pieces_losses(t->host_losses, &t->pieces, t->losses, t->loss_count / t->batches.largest, t->step_in_epoch, error);
   return backend->ops->download(backend, t->host_losses, t->losses + t->loss_count, (seen - t->loss_count) * sizeof *t->losses, error);
 }
 
 spd_status spd_training_report(struct spd_training *t, struct spd_progress *progress, struct spd_error *error) {
   const int finished = spd_training_epoch_done(t);
-  const uint64_t seen = position(t, t->step_in_epoch);
+  const uint64_t seen = spd_batches_before(&t->batches, t->step_in_epoch);
   SPD_TRY(fetch_losses(t, seen, error));
   for (uint64_t i = 0; i < seen - t->loss_count; i++) t->loss_sum += t->host_losses[i];
   t->loss_count = seen;
@@ -528,7 +380,7 @@ spd_status spd_training_report(struct spd_training *t, struct spd_progress *prog
   progress->epoch = t->epoch;
   progress->step = t->step;
   progress->step_in_epoch = t->step_in_epoch;
-  progress->steps_per_epoch = t->steps_per_epoch;
+  progress->steps_per_epoch = t->batches.per_epoch;
   progress->loss_sum = t->loss_sum;
   progress->loss_count = t->loss_count;
   progress->epoch_finished = finished;
@@ -543,11 +395,11 @@ struct spd_training_state spd_training_get_state(const struct spd_training *t) {
 }
 
 spd_status spd_training_set_state(struct spd_training *t, const struct spd_training_state *state, struct spd_error *error) {
-  const uint64_t seen = position(t, state->step_in_epoch);
-  if (state->step_in_epoch >= t->steps_per_epoch || state->loss_count != seen ||
-      state->step != state->epoch * t->steps_per_epoch + state->step_in_epoch)
+  const uint64_t seen = spd_batches_before(&t->batches, state->step_in_epoch);
+  if (state->step_in_epoch >= t->batches.per_epoch || state->loss_count != seen ||
+      state->step != state->epoch * t->batches.per_epoch + state->step_in_epoch)
     return spd_fail(error, SPD_STATUS_INVALID, "this is not the state of a training with %llu steps an epoch",
-                    (unsigned long long)t->steps_per_epoch);
+                    (unsigned long long)t->batches.per_epoch);
   t->epoch = state->epoch;
   t->step = state->step;
   start_epoch(t);

@@ -1,31 +1,13 @@
-/* Training: a source of spectra, an order, a learning-rate schedule, and steps. */
+/* Training: a source of spectra, their batches, a learning-rate schedule, and steps. */
 #ifndef SPD_NETWORK_TRAIN_H
 #define SPD_NETWORK_TRAIN_H
 
+#include "network/batches.h"
 #include "network/feed.h"
 #include "network/invariance.h"
 #include "network/pieces.h"
 #include "network/refine.h"
-
-/* 1Cycle (Smith & Topin 2018) with cosine annealing: from rate/25 up to rate over the first 30 %, down to rate/25/1e4. */
-struct spd_schedule {
-  double rate; /* the highest */
-  uint64_t total_steps;
-  uint64_t steps_per_stage; /* 1: per step; steps per epoch: the rate is held through an epoch, as the published code does */
-  int cycle_momentum;       /* beta1 goes 0.95 -> 0.85 -> 0.95 with the rate; otherwise it stays at 0.9 */
-  int constant;             /* no schedule at all */
-};
-void spd_schedule_at(double *rate, double *beta1, const struct spd_schedule *schedule, uint64_t step /* from 0 */);
-
-/* The part of one instrument in a training of several (network/joint.h): each batch has the same share of the spectra of each, so that all
- * are through in the same steps. Objects that this instrument and one other have seen are `pairs`, numbered alike in both: their
- * spectra come at the beginning of the batches of both, in the same order, as far as the sizes of the batches allow. */
-struct spd_share {
-  uint64_t total;        /* training spectra of all instruments; 0: this is the only one */
-  uint64_t n_pairs;      /* of training spectra */
-  const uint64_t *pairs; /* (n_pairs) rows of the source; not needed any more once the training is made */
-  uint64_t partner;      /* training spectra of the other instrument; 0 without pairs */
-};
+#include "network/schedule.h"
 
 struct spd_training_options {
   size_t batch_size; /* of all instruments together */
@@ -42,9 +24,6 @@ struct spd_training_options {
   int freeze_decoder;                              /* only the encoder and the LSF learn */
   struct spd_share share;
 };
-
-/* Spectra of one instrument, of which n_training train, in the largest batch: the capacity that its model needs, without copies */
-size_t spd_training_capacity(const struct spd_training_options *options, uint64_t n_training);
 
 struct spd_training;
 spd_status spd_training_create(struct spd_training **training, struct spd_model *model, const struct spd_source *source,

@@ -104,7 +104,7 @@ static void start(struct running *r, const struct plan *p) {
     struct spd_training_options o = options_of(p, (int)k);
     uint64_t *pairs = check_alloc(sizeof instruments->pairs);
     if (p->pairs) o.share.pairs = memcpy(pairs, o.share.pairs, sizeof instruments->pairs);
-    size_t capacity = spd_training_capacity(&o, training_rows(p, (int)k));
+    size_t capacity = spd_largest_batch(o.batch_size, &o.share, training_rows(p, (int)k));
     if (p->invariance) capacity += spd_invariance_copies(p->invariance, capacity);
     const struct spd_source source = {.flux = p->from_file ? NULL : d->flux,
                                       .ivar = p->from_file ? NULL : d->ivar,
