@@ -79,6 +79,58 @@ test_that("an error of one rank, or another build, data or arguments, end all wi
   expect_match(said[[2]][4], "^spender_error_device") # ranks that have parted do not meet again
 })
 
+test_that("a rank of another build, or without the GPU that it is told to use, ends all", {
+  skip_without_mpi()
+  folder <- withr::local_tempdir()
+  code <- c("try_fit <- function(...) tryCatch({",
+            "  spender(simulate_spectra(30, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7), ..., latents = 2, epochs = 2,",
+            "          network = spender_network(filters = c(8, 12, 16), encoder_hidden = c(16, 8), decoder_hidden = c(8, 24)),",
+            "          batch_size = 8, threads = 1, progress = FALSE, init = \"random\", pieces = 2)",
+            "  \"no error\"",
+            "}, error = function(e) paste(class(e)[1], conditionMessage(e)))",
+            "said <- try_fit()",
+            "identity <- spender:::build_identity",
+            "other <- function(device) replace(identity(device), \"instructions\", \"none\")",
+            "if (rank == 1) assignInNamespace(\"build_identity\", other, \"spender\")",
+            "said <- c(said, try_fit())",
+            "assignInNamespace(\"build_identity\", identity, \"spender\")",
+            "said <- c(said, try_fit(device = if (rank == 1) \"cuda\" else \"cpu\"))",
+            "writeLines(said, paste0(\"said-\", rank))")
+  withr::local_envvar(CUDA_VISIBLE_DEVICES = "")
+  run_ranks(2, code, folder)
+  said <- lapply(Sys.glob(file.path(folder, "said-*")), readLines)
+  expect_length(said, 2)
+  for (of_rank in said) {
+    expect_identical(of_rank[1], "no error")
+    expect_match(of_rank[2], "^spender_error_ranks .*: rank 1 \\(.*\\) and rank 0 \\(.*\\) differ in instructions \\(.*: none and")
+  }
+  expect_match(said[[1]][3], "^spender_error_device rank 1 \\(.*\\) stopped: `device = \"cuda\"`: (.* has no CUDA|there is no GPU)")
+  expect_match(said[[2]][3], "^spender_error_unsupported `device = \"cuda\"`: (.* has no CUDA|there is no GPU)")
+})
+
+test_that("a full disk ends all ranks, and the checkpoint is good", {
+  skip_without_mpi()
+  skip_without_small_disks()
+  folder <- withr::local_tempdir()
+  kept <- "checkpoint_minutes = 0, checkpoint = "
+  expect_equal(run_ranks(2, ranks_fit(paste0(kept, "\"kept\""), "whole"), folder), 0, ignore_attr = TRUE)
+  room <- 1.5 * file.size(file.path(folder, "kept")) / 1024 # for one; the next is written beside it
+  code <- c("said <- tryCatch({", ranks_fit(paste0(kept, "\"disk/kept\"")), "\"no error\"",
+            "}, error = function(e) paste(class(e)[1], conditionMessage(e)))",
+            "writeLines(said, paste0(\"said-\", rank))")
+  took <- system.time(run_ranks(2, code, folder, disk = room))[["elapsed"]]
+  expect_lt(took, 50) # nobody waits for a timeout
+  said <- vapply(Sys.glob(file.path(folder, "said-*")), readLines, "", USE.NAMES = FALSE)
+  expect_length(said, 2)
+  expect_match(said[1], "^spender_error_io The checkpoint could not be written: .*No space left on device")
+  expect_match(said[2], "^spender_error_device rank 0 \\(.*\\) stopped: The checkpoint could not be written: .*No space left on device")
+  expect_identical(list.files(file.path(folder, "left")), "kept")
+  done <- run_ranks(4, ranks_fit("checkpoint = \"left/kept\", resume = TRUE", "resumed"), folder)
+  expect_equal(done, 0, ignore_attr = TRUE)
+  expect_match(attr(done, "output"), "Going on after epoch", all = FALSE)
+  for (fit in read_fits(folder, "resumed")) expect_true(same_fit(fit, read_fits(folder, "whole")[[1]]))
+})
+
 test_that("a rank that dies ends the others, and the checkpoint is good", {
   skip_without_mpi()
   folder <- withr::local_tempdir()
