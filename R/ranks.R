@@ -29,10 +29,12 @@ from_first <- function(ranks, f) {
   suspendInterrupts(gather_ranks(ranks, if (is_first(ranks)) f())[[1]])
 }
 
-# An error of this rank is one of all: they would wait for it. Errors about ranks all of them have.
+# An error of this rank is one of all: they would wait for it, and so is an interrupt that nobody handles. Errors about ranks all of them
+# have.
 with_ranks <- function(ranks, code) {
   if (is.null(ranks)) return(code)
-  withCallingHandlers(code, error = function(e) if (!inherits(e, "spender_error_ranks")) .Call(ffi_group_tell, conditionMessage(e)))
+  withCallingHandlers(code, error = function(e) if (!inherits(e, "spender_error_ranks")) .Call(ffi_group_tell, conditionMessage(e)),
+                      interrupt = function(e) .Call(ffi_group_tell, "it was interrupted"))
 }
 
 # what: named texts that must be the same everywhere

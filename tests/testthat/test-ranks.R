@@ -146,9 +146,32 @@ test_that("a rank that dies ends the others, and the checkpoint is good", {
   expect_identical(read_fits(folder)[[1]]$weights, alone$weights)
 })
 
+test_that("SIGTERM, to each rank and more than once, leaves a checkpoint", {
+  skip_without_mpi()
+  skip_on_cran()
+  folder <- withr::local_tempdir()
+  write_survey(small_spectra(60), file.path(folder, "survey.fits"))
+  train <- function(epochs) {
+    c("writeLines(as.character(Sys.getpid()), paste0(\"pid-\", rank))",
+      sprintf("spender::main(c(\"train\", \"--filters=8,12,16\", \"--encoder-hidden=16,8\", \"--decoder-hidden=8,24\", \"--latents=2\",
+               \"--pieces=2\", \"--epochs=%d\", \"--threads=1\", \"--all\", \"--init=random\", \"--checkpoint=kept\", \"--resume\",
+               \"--output=model.safetensors\", \"survey.fits\"), quit = TRUE)", epochs))
+  }
+  signals <- "(until grep -qs '^epoch 20 ' log; do sleep 0.1; done;
+               for i in 1 2 3 4 5; do kill -TERM $(cat pid-0 pid-1); sleep 0.02; done) &"
+  took <- system.time({
+    system(paste("cd", shQuote(folder), "&&", signals))
+    done <- run_ranks(2, train(1e6), folder)
+  })[["elapsed"]]
+  expect_equal(done, 4, ignore_attr = TRUE, info = paste(attr(done, "output"), collapse = "\n"))
+  expect_lt(took, 50) # nobody waits for a timeout
+  expect_true(file.exists(file.path(folder, "kept")))
+})
+
 test_that("an R package of MPI that was loaded before goes on working", {
   skip_without_mpi()
   skip_if(!nzchar(system.file(package = "Rmpi")), "there is no Rmpi")
+  skip_if(mpirun() != "mpirun", "Rmpi is of mpirun's MPI")
   folder <- withr::local_tempdir()
   code <- c("library(Rmpi)", ranks_fit(), "saveRDS(c(mpi.comm.rank(0), mpi.allreduce(1, comm = 0)), paste0(\"said-\", rank, \".rds\"))",
             "mpi.quit()")
