@@ -12,7 +12,13 @@ rank_timeout <- function() {
 join_ranks <- function(wanted = TRUE) {
   if (!wanted) return(NULL)
   ranks <- .Call(ffi_group_join, as.double(rank_timeout()))
-  if (ranks$size > 1) ranks
+  if (ranks$size > 1) return(ranks)
+  started <- suppressWarnings(as.numeric(Sys.getenv("SLURM_STEP_NUM_TASKS")))
+  if (isTRUE(started > 1)) {
+    abort("ranks", "srun has started ", started, " processes, but has not told them of each other: `srun --mpi=pmix` does for Open MPI, ",
+          "`srun --mpi=pmi2` for MPICH.")
+  }
+  NULL
 }
 
 is_first <- function(ranks) is.null(ranks) || ranks$rank == 0

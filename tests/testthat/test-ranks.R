@@ -19,6 +19,12 @@ test_that("pieces are a power of two that divides the batch, and one of them cha
   expect_gte(small_fit(x, pieces = 16, batch_size = NULL)$training$batch_size, 16)
 })
 
+test_that("processes of srun that do not know each other are an error", {
+  withr::local_envvar(SLURM_STEP_NUM_TASKS = "2")
+  expect_error(small_fit(pieces = 2), "srun has started 2 processes.*--mpi=pmix", class = "spender_error_ranks")
+  expect_s3_class(small_fit(), "spender")
+})
+
 test_that("a checkpoint belongs to its number of pieces", {
   folder <- withr::local_tempdir()
   path <- file.path(folder, "kept")
