@@ -38,13 +38,15 @@ training_identity <- function(part, options) {
 checkpoint_keeper <- function(path, minutes, session, run, identity, ranks = NULL) {
   now <- function() proc.time()[["elapsed"]]
   kept_at <- now()
-  # One that cannot be written is no reason to lose the training; the one before is still there.
+  # One that cannot be written is no reason to lose the training; the one before is still there. Ranks stop: with their number grows the
+  # chance that it will be needed, and what their work costs.
+  failed <- function(...) if (is.null(ranks)) warn("checkpoint", ...) else abort("io", ...)
   keep <- function() {
     if (!is_first(ranks)) return()
     tryCatch(write_checkpoint(path, identity, list(state = .Call(ffi_train_state, session), history = run$history, weights = run$weights,
                                                    lowest = run$lowest, kept = run$kept, seconds = now() - run$started,
                                                    unvalidated = run$unvalidated)),
-             spender_error_io = function(e) warn("checkpoint", "The checkpoint could not be written: ", conditionMessage(e), "."))
+             spender_error_io = function(e) failed("The checkpoint could not be written: ", conditionMessage(e), "."))
     kept_at <<- now()
   }
   list(

@@ -16,10 +16,10 @@ fit_identity <- function(fit) {
 }
 
 # Fingerprint of results, as stored in their file: the type (of several, their beginnings), and short digests of the fit, the spectra and
-# their ids, with the catalogue columns that are kept.
+# their ids, with the catalogue columns that are kept. Of all types, refined, it has the 68 characters of a card.
 result_identity <- function(fit, x, types, ids, inference, keep = character()) {
   short <- function(..., digits = 8) substr(digest_of(list(...)), 1, digits)
-  type <- if (length(types) > 1) paste(substr(types, 1, 2), collapse = "+") else types
+  type <- if (length(types) > 1) paste(substr(types, 1, 2), collapse = if (length(types) > 4) "" else "+") else types
   kept <- if (length(keep)) list(keep, if (!inherits(x, "survey")) lapply(unname(as.list(x$meta[keep])), plain_column))
   paste0(type, " fit:", fit_identity(fit),
          " spectra:", short(data_digest(x)), " ids:", if (length(keep)) short(ids, kept) else short(ids),

@@ -22,6 +22,15 @@ launcher_part <- function() {
   abort("invalid", "`part = \"rank\"`: neither mpirun nor srun has started this process.")
 }
 
+# Errors of a process that a launcher has started say which it is, and where: the log is that of all
+name_rank <- function(of_rank, part, code) {
+  if (!of_rank) return(code)
+  withCallingHandlers(code, error = function(e) {
+    e$message <- paste0("rank ", part[1] - 1, " (", Sys.info()[["nodename"]], "): ", conditionMessage(e))
+    stop(e)
+  })
+}
+
 # "latents.fits" -> "latents-2-of-8.fits"
 part_path <- function(path, part) {
   if (is.null(part)) return(path)
@@ -34,13 +43,12 @@ part_rows <- function(n, part) {
   seq_len(floor(n * part[1] / part[2]) - first + 1) + first - 1
 }
 
-# Fingerprint of a part: its number, and a digest of that of the whole, for which its card has no room
-part_identity <- function(of, part) if (is.null(part)) of else paste0("part:", part[1], "/", part[2], " of:", whole_digest(of))
-whole_digest <- function(of) substr(digest_of(of), 1, 16)
+# As the card PART of a file has it: "2/8"; "" for the whole
+part_text <- function(part) paste(as.integer(part), collapse = "/")
 
 #' Join predictions of parts
 #'
-#' Makes one file of those that [predict.spender()] has written with `part`: rows, columns and bits are those that one call without `part`
+#' Makes one file of those that [predict.spender()] has written with `part`: to the last byte the one that a single call without `part`
 #' would have written.
 #'
 #' @param paths All parts, in any order.
@@ -79,7 +87,7 @@ join_predictions <- function(paths, path, overwrite = FALSE, progress = NULL) {
   temporary <- paste0(path, ".joining")
   remove_survey(temporary)
   on.exit(unlink(temporary))
-  .Call(ffi_survey_create, temporary, "RESULTS", first$wave, first$instrument, sub("^part:[0-9]+/([0-9]+)", "parts:\\1", first$prepared),
+  .Call(ffi_survey_create, temporary, "RESULTS", first$wave, first$instrument, first$prepared, "",
         first$columns[ours], first$types[ours], first$repeats[ours])
   n <- vapply(info, `[[`, 0, "n")
   tick <- progress_bar("Spectra", sum(n), shows_progress(progress))
@@ -104,15 +112,18 @@ read_columns <- function(path, info, columns, types, rows) {
 
 order_of_parts <- function(paths, info) {
   refuse <- function(i, ...) abort("parts", basename(paths[i]), " ", ...)
-  prepared <- vapply(info, `[[`, "", "prepared")
-  pattern <- "^part:([0-9]+)/([0-9]+) of:(\\S+)$"
-  other <- which(!grepl(pattern, prepared))
+  parts <- vapply(info, `[[`, "", "part")
+  other <- which(!grepl("^[0-9]+/[0-9]+$", parts))
   if (length(other)) refuse(other[1], "is not a part: predict() has not written it with `part`.")
-  whole <- sub(pattern, "\\2 \\3", prepared)
-  other <- which(whole != whole[1])
-  if (length(other)) refuse(other[1], "is of other spectra, another fit, type or number of parts than ", basename(paths[1]), ".")
-  part <- as.numeric(sub(pattern, "\\1", prepared))
-  number <- as.numeric(sub(" .*", "", whole[1]))
+  for (i in seq_along(info)) {
+    other <- differing_parts(info[[i]]$prepared, info[[1]]$prepared)
+    if (length(other)) refuse(i, "has not the same ", enumerate(other), " as ", basename(paths[1]), ".")
+  }
+  part <- as.numeric(sub("/.*", "", parts))
+  numbers <- as.numeric(sub(".*/", "", parts))
+  number <- numbers[1]
+  other <- which(numbers != number)
+  if (length(other)) refuse(other[1], "is one of ", numbers[other[1]], " parts, ", basename(paths[1]), " one of ", number, ".")
   if (anyDuplicated(part)) refuse(anyDuplicated(part), "is a part that was given before, ", part[anyDuplicated(part)], " of ", number, ".")
   missing <- setdiff(seq_len(number), part)
   if (length(missing)) abort("parts", "Of ", number, " parts these are missing: ", enumerate(missing), ".")

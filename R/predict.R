@@ -71,8 +71,8 @@
 #'   | `OBSERVED`, `REST` | M, R | normalised fluxes |
 #'   | `PADDING`, `ROWSUM` | 1 each | fills the row up; checksum of the row |
 #'
-#'   Results are single precision, NaN where there is none. The card `PREPARED` identifies fit, spectra, ids and type. `vignette("python")`
-#'   reads such files with astropy.
+#'   Results are single precision, NaN where there is none. The card `PREPARED` identifies fit, spectra, ids and type; the file of a part
+#'   has a card `PART`, such as `2/8`. `vignette("python")` reads such files with astropy.
 #' @section Errors: `spender_error_grid` when the spectra are not on the fit's wavelength grid, `spender_error_resolution` when they have no
 #'   resolution and the fit was made with those of its spectra, `spender_error_exists` for a file of other
 #'   results. `spender_error_format` for a damaged spectrum of a survey, and `spender_error_io` where reading or writing fails, or another
@@ -100,15 +100,17 @@ predict.spender <- function(object, x, type = c("observed", "rest", "latent", "l
   check_same_grid(object, x)
   check_flag(overwrite, "overwrite")
   check_keep(keep, x)
+  of_rank <- identical(part, "rank")
   part <- check_part(part, path)
   if ("calibration" %in% types && calibration_terms(object) == 0) {
     abort("invalid", "This fit has no calibration: it was made without `flux_calibration` of spender().")
   }
   inference <- new_inference(object, types, refine, robust, prior, refine_z)
-  device <- choose_device(device, precision, threads)
+  device <- name_rank(of_rank, part, choose_device(device, precision, threads))
   tick <- progress_bar("Spectra", length(part_rows(length(x$z), part)), shows_progress(progress))
   if (!is.null(path)) {
-    return(invisible(predict_to_file(object, x, types, inference, path, part, overwrite, keep, device, batch_size, tick)))
+    return(invisible(name_rank(of_rank, part, predict_to_file(object, x, types, inference, path, part, overwrite, keep, device, batch_size,
+                                                              tick))))
   }
   if (overwrite) abort("invalid", "`overwrite` is about the file `path`, and none is given.")
   values <- predict_all(object, x, types, inference, device, batch_size, tick)
@@ -201,18 +203,15 @@ predict_to_file <- function(fit, x, types, inference, path, part, overwrite, kee
   }
   keep <- setdiff(keep, c("id", "z", "norm"))
   ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
-  whole <- result_identity(fit, x, types, ids, inference, keep)
-  of <- part_identity(whole, part)
+  of <- result_identity(fit, x, types, ids, inference, keep)
   catalogue <- function(rows) {
     columns <- c(list(ID = ids[rows], Z = x$z[rows], NORM = x$norm[rows]), lapply(kept_columns(x, keep, rows), plain_column))
     lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   }
   if (overwrite) remove_survey(path)
-  if (!file.exists(path)) create_results(fit, x, types, inference, path, of, keep, ids)
+  if (!file.exists(path)) create_results(fit, x, types, inference, path, of, part, keep, ids)
   info <- .Call(ffi_survey_info, path)
-  joined <- is.null(part) && grepl("^parts:", info$prepared) # by join_predictions()
-  other <- differing_parts(info$prepared, if (joined) sub("of:.*", paste0("of:", whole_digest(whole)), info$prepared) else of)
-  other[other == "of"] <- "fit, spectra, ids or type"
+  other <- c(differing_parts(info$prepared, of), if (info$part != part_text(part)) "part")
   if (length(other)) {
     abort("exists", path, " exists already and is of something else: not the same ", enumerate(other),
           ". `overwrite = TRUE` replaces it.")
@@ -227,7 +226,7 @@ predict_to_file <- function(fit, x, types, inference, path, part, overwrite, kee
   path
 }
 
-create_results <- function(fit, x, types, inference, path, of, keep, ids) {
+create_results <- function(fit, x, types, inference, path, of, part, keep, ids) {
   k <- fit$architecture$n_latent + inference$with_redshift
   floats <- c(observed = length(fit$instrument$wave), rest = length(fit$wave_rest), latent = fit$architecture$n_latent, loss = 1, chi2 = 1,
               covariance = k * (k + 1) / 2, z = 4, calibration = 2 * calibration_terms(fit))[types]
@@ -240,7 +239,7 @@ create_results <- function(fit, x, types, inference, path, of, keep, ids) {
   columns <- c(list(ID = to_ascii(ids), Z = x$z, NORM = x$norm), lapply(kept, function(v) if (is.character(v)) to_ascii(v) else v))
   repeats <- column_repeats(columns, widths[setdiff(names(widths), "ID")])
   .Call(ffi_survey_create, path, "RESULTS", if ("rest" %in% types) fit$wave_rest else fit$instrument$wave, fit$instrument$name, of,
-        c(names(columns), unname(result_columns[types])), unname(c(column_types(columns), rep("E", length(types)))),
+        part_text(part), c(names(columns), unname(result_columns[types])), unname(c(column_types(columns), rep("E", length(types)))),
         as.double(c(repeats, floats)))
 }
 

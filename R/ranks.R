@@ -12,7 +12,13 @@ rank_timeout <- function() {
 join_ranks <- function(wanted = TRUE) {
   if (!wanted) return(NULL)
   ranks <- .Call(ffi_group_join, as.double(rank_timeout()))
-  if (ranks$size > 1) ranks
+  if (ranks$size > 1) return(ranks)
+  started <- suppressWarnings(as.numeric(Sys.getenv("SLURM_STEP_NUM_TASKS")))
+  if (isTRUE(started > 1)) {
+    abort("ranks", "srun has started ", started, " processes, but has not told them of each other: `srun --mpi=pmix` does for Open MPI, ",
+          "`srun --mpi=pmi2` for MPICH.")
+  }
+  NULL
 }
 
 is_first <- function(ranks) is.null(ranks) || ranks$rank == 0
@@ -29,10 +35,12 @@ from_first <- function(ranks, f) {
   suspendInterrupts(gather_ranks(ranks, if (is_first(ranks)) f())[[1]])
 }
 
-# An error of this rank is one of all: they would wait for it. Errors about ranks all of them have.
+# An error of this rank is one of all: they would wait for it, and so is an interrupt that nobody handles. Errors about ranks all of them
+# have.
 with_ranks <- function(ranks, code) {
   if (is.null(ranks)) return(code)
-  withCallingHandlers(code, error = function(e) if (!inherits(e, "spender_error_ranks")) .Call(ffi_group_tell, conditionMessage(e)))
+  withCallingHandlers(code, error = function(e) if (!inherits(e, "spender_error_ranks")) .Call(ffi_group_tell, conditionMessage(e)),
+                      interrupt = function(e) .Call(ffi_group_tell, "it was interrupted"))
 }
 
 # what: named texts that must be the same everywhere

@@ -55,7 +55,7 @@ new_simulated_survey <- function(path, plan) {
   columns <- simulated_columns(draw_objects(plan, 1))
   m <- length(plan$instrument$wave)
   repeats <- column_repeats(columns, list(ID = 20, class = 6, subclass = 12, true_type = 12))
-  .Call(ffi_survey_create, path, "SPECTRA", plan$instrument$wave, plan$instrument$name, "", c(names(columns), "FLUX", "IVAR"),
+  .Call(ffi_survey_create, path, "SPECTRA", plan$instrument$wave, plan$instrument$name, "", "", c(names(columns), "FLUX", "IVAR"),
         unname(c(column_types(columns), "E", "E")), as.double(c(repeats, m, m)))
   .Call(ffi_survey_write, path, 1024)
 }

@@ -116,14 +116,15 @@
 #'   the pieces of each batch and of the validation, and all return the same fit. The number of ranks is a power of two, too. Batches,
 #'   their order and the schedule are those of one process, and on the CPU the fit has the same bits for any number of ranks. The first
 #'   rank shows progress, calls `callback`, and writes and reads the `checkpoint`; `resume` works with another number of ranks. What one
-#'   rank cannot go on with ends the training on all, with an error that names the rank and its host; so does a rank that does not answer
-#'   for `getOption("spender.timeout", 50)` seconds, which should be longer than a step, a checkpoint or a callback takes. See
-#'   `vignette("cluster")`.
+#'   rank cannot go on with, such as a full disk for the checkpoint, ends the training on all, with an error that names the rank and its
+#'   host; so does a rank that does not answer for `getOption("spender.timeout", 50)` seconds, which should be longer than a step, a
+#'   checkpoint or a callback takes. See `vignette("cluster")`.
 #' @section Errors: `spender_error_invalid` for arguments that do not make sense, for redshifts with which the restframe grid
 #'   covers less than half of a spectrum (rows named), and for nothing to train on; `spender_error_diverged` when the loss is
 #'   no longer finite in the first epoch (later, the last finite epoch's fit is returned with a warning); `spender_error_checkpoint`
 #'   where `checkpoint` is of another training, or damaged; `spender_error_ranks` for ranks with different data, arguments or builds,
-#'   `spender_error_device` where one has stopped or does not answer.
+#'   `spender_error_device` where another one has stopped or does not answer, `spender_error_io` on the one whose checkpoint cannot be
+#'   written.
 #' @references Melchior, P., Liang, Y., Hahn, C., Goulding, A. (2023), Autoencoding Galaxy Spectra I: Architecture, AJ 166, 74.
 #'   <https://arxiv.org/abs/2211.07890>
 #'

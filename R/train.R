@@ -4,10 +4,15 @@
 train <- function(fit, x, options, freeze = NULL) {
   check_training(options)
   ranks <- join_ranks(!is.null(options$pieces))
-  with_ranks(ranks, train_with(ranks, fit, x, options, freeze))
+  trained <- with_ranks(ranks, train_with(ranks, fit, x, options, freeze))
+  run <- trained$run # each rank by itself makes the same fit of it
+  fit <- finished_fit(trained$part, run$weights, run$history, nrow(run$earlier) + run$kept, trained$settings, trained$device,
+                      trained$bounds)
+  if (is_first(ranks)) say_advice(fit, trained$options, trained$outcome)
+  fit
 }
 
-# ranks: NULL for one process
+# What ranks do together. ranks: NULL for one process
 train_with <- function(ranks, fit, x, options, freeze) {
   device <- choose_device(options$device, options$precision, options$threads)
   part <- training_part(fit, x, options)
@@ -34,10 +39,7 @@ train_with <- function(ranks, fit, x, options, freeze) {
   on.exit(close_session(session))
   run <- new_run(list(fit), options, steps_per_epoch)
   outcome <- run_training(session, run, options, of, steps_per_epoch, n, show, ranks)
-  run$history$seconds <- from_first(ranks, function() run$history$seconds)
-  fit <- finished_fit(part, run$weights, run$history, nrow(run$earlier) + run$kept, settings, device, bounds)
-  if (is_first(ranks)) say_advice(fit, options, outcome)
-  fit
+  list(part = part, run = run, settings = settings, device = device, bounds = bounds, options = options, outcome = outcome)
 }
 
 # What a training of one instrument reads: `fit`, the spectra `x`, the numbers of the `rows` that are used, and which of these train. Of a
@@ -80,8 +82,12 @@ run_training <- function(session, run, options, of, steps_per_epoch, n, show, ra
                                          "{training_rate(run, n / steps_per_epoch)}  {cli::pb_eta_str}"))
   }
   tick <- function(step) if (show) cli::cli_progress_update(id = bar, set = step)
-  outcome <- training_outcome(session, run, keeper, tick, options$callback, ranks)
-  if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
+  outcome <- suspendInterrupts({ # another one does not undo what the first has asked for
+    outcome <- training_outcome(session, run, keeper, tick, options$callback, ranks)
+    if (!is.null(keeper) && !inherits(outcome, "spender_diverged")) keeper$keep()
+    run$history$seconds <- from_first(ranks, function() run$history$seconds)
+    outcome
+  })
   if (show) cli::cli_progress_done(id = bar)
   report_outcome(outcome, run, options$learning_rate)
   outcome
@@ -196,7 +202,8 @@ report_outcome <- function(outcome, run, learning_rate) {
 
 # State of a running training: an environment with `epoch`, `history` (of this training; `earlier` is the fit's before), `weights`
 # (those that the fit would have now), `lowest` validation loss, `loss` and `step`, and `unvalidated`, losses and learning rate of an
-# epoch whose steps are done but whose validation is not, or NULL. `refined_from` is the number of epochs, or NA, after
+# epoch whose steps are done but whose validation is not, or NULL. `called` is the last epoch whose end the callback knows, `ended` what it
+# said. `refined_from` is the number of epochs, or NA, after
 # which the decoder learns at refined latents; losses before are not compared with those after. Of several instruments, `weights` are those
 # of all, one after the other, and `n_validation` the numbers of their spectra that validate, named.
 new_run <- function(fits, options, steps_per_epoch, earlier = fits[[1]]$history, n_validation = NULL) {
@@ -204,33 +211,42 @@ new_run <- function(fits, options, steps_per_epoch, earlier = fits[[1]]$history,
   list2env(list(epochs = options$epochs, best = options$best && is.null(options$invariance), refined_from = refined_from,
                 earlier = earlier, epoch = 0, history = empty_history(names(n_validation)),
                 weights = unlist(lapply(unname(fits), `[[`, "weights")), lowest = Inf, loss = NA_real_, step = 0, kept = 0,
-                unvalidated = NULL, called = 0, n_validation = n_validation, started = proc.time()[["elapsed"]],
+                unvalidated = NULL, called = 0, ended = FALSE, n_validation = n_validation, started = proc.time()[["elapsed"]],
                 begun = c(at = proc.time()[["elapsed"]], step = 0)), parent = emptyenv())
 }
 
-# The loop, and how it ended. With ranks an interrupt of one is a request to all: they end after the same step.
+# The loop, and how it ended; interrupts are allowed in the loop only. With ranks an interrupt of one is a request to all: they end after
+# the same step. A scheduler interrupts all at once, and those that end by another's request have not seen their own yet.
 training_outcome <- function(session, run, keeper, tick, callback, ranks) {
   repeat {
-    outcome <- tryCatch(training_loop(session, run, keeper, tick, callback, ranks), interrupt = function(e) e,
+    outcome <- tryCatch(allowInterrupts(training_loop(session, run, keeper, tick, callback, ranks)), interrupt = function(e) e,
                         spender_diverged = function(e) e)
-    if (is.null(ranks) || !inherits(outcome, "interrupt") || inherits(outcome, "spender_stopped")) return(outcome)
+    if (is.null(ranks) || !inherits(outcome, "interrupt")) return(outcome)
+    if (inherits(outcome, "spender_stopped")) {
+      tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(e) NULL)
+      return(outcome)
+    }
     .Call(ffi_train_stop, session)
   }
 }
 
+# Interrupts are handled between two things that are done: a result and its place in `run` belong together, and an interrupted loop, called
+# again, goes on with what the other ranks do next.
 training_loop <- function(session, run, keeper, tick, callback, ranks) {
-  while (run$epoch < run$epochs) {
-    # Interrupts are handled between two iterations: a result and its place in `run` belong together.
+  repeat {
+    if (run$called < run$epoch && !is.null(callback)) suspendInterrupts(call_back(run, callback, ranks))
+    if (run$ended || run$epoch >= run$epochs) return(NULL)
     suspendInterrupts(if (is.null(run$unvalidated)) step_on(session, run) else validate_on(session, run))
     tick(run$step)
     if (!is.null(keeper)) keeper$keep_if_due()
-    if (run$called < run$epoch && !is.null(callback)) {
-      ends <- from_first(ranks, function() identical(callback(rbind(run$earlier, run$history)), FALSE))
-      run$called <- run$epoch
-      if (ends) break
-    }
   }
-  NULL
+}
+
+# The callback itself can be interrupted, and is then called again, unless others are waiting for its answer.
+call_back <- function(run, callback, ranks) {
+  ends <- function() identical(callback(rbind(run$earlier, run$history)), FALSE)
+  run$ended <- if (is.null(ranks)) allowInterrupts(ends()) else from_first(ranks, ends)
+  run$called <- run$epoch
 }
 
 # Steps for a fraction of a second; an epoch is finished only when it is validated.

@@ -116,7 +116,7 @@ text_widths <- function(x) {
 append_rows <- function(columns, path, table, wave, instrument, widths = list(), prepared = "") {
   columns <- lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   if (!file.exists(path)) {
-    .Call(ffi_survey_create, path, table, wave, instrument, prepared, names(columns), unname(column_types(columns)),
+    .Call(ffi_survey_create, path, table, wave, instrument, prepared, "", names(columns), unname(column_types(columns)),
           as.double(column_repeats(columns, widths)))
   }
   info <- .Call(ffi_survey_info, path)

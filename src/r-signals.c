@@ -1,13 +1,17 @@
-/* For batch programs: turns a scheduler's SIGTERM into an interrupt, after which spender() returns the fit of the epochs done. Only
- * main() as a program installs this handler. */
+/* For batch programs: turns a scheduler's SIGTERM into an interrupt, after which spender() returns the fit of the epochs done. One is
+ * enough: others, which would end the writing of that fit, are ignored. Only main() as a program installs this handler. */
 #include <signal.h>
 #include <string.h>
 
 #include "r-entries.h"
 
 #ifdef SIGTERM
+static volatile sig_atomic_t interrupted;
+
 static void interrupt(int signal) {
   (void)signal;
+  if (interrupted) return;
+  interrupted = 1;
   raise(SIGINT); /* R's own handler sets a flag that is looked at where it is safe */
 }
 #endif

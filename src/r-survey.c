@@ -83,11 +83,11 @@ static SEXP texts_to_r(char **texts, size_t n) {
   return out;
 }
 
-/* Of one file: n, wave, instrument, prepared, finished, columns (names), types, repeats. */
+/* Of one file: n, wave, instrument, prepared, part, finished, columns (names), types, repeats. */
 SEXP ffi_survey_info(SEXP path) {
-  static const char *const names[] = {"n", "wave", "instrument", "finished", "columns", "types", "repeats", "prepared"};
+  static const char *const names[] = {"n", "wave", "instrument", "finished", "columns", "types", "repeats", "prepared", "part"};
   struct spd_surveys *surveys;
-  SEXP pointer = PROTECT(guarded_open(&surveys, path, R_NilValue)), result = PROTECT(r_list_new(8, names));
+  SEXP pointer = PROTECT(guarded_open(&surveys, path, R_NilValue)), result = PROTECT(r_list_new(9, names));
   const struct spd_survey *s = surveys->files;
   SET_VECTOR_ELT(result, 0, Rf_ScalarReal((double)s->n_rows));
   SET_VECTOR_ELT(result, 1, Rf_allocVector(REALSXP, (R_xlen_t)s->n_observed));
@@ -95,6 +95,7 @@ SEXP ffi_survey_info(SEXP path) {
   SET_VECTOR_ELT(result, 2, Rf_mkString(s->instrument));
   SET_VECTOR_ELT(result, 3, Rf_ScalarLogical(s->finished));
   SET_VECTOR_ELT(result, 7, Rf_mkString(s->prepared));
+  SET_VECTOR_ELT(result, 8, Rf_mkString(s->part));
   for (int i = 4; i < 6; i++) SET_VECTOR_ELT(result, i, Rf_allocVector(STRSXP, (R_xlen_t)s->n_columns));
   SET_VECTOR_ELT(result, 6, Rf_allocVector(REALSXP, (R_xlen_t)s->n_columns));
   for (size_t c = 0; c < s->n_columns; c++) {
@@ -284,9 +285,10 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
 /* ---- rows from R ---- */
 
 /* columns: names, types and widths (vectors of one length), as of spd_survey_column. */
-SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types, SEXP repeats) {
+SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP part, SEXP names, SEXP types, SEXP repeats) {
   const size_t n = (size_t)Rf_xlength(names);
   const char *kind = r_text(table, "table"), *made_for = r_text(instrument, "instrument"), *made_how = r_text(prepared, "prepared");
+  const char *which = r_text(part, "part");
   const char *where = path_of(path);
   r_check_texts(names, "names", n);
   r_check_texts(types, "types", n);
@@ -304,7 +306,7 @@ SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP p
   struct spd_survey survey;
   struct spd_error error = {""};
   spd_status status =
-      spd_survey_create(&survey, where, kind, REAL_RO(wave), (size_t)Rf_xlength(wave), made_for, made_how, columns, n, &error);
+      spd_survey_create(&survey, where, kind, REAL_RO(wave), (size_t)Rf_xlength(wave), made_for, made_how, which, columns, n, &error);
   if (status == SPD_STATUS_OK) spd_survey_close(&survey);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return R_NilValue;

@@ -268,7 +268,7 @@ void spd_fits_add_integer(struct spd_fits_header *h, const char *key, long long 
 void spd_fits_add_text(struct spd_fits_header *h, const char *key, const char *value) {
   char text[2 * CARD], quoted[CARD];
   size_t n = 0;
-  for (const char *p = value; *p && n + 3 < CARD - 12; p++) {
+  for (const char *p = value; *p && n + (*p == '\'' ? 2 : 1) < SPD_FITS_TEXT; p++) {
     if (*p == '\'') quoted[n++] = '\'';
     quoted[n++] = *p;
   }

@@ -152,6 +152,7 @@ static spd_status read_wave(struct spd_survey *s, uint64_t file_size, struct spd
   s->n_observed = (size_t)n;
   spd_fits_text(s->instrument, h, "INSTRUME");
   spd_fits_text(s->prepared, h, "PREPARED");
+  spd_fits_text(s->part, h, "PART");
   s->wave = malloc(s->n_observed * sizeof *s->wave);
   unsigned char *bytes = malloc(size);
   spd_status status = s->wave && bytes ? read_all(bytes, s, size, h->size, error) : no_memory(s, "the grid", error);
@@ -311,7 +312,7 @@ static void table_header(struct spd_fits_header *h, const char *name, const stru
   spd_fits_end(h);
 }
 
-static void wave_header(struct spd_fits_header *h, size_t n_observed, const char *instrument, const char *prepared) {
+static void wave_header(struct spd_fits_header *h, size_t n_observed, const char *instrument, const char *prepared, const char *part) {
   h->size = 0;
   spd_fits_add(h, "SIMPLE  =                    T");
   spd_fits_add_integer(h, "BITPIX", -64);
@@ -322,6 +323,7 @@ static void wave_header(struct spd_fits_header *h, size_t n_observed, const char
   spd_fits_add_text(h, "BUNIT", "Angstrom");
   spd_fits_add_text(h, "INSTRUME", instrument);
   spd_fits_add_text(h, "PREPARED", prepared);
+  if (part && part[0]) spd_fits_add_text(h, "PART", part);
   spd_fits_add_checksum_room(h);
   spd_fits_add(h, "COMMENT  Spectra prepared for spender: FLUX is divided by NORM, IVAR multiplied by its");
   spd_fits_add(h, "COMMENT  square. ROWSUM is the sum of a row's other 32-bit words, carries added.");
@@ -335,13 +337,13 @@ static spd_status write_part(struct spd_survey *s, const unsigned char *data, si
   return write_all(s, data, size, at + s->header->size, error);
 }
 
-static spd_status write_wave(struct spd_survey *s, const double *wave, const char *instrument, const char *prepared,
+static spd_status write_wave(struct spd_survey *s, const double *wave, const char *instrument, const char *prepared, const char *part,
                              struct spd_error *error) {
   const size_t size = (size_t)spd_fits_padded(8 * s->n_observed);
   unsigned char *data = calloc(size, 1);
   if (!data) return no_memory(s, "the grid", error);
   for (size_t m = 0; m < s->n_observed; m++) spd_put_double(data + 8 * m, wave[m]);
-  wave_header(s->header, s->n_observed, instrument, prepared);
+  wave_header(s->header, s->n_observed, instrument, prepared, part);
   const spd_status status = write_part(s, data, size, 0, error);
   s->header_at = s->header->size + size;
   free(data);
@@ -371,16 +373,16 @@ static spd_status set_columns(struct spd_survey *s, const struct spd_survey_colu
 }
 
 static spd_status write_new(struct spd_survey *s, const char *table, const double *wave, const char *instrument, const char *prepared,
-                            const struct spd_survey_column *columns, size_t n_columns, struct spd_error *error) {
+                            const char *part, const struct spd_survey_column *columns, size_t n_columns, struct spd_error *error) {
   SPD_TRY(set_columns(s, columns, n_columns, error));
-  SPD_TRY(write_wave(s, wave, instrument, prepared, error));
+  SPD_TRY(write_wave(s, wave, instrument, prepared, part, error));
   table_header(s->header, table, s->columns, s->n_columns, s->row_bytes, 0);
   return write_header(s, s->header_at, error);
 }
 
 spd_status spd_survey_create(struct spd_survey *s, const char *path, const char *table, const double *wave, size_t n_observed,
-                             const char *instrument, const char *prepared, const struct spd_survey_column *columns, size_t n_columns,
-                             struct spd_error *error) {
+                             const char *instrument, const char *prepared, const char *part, const struct spd_survey_column *columns,
+                             size_t n_columns, struct spd_error *error) {
   if (2 * n_columns + 2 > SPD_SURVEY_MAX_COLUMNS)
     return spd_fail(error, SPD_STATUS_INVALID, "a survey has at most %d columns", SPD_SURVEY_MAX_COLUMNS / 2 - 1);
   struct spd_new_file file = {.descriptor = -1};
@@ -390,7 +392,7 @@ spd_status spd_survey_create(struct spd_survey *s, const char *path, const char 
   if (status == SPD_STATUS_OK && !spd_file_begin(&file, path)) status = fail_io(s, "creating it", error);
   if (status == SPD_STATUS_OK) {
     s->file = file.descriptor;
-    status = write_new(s, table, wave, instrument, prepared, columns, n_columns, error);
+    status = write_new(s, table, wave, instrument, prepared, part, columns, n_columns, error);
     s->file = -1; /* closed by one of the following */
     if (status == SPD_STATUS_OK && !spd_file_publish(&file, 0)) status = fail_io(s, "creating it", error);
     spd_file_discard(&file);

@@ -29,6 +29,7 @@ struct spd_survey {
   char file_name[256]; /* without folders */
   char instrument[SPD_FITS_TEXT];
   char prepared[SPD_FITS_TEXT]; /* fingerprint of the preparation, or of the inputs of results; may be empty */
+  char part[SPD_FITS_TEXT];     /* "2/8": the rows are those of this part of the inputs; empty: of all */
   size_t n_observed;            /* M */
   double *wave;                 /* (M) Å */
   size_t n_columns, row_bytes;
@@ -47,10 +48,10 @@ struct spd_survey {
 /* A survey to read. Fails where the file is not one, where it is cut, or where a checksum of a header does not fit. */
 spd_status spd_survey_open(struct spd_survey *survey, const char *path, struct spd_error *error);
 /* A new file, which must not exist, without rows. columns: names and types, those of floats last; wave: (M). `table` is
- * SPECTRA, or RESULTS, which needs no FLUX and IVAR. */
+ * SPECTRA, or RESULTS, which needs no FLUX and IVAR. part: NULL for all. */
 spd_status spd_survey_create(struct spd_survey *survey, const char *path, const char *table, const double *wave, size_t n_observed,
-                             const char *instrument, const char *prepared, const struct spd_survey_column *columns, size_t n_columns,
-                             struct spd_error *error);
+                             const char *instrument, const char *prepared, const char *part, const struct spd_survey_column *columns,
+                             size_t n_columns, struct spd_error *error);
 /* Opens an existing one to append to. Bytes that a killed program left after the last whole row are cut off. Fails while another has it
  * open to append to. */
 spd_status spd_survey_reopen(struct spd_survey *survey, const char *path, struct spd_error *error);

@@ -78,6 +78,7 @@ static void mpi_tell(struct spd_group *base, const char *message) {
   struct mpi_group *g = mpi_of(base);
   static char text[MESSAGE];
   static MPI_Request requests[SPD_MOST_RANKS];
+  static MPI_Status statuses[SPD_MOST_RANKS]; /* gcc takes MPICH's MPI_STATUSES_IGNORE for an array */
   int n = 0, sent = 0;
   if (process != getpid()) return;
   pthread_mutex_lock(&g->lock);
@@ -88,7 +89,7 @@ static void mpi_tell(struct spd_group *base, const char *message) {
     for (int rank = 0; rank < base->size; rank++)
       if (rank != base->rank && MPI_Isend(text, MESSAGE, MPI_CHAR, rank, TOLD, g->comm, &requests[n]) == MPI_SUCCESS) n++;
     for (const double until = now() + 2; !sent && now() < until;)
-      if (MPI_Testall(n, requests, &sent, MPI_STATUSES_IGNORE) != MPI_SUCCESS) break;
+      if (MPI_Testall(n, requests, &sent, statuses) != MPI_SUCCESS) break;
   }
   pthread_mutex_unlock(&g->lock);
 }
@@ -96,14 +97,15 @@ static void mpi_tell(struct spd_group *base, const char *message) {
 /* ---- exchange ---- */
 
 /* Looks after the requests until they are done; with the lock only while it looks. */
-static spd_status wait_for(struct mpi_group *g, MPI_Request *requests, int n, int with, double patience, struct spd_error *error) {
+static spd_status wait_for(struct mpi_group *g, MPI_Request requests[2], int with, double patience, struct spd_error *error) {
   const double begun = now();
   char name[SPD_HOST_NAME + 32];
   for (unsigned looks = 0;; looks++) {
     int done = 0, code;
+    MPI_Status statuses[2];
     pthread_mutex_lock(&g->lock);
     spd_status status = SPD_STATUS_OK;
-    code = MPI_Testall(n, requests, &done, MPI_STATUSES_IGNORE);
+    code = MPI_Testall(2, requests, &done, statuses);
     if (!done || code != MPI_SUCCESS) status = listen_for_stops(g, error);
     if (status == SPD_STATUS_OK && (code != MPI_SUCCESS || (!done && now() - begun > patience))) {
       spd_group_name(name, sizeof name, &g->base, with);
@@ -137,7 +139,7 @@ static spd_status exchange_some(struct mpi_group *g, int with, const char *send,
   pthread_mutex_unlock(&g->lock);
   SPD_TRY(status);
   if (code != MPI_SUCCESS) return failed(error, code, "a message could not be sent");
-  const spd_status waited = wait_for(g, requests, 2, with, patience, error);
+  const spd_status waited = wait_for(g, requests, with, patience, error);
   if (waited != SPD_STATUS_OK && requests[0] != MPI_REQUEST_NULL) { /* its memory will be freed */
     pthread_mutex_lock(&g->lock);
     MPI_Cancel(&requests[0]);

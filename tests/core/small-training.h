@@ -33,7 +33,7 @@ CHECK_UNUSED static struct spd_surveys small_surveys_new(const struct small_data
   snprintf(path, sizeof path, "/tmp/spender-small-%ld.fits", (long)getpid());
   unlink(path);
   for (size_t m = 0; m < width; m++) wave[m] = (double)d->wave_observed[m];
-  MUST(spd_survey_create(surveys.files, path, "SPECTRA", wave, width, "small", "", columns, small_band ? 4 : 3, error));
+  MUST(spd_survey_create(surveys.files, path, "SPECTRA", wave, width, "small", "", NULL, columns, small_band ? 4 : 3, error));
   for (size_t i = 0; i < SMALL_ROWS; i++) {
     unsigned char *row = calloc(1, surveys.files->row_bytes);
     spd_put_floats(row + surveys.files->columns[1].offset, d->flux + i * width, width);

@@ -18,7 +18,7 @@ CHECK_UNUSED static void survey_file_make_wide(struct spd_survey *s, const char 
   double wave[FILE_PIXELS];
   for (int m = 0; m < FILE_PIXELS; m++) wave[m] = 4000 + m;
   unlink(path);
-  MUST(spd_survey_create(s, path, "SPECTRA", wave, FILE_PIXELS, "it's", "so and so", columns, 7, error));
+  MUST(spd_survey_create(s, path, "SPECTRA", wave, FILE_PIXELS, "it's", "so and so", "2/8", columns, 7, error));
 }
 
 CHECK_UNUSED static void survey_file_make(struct spd_survey *s, const char *path) { survey_file_make_wide(s, path, 9); }

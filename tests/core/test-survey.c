@@ -38,6 +38,7 @@ static void test_round_trip(void) {
   struct spd_survey s;
   make(&s);
   CHECK(strcmp(s.instrument, "it's") == 0, "the instrument is %s", s.instrument);
+  CHECK(strcmp(s.prepared, "so and so") == 0 && strcmp(s.part, "2/8") == 0, "they are %s of %s", s.part, s.prepared);
   CHECK(s.row_bytes % 4 == 0 && s.columns[s.flux_column].offset % 4 == 0, "rows are not aligned");
   append(&s, 0, 3);
   append(&s, 3, 1);
@@ -105,7 +106,7 @@ static void test_refusals(void) {
   MUST(spd_survey_finish(&s, NULL, NULL, 0, NULL, error));
   uint64_t rows_at = s.rows_at, row_bytes = s.row_bytes, flux_at = s.columns[s.flux_column].offset;
   spd_survey_close(&s);
-  CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", "", NULL, 0, error), SPD_STATUS_IO, "creating");
+  CHECK_STATUS(spd_survey_create(&s, path, "SPECTRA", NULL, 0, "", "", NULL, NULL, 0, error), SPD_STATUS_IO, "creating");
   CHECK_STATUS(spd_survey_open(&s, "/nonexistent/file", error), SPD_STATUS_IO, "opening");
   CHECK_STATUS(spd_survey_open(&s, ".", error), SPD_STATUS_IO, "regular");
   CHECK(truncate(path, (off_t)(rows_at + 3 * row_bytes + 10)) == 0, "cannot cut");

@@ -3,7 +3,7 @@
 # minute, saying which rank does not answer, and one of them goes on from the checkpoint to the same bits. As root, with Open MPI; the package,
 # built with MPI, installed where R finds it (R_LIBS).
 #
-#   sh tests/faults/hosts.sh
+#   sh tests/faults/hosts.sh      TIMEOUT: seconds that ranks wait for each other, default 20; the package's default is 50
 # Last line: "N passed, N failed, N skipped".
 set -u
 passed=0 failed=0
@@ -39,7 +39,7 @@ chmod +x "$work/start"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 words="train --filters 8,16,16 --encoder-hidden 16 --decoder-hidden 16,32 --latents=2 --batch-size 16 --epochs=${EPOCHS:-300} --threads=1 --all --init=random
   --pieces=4 --checkpoint-minutes 0 --resume $work/survey.fits"
-program='options(spender.timeout = 20); spender::main()'
+program="options(spender.timeout = ${TIMEOUT:-20}); spender::main()"
 Rscript --vanilla -e "invisible(spender::simulate_survey(600, '$work/survey.fits', instrument = spender::instrument(seq(4000, 8000, by = 8)), seed = 1, progress = FALSE))" ||
   exit 1
 # The hosts do not share memory, so all goes through the link.

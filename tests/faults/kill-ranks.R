@@ -1,7 +1,8 @@
 # Kills or stops a rank of a training at random moments, lets another number of ranks go on from the checkpoint, and compares the weights
 # with those of one process, bit for bit.
 #
-#   Rscript tests/faults/kill-ranks.R [KILLS]      default 20; the package, built with MPI, installed where R finds it
+#   Rscript tests/faults/kill-ranks.R [KILLS]      default 20; the package, built with MPI, installed where R finds it.
+#                                                  SPENDER_MPIRUN: the launcher of that MPI, default mpirun
 # Last line: "N passed, N failed, N skipped".
 kills <- as.integer(c(commandArgs(TRUE), "20")[1])
 suppressPackageStartupMessages(library(spender))
@@ -9,8 +10,9 @@ finish <- function(passed, failed, skipped) {
   cat(passed, " passed, ", failed, " failed, ", skipped, " skipped\n", sep = "")
   quit(save = "no", status = as.integer(failed > 0))
 }
-if (!devices()$built[["mpi"]] || Sys.which("mpirun") == "") {
-  cat("skip kill-ranks: no mpirun, or a build without MPI\n")
+mpirun <- Sys.getenv("SPENDER_MPIRUN", "mpirun")
+if (!devices()$built[["mpi"]] || Sys.which(mpirun) == "") {
+  cat("skip kill-ranks: no ", mpirun, ", or a build without MPI\n")
   finish(0, 0, 1)
 }
 folder <- tempfile("kills")
@@ -18,7 +20,7 @@ dir.create(folder)
 path <- function(name) file.path(folder, name)
 Sys.setenv(OMPI_ALLOW_RUN_AS_ROOT = "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = "1")
 timeout <- 3
-writeLines(c("#!/bin/sh", paste0("echo $$ > ", path("pid"), ".$OMPI_COMM_WORLD_RANK"),
+writeLines(c("#!/bin/sh", paste0("echo $$ > ", path("pid"), ".${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"),
              paste0("exec ", file.path(R.home("bin"), "Rscript"), " --vanilla -e 'options(spender.timeout = ", timeout,
                     "); spender::main()' train \"$@\"")), path("rank"))
 Sys.chmod(path("rank"), "755")
@@ -29,7 +31,7 @@ arguments <- c("--filters", "8,16,16", "--encoder-hidden", "16", "--decoder-hidd
 words <- function(name) c(arguments, "--output", path(paste0(name, ".safetensors")), "--checkpoint", path(paste0(name, ".kept")),
                           "--checkpoint-minutes", "0", "--resume")
 command <- function(n, name) {
-  paste(c("mpirun", "-n", n, if (any(grepl("Open MPI|Open RTE", system2("mpirun", "--version", stdout = TRUE)))) "--oversubscribe",
+  paste(c(mpirun, "-n", n, if (any(grepl("Open MPI|Open RTE", system2(mpirun, "--version", stdout = TRUE)))) "--oversubscribe",
           shQuote(c(path("rank"), words(name)))), collapse = " ")
 }
 log <- path("log")

@@ -41,7 +41,7 @@ valid_calls <- function(folder, torch) {
   open_flow <- function() .Call(ffi_flow_open, flow, flow_x, flow_given, as.double(1:6), flow_options)
   flow_fit <- open_flow()
   results <- file.path(folder, "results.fits")
-  .Call(ffi_survey_create, results, "RESULTS", wave, "small", "", c("ID", "Z", "NORM", "LOSS"), c("A", "D", "D", "E"), c(20, 1, 1, 1))
+  .Call(ffi_survey_create, results, "RESULTS", wave, "small", "", "", c("ID", "Z", "NORM", "LOSS"), c("A", "D", "D", "E"), c(20, 1, 1, 1))
   open_inference_to <- function(path) {
     .Call(ffi_infer_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
           x$z, !is.na(x$norm), "loss", list(steps = 0, with_redshift = FALSE, freedom = 0), path, options)
@@ -125,8 +125,8 @@ valid_calls <- function(folder, torch) {
       ffi_split = list(x$id, 0.2, 1),
       ffi_survey_append = list(path, list(x$id, x$z, x$norm, x$meta$class, x$meta$subclass, x$meta$sn_median, x$flux, x$ivar)),
       ffi_survey_columns = list(path, counts, c("ID", "Z"), c(1, 3)),
-      ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", c("ID", "Z", "NORM", "FLUX", "IVAR"),
-                               c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
+      ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", "1/2",
+                               c("ID", "Z", "NORM", "FLUX", "IVAR"), c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
       ffi_survey_finish = list(path, "file", "reason"),
       ffi_survey_info = list(path),
       ffi_survey_locked = list(path),

@@ -60,6 +60,19 @@ test_that("columns of the catalogue go with the result, to memory and to a file"
   expect_error(predict(fit, x, c("rest", "observed"), path = tempfile()), "one grid", class = "spender_error_invalid")
 })
 
+test_that("a file of all types is known again", {
+  x <- small_spectra(10)
+  fit <- small_fit(x, flux_calibration = flux_calibration())
+  path <- withr::local_tempfile(fileext = ".fits")
+  again <- function(refine) {
+    predict(fit, x, c("observed", "latent", "loss", "chi2", "covariance", "z", "calibration"), path = path, refine = refine,
+            refine_z = TRUE)
+  }
+  again(2)
+  expect_silent(again(2))
+  expect_error(again(3), "not the same refine", class = "spender_error_exists")
+})
+
 test_that("a damaged spectrum ends a prediction, which keeps its rows and goes on when the survey is whole", {
   on_cpu() # batches differ, the bits of spectra do not
   fit <- fit_of()

@@ -18,10 +18,7 @@ test_that("parts are computed by themselves, read together and joined to the fil
     expect_identical(read_predictions(parts), read_predictions(whole))
     expect_identical(read_predictions(parts, table = TRUE), read_predictions(whole, table = TRUE))
     join_predictions(parts, path("latents.fits"))
-    joined <- bytes_of(path("latents.fits"))
-    expect_equal(length(joined), file.size(whole))
-    header <- seq_len(2880) # its card PREPARED, and the checksum
-    expect_identical(joined[-header], bytes_of(whole)[-header])
+    expect_identical(bytes_of(path("latents.fits")), bytes_of(whole))
     # complete, as the whole would be; of another fit, not
     expect_silent(predict(fit, x, c("latent", "loss", "covariance"), path = path("latents.fits"), keep = c("class", "sn_median")))
     expect_error(predict(small_fit(seed = 2), x, c("latent", "loss", "covariance"), path = path("latents.fits"),
@@ -43,9 +40,11 @@ test_that("a part goes on where it was stopped, and is not taken for another", {
   expect_error(join_predictions(first, path), "these are missing: 2", class = "spender_error_parts")
   expect_error(join_predictions(c(first, first), path), "given before, 1 of 2", class = "spender_error_parts")
   third <- predict(fit, x, "loss", path = path, part = c(3, 3))
-  expect_error(join_predictions(c(first, second, third), path), "number of parts", class = "spender_error_parts")
+  expect_error(join_predictions(c(first, second, third), path), "losses-3-of-3.fits is one of 3 parts",
+               class = "spender_error_parts")
   other <- predict(small_fit(x, seed = 3), x, "loss", path = file.path(folder, "other.fits"), part = c(2, 2))
-  expect_error(join_predictions(c(first, other), path), "another fit", class = "spender_error_parts")
+  expect_error(join_predictions(c(first, other), path), "has not the same fit as losses-1-of-2.fits",
+               class = "spender_error_parts")
   join_predictions(c(second, first), path)
   expect_error(join_predictions(c(second, first), path), class = "spender_error_exists")
   expect_error(join_predictions(c(path, first), tempfile()), "is not a part", class = "spender_error_parts")
@@ -65,6 +64,29 @@ test_that("\"rank\" is the launcher's", {
   expect_equal(check_part("rank", "a.fits"), c(1, 4))
   expect_equal(part_path("a/b.c.fits", c(1, 4)), "a/b.c-1-of-4.fits")
   expect_equal(part_path("a", c(1, 4)), "a-1-of-4")
+})
+
+test_that("a rank whose disk is full says so with its host, and its part goes on", {
+  skip_without_mpi()
+  skip_without_small_disks()
+  folder <- withr::local_tempdir()
+  path <- function(name) file.path(folder, name)
+  x <- small_spectra(23)
+  fit <- small_fit()
+  saveRDS(list(x = x, fit = fit), path("both.rds"))
+  whole <- predict(fit, x, "observed", path = path("whole.fits"))
+  code <- function(folders) {
+    c("both <- readRDS(\"both.rds\")", sprintf("folder <- c(%s)[rank + 1]", paste(shQuote(folders), collapse = ", ")),
+      "predict(both$fit, both$x, \"observed\", path = file.path(folder, \"parts.fits\"), part = \"rank\")")
+  }
+  done <- run_ranks(2, code(c(".", "disk")), folder, disk = 20) # headers have 8640 bytes, rows 12 times 1056
+  expect_false(done == 0)
+  expect_match(attr(done, "output"), "rank 1 \\(.+\\): parts-2-of-2.fits: writing failed \\(No space left on device\\)", all = FALSE)
+  expect_identical(list.files(path("left")), "parts-2-of-2.fits")
+  again <- run_ranks(2, code(c(".", "left")), folder)
+  expect_equal(again, 0, ignore_attr = TRUE, info = paste(attr(again, "output"), collapse = "\n"))
+  join_predictions(c(path("parts-1-of-2.fits"), path("left/parts-2-of-2.fits")), path("parts.fits"))
+  expect_identical(bytes_of(path("parts.fits")), bytes_of(whole))
 })
 
 test_that("ranks write the parts of a survey, and the command line joins them", {
