@@ -37,8 +37,11 @@ void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t wid
 }
 
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t width, size_t first, size_t count) {
-  for (size_t m = 0; m < width; m++)
+  const size_t ahead = 16; /* as above */
+  for (size_t m = 0; m < width; m++) {
+    for (size_t i = 0; i < count && m + ahead < width; i += 8) __builtin_prefetch(columns + (m + ahead) * n + first + i, 1);
     for (size_t i = 0; i < count; i++) columns[m * n + first + i] = rows[i * width + m];
+  }
 }
 
 void r_use_large_pages(SEXP x) {

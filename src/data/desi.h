@@ -46,9 +46,10 @@ void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *desi);
 spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
                           const size_t *begin, size_t n, struct spd_error *error);
 
-/* The resolution matrix of such a spectrum, of n rows: band (grid.size, n_diagonals), element k of pixel m is what pixel m + k -
- * (n_diagonals - 1) / 2 contributes. Matrices are averaged like the flux, with the same weights; where there is none, all alike. */
-spd_status spd_desi_resolution(double *band, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows, size_t n,
-                               struct spd_error *error);
+/* The resolution matrices of such spectra: band (n, n_diagonals, grid.size), element k of pixel m is what pixel m + k -
+ * (n_diagonals - 1) / 2 contributes. Matrices are averaged like the flux, with the same weights; where there is none, all alike. total:
+ * (n, grid.size), for the sums of weights */
+spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                               const size_t *begin, size_t n, struct spd_error *error);
 
 #endif
