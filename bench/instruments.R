@@ -149,8 +149,8 @@ for (name in names(fits)) for (of in names(fits[[name]])) {
               cor(found$ratio[known], truth[known], method = "spearman"), sqrt(mean((found$ratio - truth)[known]^2)),
               median(found$dip, na.rm = TRUE), scatter((found$ratio - truth)[known]), scatter(found$dip - real$dip)))
 }
-cat(sprintf(paste0("\nThe true ratios scatter by %.3f; the dip of the true spectra is %.3f. What fit_doublet() finds in these differs from ",
-                   "the truth by %s.\n\n"), sd(truth), median(real$dip, na.rm = TRUE), scatter(real$ratio - truth)))
+cat(sprintf(paste0("\nThe true ratios scatter by %.3f; the dip of the true spectra is %.3f. What fit_doublet() finds in these ",
+                   "differs from the truth by %s.\n\n"), sd(truth), median(real$dip, na.rm = TRUE), scatter(real$ratio - truth)))
 cat("Latents of the same 300 galaxies from both instruments: the standard deviation within a galaxy, the root of half the mean square of",
     "their difference, over the scatter between galaxies.\n\n| fit | noise | encoder | refined |\n|---|---|---|---|\n")
 for (name in grep("^both", names(fits), value = TRUE)) for (noise in c("with", "without")) {

@@ -1,4 +1,4 @@
-/* .Call entry that reads files of DESI and prepares their spectra. */
+/* .Call entries that read files of DESI: spectra, prepared, and masks. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,5 +260,54 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
   finalize(pointer);
   UNPROTECT(2);
   if (status == SPD_STATUS_UNSUPPORTED) r_raise(status, &error);
+  return result;
+}
+
+/* ---- masks ---- */
+
+enum { NOT_THERE, NOT_FINITE, WITHOUT_WEIGHT, WITH_WEIGHT };
+
+/* Of spectra of one file, as ffi_read_desi() takes them: `bits` of their masks, and `state`: 0, no arm has the pixel; 1, a value is not
+ * finite; 2, it has no weight; 3, it has. Matrices of n rows and as many columns as `wave`, the grid, has pixels */
+SEXP ffi_desi_masks(SEXP path, SEXP length, SEXP counts, SEXP rows, SEXP wave) {
+  static const char *const names[] = {"bits", "state"};
+  const char *name = R_ExpandFileName(r_text(path, "path"));
+  const size_t n = (size_t)Rf_xlength(counts), n_rows = (size_t)Rf_xlength(rows), size = (size_t)Rf_xlength(wave);
+  r_check_numbers(length, "length", 1);
+  r_check_numbers(counts, "counts", n);
+  r_check_numbers(rows, "rows", n_rows);
+  r_check_numbers(wave, "wave", size);
+  if (size < 2 || size > 1000000 || !(fabs(REAL_RO(wave)[0]) < 1e6)) Rf_error("internal: 'wave' must be a grid of DESI");
+  const struct spd_uniform_grid grid = {REAL_RO(wave)[0], SPD_DESI_STEP, size};
+  size_t *begin = (size_t *)R_alloc(n + 1, sizeof *begin), *rows_from_0 = (size_t *)R_alloc(n_rows + 1, sizeof *rows_from_0);
+  SEXP file = PROTECT(Rf_allocVector(REALSXP, (R_xlen_t)n));
+  for (size_t i = 0; i < n; i++) REAL(file)[i] = 1;
+  take_rows(begin, rows_from_0, file, counts, length, rows);
+  SEXP result = PROTECT(r_list_new(2, names));
+  SET_VECTOR_ELT(result, 0, Rf_allocMatrix(REALSXP, (int)n, (int)size));
+  SET_VECTOR_ELT(result, 1, Rf_allocMatrix(INTSXP, (int)n, (int)size));
+  double *flux = (double *)R_alloc(size, sizeof *flux), *ivar = (double *)R_alloc(size, sizeof *ivar);
+  uint32_t *bits = (uint32_t *)R_alloc(size, sizeof *bits);
+  unsigned char *state = (unsigned char *)R_alloc(size, 1);
+  struct handles *handles;
+  SEXP pointer = PROTECT(new_handles(&handles, 1));
+  struct spd_desi_facts facts;
+  struct spd_error error = {""};
+  spd_status status = open_file(&facts, handles, name, REAL_RO(length)[0], 0, &error);
+  for (size_t i = 0; i < n && status == SPD_STATUS_OK; i++) {
+    status = spd_desi_coadd(flux, ivar, handles->of_thread[0], grid, rows_from_0, begin + i, 1, &error);
+    if (status == SPD_STATUS_OK) status = spd_desi_masks(bits, state, handles->of_thread[0], grid, rows_from_0, begin + i, 1, &error);
+    for (size_t m = 0; m < size && status == SPD_STATUS_OK; m++) {
+      REAL(VECTOR_ELT(result, 0))[m * n + i] = bits[m];
+      INTEGER(VECTOR_ELT(result, 1))
+      [m * n + i] = ivar[m] > SPD_PREPARE_LEAST_IVAR              ? WITH_WEIGHT
+                    : !(state[m] & SPD_DESI_PIXEL_THERE)          ? NOT_THERE
+                    : (state[m] & SPD_DESI_PIXEL_NOT_FINITE) != 0 ? NOT_FINITE
+                                                                  : WITHOUT_WEIGHT;
+    }
+  }
+  finalize(pointer);
+  UNPROTECT(3);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
   return result;
 }

@@ -32,6 +32,11 @@ spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *des
   (void)band, (void)total, (void)desi, (void)grid, (void)rows, (void)begin, (void)n;
   return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
 }
+spd_status spd_desi_masks(uint32_t *bits, unsigned char *state, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                          const size_t *begin, size_t n, struct spd_error *error) {
+  (void)bits, (void)state, (void)desi, (void)grid, (void)rows, (void)begin, (void)n;
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
+}
 
 #else
 
@@ -482,6 +487,27 @@ spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *d, 
   }
   for (size_t i = 0; i < n; i++)
     for (size_t k = 0; k < n_diagonals; k++) divide_by(band + (i * n_diagonals + k) * grid.size, total + i * grid.size, grid.size);
+  return SPD_STATUS_OK;
+}
+
+/* ---- masks ---- */
+
+spd_status spd_desi_masks(uint32_t *bits, unsigned char *state, struct spd_desi *d, struct spd_uniform_grid grid, const size_t *rows,
+                          const size_t *begin, size_t n, struct spd_error *error) {
+  memset(bits, 0, n * grid.size * sizeof *bits);
+  memset(state, 0, n * grid.size);
+  for (size_t i = 0; i < n; i++)
+    for (size_t k = begin[i]; k < begin[i + 1]; k++)
+      for (size_t a = 0; a < d->n_arms; a++) {
+        const struct arm *arm = &d->arms[a];
+        const struct part part = part_of(arm, grid);
+        SPD_TRY(read_planes(d, arm, rows + k, 1, error));
+        for (long m = part.from; m < part.end; m++) {
+          const size_t to = i * grid.size + (size_t)(part.onto + m - part.from);
+          bits[to] |= (uint32_t)d->mask[m] - (uint32_t)arm->unset;
+          state[to] |= SPD_DESI_PIXEL_THERE | (isfinite(d->flux[m]) && isfinite(d->ivar[m]) ? 0 : SPD_DESI_PIXEL_NOT_FINITE);
+        }
+      }
   return SPD_STATUS_OK;
 }
 

@@ -6,6 +6,7 @@
 #define SPD_DATA_DESI_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "core/status.h"
 #include "data/prepare.h"
@@ -51,5 +52,12 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, str
  * (n, grid.size), for the sums of weights */
 spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
                                const size_t *begin, size_t n, struct spd_error *error);
+
+/* What there is of a pixel */
+enum { SPD_DESI_PIXEL_THERE = 1 /* an arm has it */, SPD_DESI_PIXEL_NOT_FINITE = 2 /* a flux or ivar of it is not finite */ };
+
+/* Masks of such spectra: bits, those that are set in any of a pixel's arms and exposures; state, SPD_DESI_PIXEL_... Both (n, grid.size) */
+spd_status spd_desi_masks(uint32_t *bits, unsigned char *state, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                          const size_t *begin, size_t n, struct spd_error *error);
 
 #endif

@@ -30,7 +30,7 @@ SPD_HOT size_t spd_prepare_clean(double *restrict flux, double *restrict ivar, s
 }
 
 size_t spd_prepare_place(double *flux, double *ivar, struct spd_uniform_grid grid, const float *raw_flux, const float *raw_ivar,
-                         const float *loglam, const int32_t *and_mask, size_t n) {
+                         const float *loglam, const int32_t *mask, size_t n) {
   memset(flux, 0, grid.size * sizeof *flux);
   memset(ivar, 0, grid.size * sizeof *ivar);
   double offset = NAN; /* of the input's pixel 0 on the grid, in pixels */
@@ -42,7 +42,7 @@ size_t spd_prepare_place(double *flux, double *ivar, struct spd_uniform_grid gri
     if (!(position >= -0.5 && position < (double)grid.size - 0.5)) continue;
     size_t m = (size_t)(position + 0.5);
     flux[m] = raw_flux[i];
-    ivar[m] = and_mask[i] != 0 && isfinite(raw_ivar[i]) ? 0 : raw_ivar[i];
+    ivar[m] = mask[i] != 0 && isfinite(raw_ivar[i]) ? 0 : raw_ivar[i];
   }
   return 0;
 }

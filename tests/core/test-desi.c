@@ -130,6 +130,34 @@ static void test_coadd(void) {
   free(f);
 }
 
+/* Bits and states of two spectra, the first of two exposures, on a grid that begins before the first arm */
+static void test_masks(void) {
+  struct fits_file *f = new_desi(NULL);
+  struct spd_desi *desi;
+  enum { BEFORE = 4 };
+  const size_t rows[] = {2, 0, 1}, begin[] = {0, 2, 3};
+  const struct spd_uniform_grid grid = {SPD_DESI_FIRST + SPD_DESI_STEP * (FIRST - BEFORE), SPD_DESI_STEP, GRID};
+  uint32_t bits[2 * GRID];
+  unsigned char state[2 * GRID];
+  fits_file_write(f, path, 0);
+  MUST(spd_desi_open(&desi, path, error));
+  MUST(spd_desi_masks(bits, state, desi, grid, rows, begin, 2, error));
+  size_t wrong = 0;
+  for (int i = 0; i < 2; i++)
+    for (int m = 0; m < GRID; m++) {
+      uint32_t want = 0;
+      for (int a = 0; a < 3; a++)
+        for (size_t k = begin[i]; k < begin[i + 1]; k++) {
+          const int at = m - BEFORE - a * (WIDTH - OVERLAP);
+          if (at >= 0 && at < WIDTH && is_masked(a, (int)rows[k], at)) want |= UINT32_C(1) << (at % 31);
+        }
+      wrong += bits[i * GRID + m] != want || state[i * GRID + m] != (m < BEFORE ? 0 : SPD_DESI_PIXEL_THERE);
+    }
+  CHECK(wrong == 0, "%zu pixels have other bits or states", wrong);
+  spd_desi_close(desi);
+  free(f);
+}
+
 static void test_refused(void) {
   static const char *const needed[] = {"B_FLUX", "R_IVAR", "Z_WAVELENGTH"};
   struct spd_desi *desi;
@@ -321,6 +349,7 @@ int main(void) {
   test_rice();
   test_coadd();
   test_packed();
+  test_masks();
   test_refused();
   test_mutations();
   return check_end();
