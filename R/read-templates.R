@@ -11,11 +11,12 @@
 #' @seealso [simulate_spectra()]
 #' @export
 #' @examples
-#' # those of https://github.com/desihub/redrock-templates:   templates <- read_templates("rrtemplate-galaxy.fits")
+#' # those of https://github.com/desihub/redrock-templates:   read_templates("rrtemplate-galaxy.fits")
 #' # a file with one template, from 2500 to 9500 Angstrom by 0.5
 #' template <- 1 - 0.2 * dnorm(seq(2500, 9500, by = 0.5), 5175, 20) / dnorm(0, 0, 20)
-#' cards <- sprintf("%-8s= %20s", c("SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "CRVAL1", "CDELT1"),
-#'                  c("T", -32, 2, length(template), 1, 2500, 0.5))
+#' values <- list(SIMPLE = "T", BITPIX = -32, NAXIS = 2, NAXIS1 = length(template), NAXIS2 = 1,
+#'                CRVAL1 = 2500, CDELT1 = 0.5)
+#' cards <- sprintf("%-8s= %20s", names(values), unlist(values))
 #' header <- sprintf("%-2880s", paste(sprintf("%-80s", c(cards, "END")), collapse = ""))
 #' file <- tempfile(fileext = ".fits")
 #' pixels <- writeBin(template, raw(), size = 4, endian = "big")
