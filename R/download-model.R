@@ -41,9 +41,11 @@ published_models <- c(
 #' @seealso [read_model()]
 #' @export
 #' @examples
-#' \dontrun{
-#' fit <- read_model(download_model("sdss_II", "models"))
-#' }
+#' # with a connection:   fit <- read_model(download_model("sdss_II", "models"))
+#' # without one, the message says where the file is and where to put it
+#' told <- tryCatch(download_model("sdss_II", tempdir(), base_url = "http://127.0.0.1:1", retries = 0),
+#'                  spender_error = conditionMessage)
+#' cat(strwrap(told, 80), sep = "\n")
 download_model <- function(name, path = NULL, base_url = "https://huggingface.co/pmelchior/spender/resolve/main", retries = 4,
                            stall = 30) {
   check_path(base_url, "base_url")

@@ -18,9 +18,13 @@
 #' @seealso [read_catalogue()], [select_galaxies()], [write_survey()]
 #' @export
 #' @examples
-#' \dontrun{
-#' download_sdss("0266-51602-0013", "spectra", run2d = "26")
-#' read_sdss("spectra")
+#' # with a connection:   download_sdss("0266-51602-0013", "spectra"); read_sdss("spectra")
+#' # without one, a warning counts what could not be had, and the result says why
+#' if (requireNamespace("curl", quietly = TRUE)) {
+#'   nowhere <- "http://127.0.0.1:1"
+#'   result <- suppressWarnings(download_sdss("0266-51602-0013", tempdir(), base_url = nowhere,
+#'                                            retries = 0))
+#'   print(result[c("id", "status", "reason")])
 #' }
 download_sdss <- function(ids, dir, run2d = "26", base_url = "https://data.sdss.org/sas/dr16", parallel = 8, retries = 4, stall = 30,
                           progress = interactive()) {

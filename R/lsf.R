@@ -13,6 +13,11 @@
 #' @param fit A fit from [spender()].
 #' @return A numeric vector that sums to 1, named by the pixel offset \eqn{i}; `NULL` for a fit without LSF.
 #' @export
+#' @examples
+#' x <- simulate_spectra(24, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, lsf = 5, epochs = 4, network = small, threads = 1, progress = FALSE)
+#' lsf(fit)
 lsf <- function(fit) {
   check_fit(fit)
   size <- fit$architecture$lsf

@@ -66,6 +66,7 @@ ingest_options <- function() {
     option("window", "numbers", "5300,5850", "restframe window of the norm, in Angstrom"),
     option("keep-sky", "flag", "", "do not mask the sky's lines"),
     option("resolution", "flag", "", "read the resolution of each spectrum, too"),
+    option("mask", "choice:and|or", "and", "the pixel mask of SDSS files, and_mask or or_mask"),
     option("simulate", "number", "", "write this many simulated spectra instead of INPUT"),
     option("seed", "number", "1", "seed of these"),
     common_options()
@@ -78,7 +79,7 @@ run_ingest <- function(o, input, given) {
   survey <- if (!is.null(o$simulate)) {
     simulate_survey(o$simulate, o$output, instrument = o$instrument, seed = o$seed, overwrite = o$overwrite, progress = !o$quiet)
   } else {
-    without_files_warning(write_survey(input, o$output, o$instrument, mask_sky = !o$`keep-sky`, resolution = o$resolution,
+    without_files_warning(write_survey(input, o$output, o$instrument, mask_sky = !o$`keep-sky`, resolution = o$resolution, mask = o$mask,
                                        window = o$window, threads = o$threads,
                                        overwrite = o$overwrite, progress = !o$quiet))
   }

@@ -429,7 +429,14 @@ decode <- function(fit, s, z = NULL, instrument = NULL, device = "auto", precisi
 #' @return A matrix \eqn{n \times M} in the units of the observed flux, `NA` where the restframe grid does not cover a pixel; with
 #'   `se = TRUE` a list of two such matrices, `model` and `se`.
 #' @export
-#' @inherit predict.spender examples
+#' @examples
+#' x <- simulate_spectra(16, instrument = instrument(seq(4000, 8000, by = 8)), seed = 1)
+#' small <- spender_network(filters = c(8, 16, 16), encoder_hidden = 16, decoder_hidden = 16)
+#' fit <- spender(x, latents = 2, epochs = 2, network = small, threads = 1, progress = FALSE)
+#' dim(reconstruct(fit, x[1:3]))
+#' # with errors that follow from those of the latents
+#' both <- reconstruct(fit, x[1:3], se = TRUE, refine = 2)
+#' summary(as.vector(both$se / both$model))
 reconstruct <- function(fit, x, normalized = FALSE, se = FALSE, calibration = NULL, ...) {
   ensemble <- inherits(fit, "spender_ensemble")
   if (!ensemble) check_fit(fit)

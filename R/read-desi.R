@@ -158,13 +158,10 @@ desi_targets <- function(file, redshifts) {
   map <- desi_table(file, "FIBERMAP", fibermap_columns)
   id <- map$TARGETID
   n <- length(id)
-  status <- as_numbers(if (is.null(map$COADD_FIBERSTATUS)) map$FIBERSTATUS else map$COADD_FIBERSTATUS, n)
-  target <- match(id, unique(id))
-  good <- is.na(status) | status == 0
-  rows <- which(!is.na(id) & (good | !target %in% target[good]))
-  rows <- rows[order(target[rows])]
-  first <- rows[!duplicated(target[rows])]
-  counts <- tabulate(match(target[rows], target[first]), length(first))
+  of_targets <- desi_rows(map)
+  rows <- of_targets$rows
+  first <- of_targets$first
+  counts <- of_targets$counts
 
   from <- if (is.null(redshifts)) redrock_of(file) else NULL
   if (!is.null(from)) redshifts <- read_redrock(from)
@@ -172,7 +169,7 @@ desi_targets <- function(file, redshifts) {
   has <- is.finite(redshifts$z[row]) & redshifts$z[row] > -1
   targets <- data.frame(targetid = id[first], z = redshifts$z[row], tile = as_numbers(map$TILEID, n)[first],
                         objtype = as_texts(map$OBJTYPE, n)[first], redshifts[row, setdiff(names(redshifts), c("targetid", "z"))],
-                        fiberstatus = status[first], exposures = counts, ra = as_numbers(map$TARGET_RA, n)[first],
+                        fiberstatus = of_targets$status[first], exposures = counts, ra = as_numbers(map$TARGET_RA, n)[first],
                         dec = as_numbers(map$TARGET_DEC, n)[first])
   if (!is.null(map$COADD_NUMEXP)) targets$exposures <- as_numbers(map$COADD_NUMEXP, n)[first]
   targets[target_columns] <- lapply(map[target_columns], function(column) as_texts(column, n)[first])
@@ -181,6 +178,19 @@ desi_targets <- function(file, redshifts) {
                   paste0("no redshift: Z in ", source, " is not finite and above -1"))
   list(n = n, targets = targets[has, ], counts = counts[has], rows = rows[rep(has, counts)],
        dropped = unread_inputs(rep(file, sum(!has)), lacks[!has], id[first][!has]))
+}
+
+# Of a table FIBERMAP, a list: `first`, the targets' first rows; `rows`, those they are coadded from, target by target; `counts`, how
+# many of them; `status` of each row
+desi_rows <- function(map) {
+  id <- map$TARGETID
+  status <- as_numbers(if (is.null(map$COADD_FIBERSTATUS)) map$FIBERSTATUS else map$COADD_FIBERSTATUS, length(id))
+  target <- match(id, unique(id))
+  good <- is.na(status) | status == 0
+  rows <- which(!is.na(id) & (good | !target %in% target[good]))
+  rows <- rows[order(target[rows])]
+  first <- rows[!duplicated(target[rows])]
+  list(first = first, rows = rows, counts = tabulate(match(target[rows], target[first]), length(first)), status = status)
 }
 
 no_targets <- function() {

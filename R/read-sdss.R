@@ -14,14 +14,19 @@
 #'   `resolution` (see [spectra()])? Pixels for which it is 0 get what is between their neighbours'. Half as much memory again is used, and
 #'   files are opened twice; one without the column cannot be used.
 #'
+#' @param mask Which pixels are masked: those with a bit of `and_mask` set (`"and"`), as the pipeline's authors advise for coadds of
+#'   good exposures, or with one of `or_mask` (`"or"`), as has been advised for BOSS. A bit of the first is set if it is in the masks of
+#'   all exposures that were combined, a bit of the second if it is in any of them, so that more pixels are lost.
+#'
 #' @details
-#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask`, stored as any numeric type; a pixel with a bit of `and_mask` set, or whose
-#' mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid pixels
-#' that a file lacks get flux 0, ivar 0. HDU 2 gives the redshift
-#' and the catalogue: `file`, `plate`, `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
+#' HDU 1 gives `flux`, `ivar`, `loglam` and `and_mask` or `or_mask`, stored as any numeric type; a pixel with a bit of the mask set, or
+#' whose mask is missing, gets ivar 0. Each pixel is assigned to the nearest pixel of the grid; pixels beyond its ends are dropped, grid
+#' pixels that a file lacks get flux 0, ivar 0. HDU 2 gives the redshift and the catalogue: `file`, `plate`,
+#' `mjd`, `fiber`, `class`, `subclass`, `z_err`, `zwarning`, `sn_median`, `plate_quality`,
 #' `instrument` (`"SDSS"` or `"BOSS"`), `ra` and `dec` (degrees; of the fibre, or else of the object), each `NA` where the file has none; of
 #' SDSS-V also `field`, `catalogid` and `sdss_id` (texts, as they
-#' are 64-bit integers), and `plate_quality` is the quality of the field. Ids are `plate-mjd-fiber` as in file names (`0266-51602-0013`), or
+#' are 64-bit integers), and `plate_quality` is the quality of the field;
+#' `mask`, `"or"`, where `or_mask` was asked for. Ids are `plate-mjd-fiber` as in file names (`0266-51602-0013`), or
 #' `field-mjd-catalogid` (`015170-59255-04544940698`), from the file's own keys. HDUs and columns are those of data releases 9 to 19:
 #' columns in either case, HDUs with or without a name.
 #'
@@ -36,6 +41,14 @@
 #' `spender_error_grid` if the grid is not uniform by 1e-4 in log10 wavelength.
 #' @examples
 #' # a folder of spectra:   x <- read_sdss("~/spectra/"); plot(x)
+#' # a part of a made-up spectrum
+#' if (devices()$built[["cfitsio"]]) {
+#'   file <- system.file("extdata", "spec-0001-51602-0001.fits.gz", package = "spender")
+#'   print(read_sdss(file))
+#'   # more pixels are masked
+#'   print(read_sdss(file, mask = "or"))
+#' }
+#'
 #' # files that are no spectra are reported, and stop nothing
 #' file <- tempfile(fileext = ".fits")
 #' writeLines("This is not a spectrum.", file)
@@ -47,12 +60,13 @@
 #' @seealso [select_galaxies()], [read_desi()]
 #' @export
 read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL,
-                      progress = interactive(), resolution = FALSE) {
+                      progress = interactive(), resolution = FALSE, mask = c("and", "or")) {
   check_flag(resolution, "resolution")
+  mask <- match.arg(mask)
   files <- expand_folders(files)
   instrument <- instrument(instrument)
   first <- check_log_grid(instrument)
-  recipe <- preparation(instrument, mask_sky, window, TRUE, threads)
+  recipe <- c(preparation(instrument, mask_sky, window, TRUE, threads), mask = paste0(mask, "_mask"))
   raw <- .Call(ffi_read_sdss, files, recipe, first, reading_bar(progress, length(files)))
   sigma <- NULL
   if (resolution) {
@@ -75,6 +89,7 @@ read_sdss <- function(files, instrument = "sdss", mask_sky = TRUE, window = c(53
   raw$zwarning <- as_integers(raw$zwarning)
   meta <- data.frame(file = files, raw[c("plate", "mjd", "fiber", "class", "subclass", "z_err", "zwarning", "sn_median",
                                          "plate_quality", "instrument", "ra", "dec")])
+  if (mask == "or") meta$mask <- rep("or", nrow(meta))
   for (key in c("field", "catalogid", "sdss_id")) if (!all(is.na(raw[[key]]))) meta[[key]] <- raw[[key]] # of SDSS-V
   new_spectra(raw$flux, raw$ivar, raw$z, raw$norm, instrument, id, meta, problems, object = named,
               resolution = if (resolution) gaussian_widths(sigma))

@@ -11,10 +11,20 @@
 #' @seealso [simulate_spectra()]
 #' @export
 #' @examples
-#' \dontrun{
-#' # from https://github.com/desihub/redrock-templates
-#' templates <- read_templates("rrtemplate-galaxy.fits")
-#' simulate_spectra(10, templates = templates)
+#' # those of https://github.com/desihub/redrock-templates:   read_templates("rrtemplate-galaxy.fits")
+#' # a file with one template, from 2500 to 9500 Angstrom by 0.5
+#' template <- 1 - 0.2 * dnorm(seq(2500, 9500, by = 0.5), 5175, 20) / dnorm(0, 0, 20)
+#' values <- list(SIMPLE = "T", BITPIX = -32, NAXIS = 2, NAXIS1 = length(template), NAXIS2 = 1,
+#'                CRVAL1 = 2500, CDELT1 = 0.5)
+#' cards <- sprintf("%-8s= %20s", names(values), unlist(values))
+#' header <- sprintf("%-2880s", paste(sprintf("%-80s", c(cards, "END")), collapse = ""))
+#' file <- tempfile(fileext = ".fits")
+#' pixels <- writeBin(template, raw(), size = 4, endian = "big")
+#' writeBin(c(charToRaw(header), pixels, raw(-length(pixels) %% 2880)), file)
+#' if (devices()$built[["cfitsio"]]) {
+#'   templates <- read_templates(file)
+#'   str(templates)
+#'   print(simulate_spectra(3, templates = templates, z_range = c(0.05, 0.2), seed = 1))
 #' }
 read_templates <- function(file) {
   check_path(file, "file")

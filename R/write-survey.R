@@ -13,6 +13,7 @@
 #' @param resolution Of files: read the spectra's resolutions, too, as [read_sdss()] and [read_desi()] do? All of one survey have them, or
 #'   none. They are 16 kB for a spectrum of SDSS, 340 kB for one of DESI. ([spectra()] and surveys that have resolutions keep them in any
 #'   case.)
+#' @param mask Of files of SDSS: as in [read_sdss()].
 #' @return The survey, opened, invisibly: see [open_survey()] for the format. Files that could not be read are in [problems()], with
 #'   reasons; a spectrum without norm has its row.
 #' @section Errors: `spender_error_exists` for a file that is there and cannot be continued, or was made with another mask, window or grid;
@@ -21,10 +22,11 @@
 #' @export
 #' @inherit open_survey examples
 write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window = c(5300, 5850), threads = NULL, overwrite = FALSE,
-                         progress = interactive(), resolution = FALSE) {
+                         progress = interactive(), resolution = FALSE, mask = c("and", "or")) {
   check_flag(overwrite, "overwrite")
   check_flag(progress, "progress")
   check_flag(resolution, "resolution")
+  mask <- match.arg(mask)
   check_path(path)
   path <- path.expand(path)
   if (!inherits(x, "spectra") && !is.character(x)) check_survey(x)
@@ -33,7 +35,7 @@ write_survey <- function(x, path, instrument = "sdss", mask_sky = TRUE, window =
     remove_survey(path)
     unlink(rejects_path(path))
   }
-  if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress, resolution)))
+  if (is.character(x)) return(invisible(ingest(x, path, instrument, mask_sky, window, threads, progress, resolution, mask)))
   check_new_file(path)
   if (inherits(x, "spectra")) {
     append_spectra(x, path)
@@ -161,16 +163,18 @@ finish_survey <- function(path, rejected = data.frame(file = character(), reason
 
 # How files of a grid are read: several at a time, or each by itself, since a file of DESI has hundreds or thousands of spectra. widths: of
 # text columns, as long as data/sdss.h lets texts be, or as DESI's columns are.
-file_reader <- function(instrument) {
+file_reader <- function(instrument, mask = "and") {
   if (is_desi_grid(instrument)) {
+    if (mask == "or") abort("invalid", "`mask` chooses between two masks of SDSS's files; those of DESI have one.")
     list(read = read_desi, preparation = desi_preparation, files = desi_files, part = 1,
          resolution = list(size = 11, step = 1, gaussian = FALSE),
          widths = list(targetid = 20, survey = 20, program = 20, arms = 3, objtype = 20, desi_target = 20, bgs_target = 20, class = 20,
                        subclass = 20))
   } else {
-    list(read = read_sdss, files = expand_folders, part = 1024, resolution = list(size = 25, step = 1, gaussian = TRUE),
+    list(read = function(...) read_sdss(..., mask = mask), files = expand_folders, part = 1024,
+         resolution = list(size = 25, step = 1, gaussian = TRUE),
          preparation = function(instrument, mask_sky, window, threads) preparation(instrument, mask_sky, window, TRUE, threads),
-         widths = list(class = 63, subclass = 63, plate_quality = 63, instrument = 63))
+         widths = list(class = 63, subclass = 63, plate_quality = 63, instrument = 63, mask = 3))
   }
 }
 
@@ -185,11 +189,12 @@ in_shape <- function(resolution, shape, m) {
 
 # Reads files in parts. Files that are done are known from the column `file` and from the sidecar of rejected ones, which is written before
 # the spectra of a part are appended, so that after a kill between the two the part is only read again.
-ingest <- function(files, path, instrument, mask_sky, window, threads, progress, resolution = FALSE, part = reader$part) {
+ingest <- function(files, path, instrument, mask_sky, window, threads, progress, resolution = FALSE, mask = "and", part = reader$part) {
   instrument <- instrument(instrument)
-  reader <- file_reader(instrument)
+  reader <- file_reader(instrument, mask)
   files <- reader$files(files)
-  prepared <- paste0(preparation_text(reader$preparation(instrument, mask_sky, window, threads)), if (resolution) " lsf:read")
+  prepared <- paste0(preparation_text(reader$preparation(instrument, mask_sky, window, threads)), if (resolution) " lsf:read",
+                     if (mask != "and") paste0(" mask:", mask))
   rejected <- data.frame(file = character(), reason = character())
   if (file.exists(path)) {
     survey <- open_survey(path)

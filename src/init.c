@@ -15,6 +15,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_cuda_devices", (DL_FUNC)&ffi_cuda_devices, 0},
     {"ffi_cuda_release", (DL_FUNC)&ffi_cuda_release, 0},
     {"ffi_decode", (DL_FUNC)&ffi_decode, 8},
+    {"ffi_desi_masks", (DL_FUNC)&ffi_desi_masks, 5},
     {"ffi_digest", (DL_FUNC)&ffi_digest, 2},
     {"ffi_flat_model", (DL_FUNC)&ffi_flat_model, 5},
     {"ffi_float32", (DL_FUNC)&ffi_float32, 1},

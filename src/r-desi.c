@@ -1,4 +1,4 @@
-/* .Call entry that reads files of DESI and prepares their spectra. */
+/* .Call entries that read files of DESI: spectra, prepared, and masks. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +60,8 @@ struct reading {
   const size_t *rows, *begin;
   const double *z;
   double *flux, *ivar, *norm;
-  double *resolution; /* (n, R_DESI_DIAGONALS * M), columns of one pixel after the other; NULL: not wanted */
-  double **bands;     /* of each thread: (M, R_DESI_DIAGONALS) */
+  double *resolution;      /* (n, R_DESI_DIAGONALS * M), columns of one pixel after the other; NULL: not wanted */
+  double **bands, **total; /* of each thread: (R_BLOCK, R_DESI_DIAGONALS, M), (R_BLOCK, M) */
   int *found;
   size_t n, start, stop;
   struct spd_uniform_grid grid;
@@ -77,11 +77,21 @@ static spd_status coadd(const struct reading *r, size_t first, size_t count, int
 
 enum { R_DESI_DIAGONALS = 11 };
 
-static spd_status read_resolution(const struct reading *r, size_t i, int thread, struct spd_error *error) {
-  const size_t width = R_DESI_DIAGONALS * r->grid.size;
-  double *band = r->bands[thread];
-  SPD_TRY(spd_desi_resolution(band, r->handles->of_thread[thread], r->grid, r->rows + r->begin[i], r->begin[i + 1] - r->begin[i], error));
-  for (size_t k = 0; k < width; k++) r->resolution[k * r->n + i] = band[k];
+/* Matrices of spectra, diagonal by diagonal, to rows of R's matrix, which has them pixel by pixel */
+static void write_resolution(const struct reading *r, const double *bands, size_t first, size_t count) {
+  const size_t size = r->grid.size, width = R_DESI_DIAGONALS * size, ahead = 16; /* columns: each is in another page */
+  for (size_t m = 0; m < size; m++)
+    for (size_t k = 0; k < R_DESI_DIAGONALS; k++) {
+      double *column = r->resolution + (m * R_DESI_DIAGONALS + k) * r->n + first;
+      for (size_t i = 0; i < count && m * R_DESI_DIAGONALS + k + ahead < width; i += 8) __builtin_prefetch(column + ahead * r->n + i, 1);
+      for (size_t i = 0; i < count; i++) column[i] = bands[i * width + k * size + m];
+    }
+}
+
+static spd_status read_resolution(const struct reading *r, size_t first, size_t count, int thread, struct spd_error *error) {
+  SPD_TRY(spd_desi_resolution(r->bands[thread], r->total[thread], r->handles->of_thread[thread], r->grid, r->rows, r->begin + first, count,
+                              error));
+  write_resolution(r, r->bands[thread], first, count);
   return SPD_STATUS_OK;
 }
 
@@ -91,8 +101,7 @@ static void read_block(const void *context, size_t block, int thread) {
   struct outcome *outcome = &r->outcomes[block];
   const size_t first = r->start + block * R_BLOCK, count = r->stop - first < R_BLOCK ? r->stop - first : R_BLOCK, size = r->grid.size;
   outcome->status = coadd(r, first, count, thread, &outcome->error);
-  for (size_t i = 0; r->resolution && outcome->status == SPD_STATUS_OK && i < count; i++)
-    outcome->status = read_resolution(r, first + i, thread, &outcome->error);
+  if (r->resolution && outcome->status == SPD_STATUS_OK) outcome->status = read_resolution(r, first, count, thread, &outcome->error);
   if (outcome->status != SPD_STATUS_OK) return;
   for (size_t i = 0; i < count; i++) {
     double *y = buffer->flux + i * size, *w = buffer->ivar + i * size;
@@ -224,10 +233,14 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
   if (resolved) {
     SEXP matrix = Rf_allocMatrix(REALSXP, (int)n, (int)(R_DESI_DIAGONALS * grid.size));
     SET_VECTOR_ELT(result, RESOLUTION, matrix);
+    r_use_large_pages(matrix);
     reading.resolution = REAL(matrix);
-    memset(reading.resolution, 0, n * R_DESI_DIAGONALS * grid.size * sizeof(double));
     reading.bands = (double **)R_alloc((size_t)threads, sizeof *reading.bands);
-    for (int i = 0; i < threads; i++) reading.bands[i] = (double *)R_alloc(R_DESI_DIAGONALS * grid.size, sizeof(double));
+    reading.total = (double **)R_alloc((size_t)threads, sizeof *reading.total);
+    for (int i = 0; i < threads; i++) {
+      reading.bands[i] = (double *)R_alloc(R_BLOCK * R_DESI_DIAGONALS * grid.size, sizeof(double));
+      reading.total[i] = (double *)R_alloc(R_BLOCK * grid.size, sizeof(double));
+    }
   }
   SEXP pointer = PROTECT(new_handles(&reading.handles, threads));
   struct spd_error error = {""};
@@ -247,5 +260,54 @@ SEXP ffi_read_desi(SEXP paths, SEXP lengths, SEXP file, SEXP counts, SEXP rows, 
   finalize(pointer);
   UNPROTECT(2);
   if (status == SPD_STATUS_UNSUPPORTED) r_raise(status, &error);
+  return result;
+}
+
+/* ---- masks ---- */
+
+enum { NOT_THERE, NOT_FINITE, WITHOUT_WEIGHT, WITH_WEIGHT };
+
+/* Of spectra of one file, as ffi_read_desi() takes them: `bits` of their masks, and `state`: 0, no arm has the pixel; 1, a value is not
+ * finite; 2, it has no weight; 3, it has. Matrices of n rows and as many columns as `wave`, the grid, has pixels */
+SEXP ffi_desi_masks(SEXP path, SEXP length, SEXP counts, SEXP rows, SEXP wave) {
+  static const char *const names[] = {"bits", "state"};
+  const char *name = R_ExpandFileName(r_text(path, "path"));
+  const size_t n = (size_t)Rf_xlength(counts), n_rows = (size_t)Rf_xlength(rows), size = (size_t)Rf_xlength(wave);
+  r_check_numbers(length, "length", 1);
+  r_check_numbers(counts, "counts", n);
+  r_check_numbers(rows, "rows", n_rows);
+  r_check_numbers(wave, "wave", size);
+  if (size < 2 || size > 1000000 || !(fabs(REAL_RO(wave)[0]) < 1e6)) Rf_error("internal: 'wave' must be a grid of DESI");
+  const struct spd_uniform_grid grid = {REAL_RO(wave)[0], SPD_DESI_STEP, size};
+  size_t *begin = (size_t *)R_alloc(n + 1, sizeof *begin), *rows_from_0 = (size_t *)R_alloc(n_rows + 1, sizeof *rows_from_0);
+  SEXP file = PROTECT(Rf_allocVector(REALSXP, (R_xlen_t)n));
+  for (size_t i = 0; i < n; i++) REAL(file)[i] = 1;
+  take_rows(begin, rows_from_0, file, counts, length, rows);
+  SEXP result = PROTECT(r_list_new(2, names));
+  SET_VECTOR_ELT(result, 0, Rf_allocMatrix(REALSXP, (int)n, (int)size));
+  SET_VECTOR_ELT(result, 1, Rf_allocMatrix(INTSXP, (int)n, (int)size));
+  double *flux = (double *)R_alloc(size, sizeof *flux), *ivar = (double *)R_alloc(size, sizeof *ivar);
+  uint32_t *bits = (uint32_t *)R_alloc(size, sizeof *bits);
+  unsigned char *state = (unsigned char *)R_alloc(size, 1);
+  struct handles *handles;
+  SEXP pointer = PROTECT(new_handles(&handles, 1));
+  struct spd_desi_facts facts;
+  struct spd_error error = {""};
+  spd_status status = open_file(&facts, handles, name, REAL_RO(length)[0], 0, &error);
+  for (size_t i = 0; i < n && status == SPD_STATUS_OK; i++) {
+    status = spd_desi_coadd(flux, ivar, handles->of_thread[0], grid, rows_from_0, begin + i, 1, &error);
+    if (status == SPD_STATUS_OK) status = spd_desi_masks(bits, state, handles->of_thread[0], grid, rows_from_0, begin + i, 1, &error);
+    for (size_t m = 0; m < size && status == SPD_STATUS_OK; m++) {
+      REAL(VECTOR_ELT(result, 0))[m * n + i] = bits[m];
+      INTEGER(VECTOR_ELT(result, 1))
+      [m * n + i] = ivar[m] > SPD_PREPARE_LEAST_IVAR              ? WITH_WEIGHT
+                    : !(state[m] & SPD_DESI_PIXEL_THERE)          ? NOT_THERE
+                    : (state[m] & SPD_DESI_PIXEL_NOT_FINITE) != 0 ? NOT_FINITE
+                                                                  : WITHOUT_WEIGHT;
+    }
+  }
+  finalize(pointer);
+  UNPROTECT(3);
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
   return result;
 }

@@ -12,6 +12,7 @@ SEXP ffi_coverage(SEXP z, SEXP wave_observed, SEXP wave_rest, SEXP lsf);
 SEXP ffi_cuda_devices(void);
 SEXP ffi_cuda_release(void);
 SEXP ffi_decode(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP latent, SEXP z, SEXP type, SEXP options);
+SEXP ffi_desi_masks(SEXP path, SEXP length, SEXP counts, SEXP rows, SEXP wave);
 SEXP ffi_digest(SEXP x, SEXP threads);
 SEXP ffi_flat_model(SEXP flux, SEXP ivar, SEXP rows, SEXP covered, SEXP threads);
 SEXP ffi_float32(SEXP x);

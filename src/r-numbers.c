@@ -23,22 +23,31 @@ float *r_float_vector(SEXP x, const char *name, size_t n) {
   return to;
 }
 
+/* Each column of R's matrix is in another page, which takes long to find: those of AHEAD columns later are requested meanwhile. */
+enum { AHEAD = 16 };
+
+#define PREFETCH(columns, write) \
+  for (size_t i = 0; i < count && m + AHEAD < width; i += 8) __builtin_prefetch((columns) + (m + AHEAD) * n + first + i, write)
+
 void r_columns_to_floats(float *rows, const double *columns, size_t n, size_t width, size_t first, size_t count) {
-  for (size_t m = 0; m < width; m++)
+  for (size_t m = 0; m < width; m++) {
+    PREFETCH(columns, 0);
     for (size_t i = 0; i < count; i++) rows[i * width + m] = (float)columns[m * n + first + i];
+  }
 }
 
 void r_columns_to_rows(double *rows, const double *columns, size_t n, size_t width, size_t first, size_t count) {
-  const size_t ahead = 16; /* each column of R's matrix is in another page, which takes long to find */
   for (size_t m = 0; m < width; m++) {
-    for (size_t i = 0; i < count && m + ahead < width; i += 8) __builtin_prefetch(columns + (m + ahead) * n + first + i);
+    PREFETCH(columns, 0);
     for (size_t i = 0; i < count; i++) rows[i * width + m] = columns[m * n + first + i];
   }
 }
 
 void r_rows_to_columns(double *columns, const double *rows, size_t n, size_t width, size_t first, size_t count) {
-  for (size_t m = 0; m < width; m++)
+  for (size_t m = 0; m < width; m++) {
+    PREFETCH(columns, 1);
     for (size_t i = 0; i < count; i++) columns[m * n + first + i] = rows[i * width + m];
+  }
 }
 
 void r_use_large_pages(SEXP x) {

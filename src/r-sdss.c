@@ -31,13 +31,13 @@ struct outcome {
 };
 
 /* Row i of the workspace becomes the spectrum, prepared; zeros where the file is bad. */
-static void read_one(struct outcome *outcome, struct workspace *space, size_t i, const char *path, struct spd_uniform_grid grid,
-                     const struct spd_preparation *preparation) {
+static void read_one(struct outcome *outcome, struct workspace *space, size_t i, const char *path, const char *mask,
+                     struct spd_uniform_grid grid, const struct spd_preparation *preparation) {
   double *flux = space->block->flux + i * grid.size, *ivar = space->block->ivar + i * grid.size;
-  outcome->status = spd_sdss_read(&space->pixels, &outcome->object, path, &outcome->error);
+  outcome->status = spd_sdss_read(&space->pixels, &outcome->object, path, mask, &outcome->error);
   if (outcome->status == SPD_STATUS_OK) {
     const struct spd_sdss_pixels *raw = &space->pixels;
-    size_t misplaced = spd_prepare_place(flux, ivar, grid, raw->flux, raw->ivar, raw->loglam, raw->and_mask, raw->n);
+    size_t misplaced = spd_prepare_place(flux, ivar, grid, raw->flux, raw->ivar, raw->loglam, raw->mask, raw->n);
     if (misplaced)
       outcome->status = spd_fail(&outcome->error, SPD_STATUS_FORMAT,
                                  "%.200s has pixels that are not spaced by %g in log10 wavelength (loglam of row %zu is %g)",
@@ -90,7 +90,7 @@ static void record(SEXP result, R_xlen_t row, const struct outcome *outcome) {
 struct reading {
   struct workspace *spaces;
   struct outcome *outcomes;
-  const char **files;
+  const char **files, *mask; /* mask: the column */
   double *flux, *ivar;
   size_t n, start, stop;
   struct spd_uniform_grid grid;
@@ -102,7 +102,7 @@ static void read_block(const void *context, size_t block, int thread) {
   struct workspace *space = &r->spaces[thread];
   const size_t first = r->start + block * R_BLOCK, count = r->stop - first < R_BLOCK ? r->stop - first : R_BLOCK;
   for (size_t i = 0; i < count; i++)
-    read_one(&r->outcomes[first - r->start + i], space, i, r->files[first - r->start + i], r->grid, r->preparation);
+    read_one(&r->outcomes[first - r->start + i], space, i, r->files[first - r->start + i], r->mask, r->grid, r->preparation);
   r_rows_to_columns(r->flux, space->block->flux, r->n, r->grid.size, first, count);
   r_rows_to_columns(r->ivar, space->block->ivar, r->n, r->grid.size, first, count);
 }
@@ -128,6 +128,7 @@ SEXP ffi_read_sdss(SEXP paths, SEXP recipe, SEXP log_first, SEXP tick) {
   struct reading reading = {.spaces = new_workspaces(threads, grid.size),
                             .outcomes = outcomes,
                             .files = files,
+                            .mask = r_text(r_list_get(recipe, "mask"), "mask"),
                             .flux = REAL(VECTOR_ELT(result, 0)),
                             .ivar = REAL(VECTOR_ELT(result, 1)),
                             .n = n,

@@ -27,9 +27,14 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, str
   (void)flux, (void)ivar, (void)desi, (void)grid, (void)rows, (void)begin, (void)n;
   return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
 }
-spd_status spd_desi_resolution(double *band, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows, size_t n,
-                               struct spd_error *error) {
-  (void)band, (void)desi, (void)grid, (void)rows, (void)n;
+spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                               const size_t *begin, size_t n, struct spd_error *error) {
+  (void)band, (void)total, (void)desi, (void)grid, (void)rows, (void)begin, (void)n;
+  return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
+}
+spd_status spd_desi_masks(uint32_t *bits, unsigned char *state, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                          const size_t *begin, size_t n, struct spd_error *error) {
+  (void)bits, (void)state, (void)desi, (void)grid, (void)rows, (void)begin, (void)n;
   return spd_fail(error, SPD_STATUS_UNSUPPORTED, "no file is open");
 }
 
@@ -45,7 +50,7 @@ spd_status spd_desi_resolution(double *band, struct spd_desi *desi, struct spd_u
 #include "data/cfitsio.h"
 #include "data/tiles.h"
 
-enum { AT_ONCE = 16 /* rows of an image that are read together */ };
+enum { AT_ONCE = 16 /* rows of an image that are read together */, MATRICES_AT_ONCE = 8 };
 
 typedef enum { FLUX, IVAR, MASK, PLANES } plane;
 static const char *const plane_names[PLANES] = {"FLUX", "IVAR", "MASK"};
@@ -67,11 +72,10 @@ struct spd_desi {
   struct spd_cfitsio_file opened;
   char *path;
   struct arm arms[SPD_DESI_ARMS];
-  size_t n_arms, n_rows;
-  float *flux, *ivar; /* (AT_ONCE, width of the widest arm) */
+  size_t n_arms, n_rows, widest; /* widest: pixels of the widest arm */
+  float *flux, *ivar;            /* (AT_ONCE, widest) */
   int32_t *mask;
-  float *matrix;       /* (n_diagonals, width), made when it is first needed */
-  double *weight;      /* of the pixels of a grid, likewise */
+  float *matrix;       /* (MATRICES_AT_ONCE, n_diagonals, width), made when it is first needed */
   unsigned char *work; /* (SPD_TILE_MOST) */
 };
 
@@ -209,6 +213,7 @@ static spd_status allocate(struct spd_desi *d, struct spd_error *error) {
   size_t width = 0;
   for (size_t i = 0; i < d->n_arms; i++)
     if (d->arms[i].width > width) width = d->arms[i].width;
+  d->widest = width;
   d->flux = malloc(AT_ONCE * width * sizeof *d->flux);
   d->ivar = malloc(AT_ONCE * width * sizeof *d->ivar);
   d->mask = calloc(AT_ONCE * width, sizeof *d->mask);
@@ -224,7 +229,6 @@ void spd_desi_close(struct spd_desi *d) {
   free(d->ivar);
   free(d->mask);
   free(d->matrix);
-  free(d->weight);
   free(d->work);
   free(d);
 }
@@ -303,9 +307,20 @@ void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *d) {
 
 /* ---- pixels ---- */
 
-/* Rows of an image, those that follow each other in the file together. Masks as they are stored, without their offset. */
-static int read_rows(void *to, struct spd_desi *d, const struct arm *arm, plane p, const size_t *rows, size_t n) {
+/* Rows of the current HDU, `width` numbers of 32 bits each, those that follow each other in the file together. */
+static int read_runs(void *to, fitsfile *file, int type, const size_t *rows, size_t n, size_t width) {
   int status = 0, any_null;
+  for (size_t i = 0, run; i < n && !status; i += run) {
+    for (run = 1; i + run < n && rows[i + run] == rows[i] + run;) run++;
+    fits_read_img(file, type, (LONGLONG)(rows[i] * width) + 1, (LONGLONG)(run * width), NULL, (char *)to + i * width * sizeof(float),
+                  &any_null, &status);
+  }
+  return status;
+}
+
+/* Rows of a plane. Masks as they are stored, without their offset. */
+static int read_rows(void *to, struct spd_desi *d, const struct arm *arm, plane p, const size_t *rows, size_t n) {
+  int status = 0;
   fits_movabs_hdu(d->opened.file, arm->hdu[p], NULL, &status);
   if (p == MASK && arm->is_packed) {
     for (size_t i = 0; i < n && !status; i++)
@@ -313,12 +328,35 @@ static int read_rows(void *to, struct spd_desi *d, const struct arm *arm, plane 
     return status;
   }
   if (p == MASK) fits_set_bscale(d->opened.file, 1, 0, &status);
-  for (size_t i = 0, run; i < n && !status; i += run) {
-    for (run = 1; i + run < n && rows[i + run] == rows[i] + run;) run++;
-    fits_read_img(d->opened.file, p == MASK ? TINT : TFLOAT, (LONGLONG)(rows[i] * arm->width) + 1, (LONGLONG)(run * arm->width), NULL,
-                  (char *)to + i * arm->width * sizeof(float), &any_null, &status);
+  return status ? status : read_runs(to, d->opened.file, p == MASK ? TINT : TFLOAT, rows, n, arm->width);
+}
+
+/* Flux, ivar and mask of n rows */
+static spd_status read_planes(struct spd_desi *d, const struct arm *arm, const size_t *rows, size_t n, struct spd_error *error) {
+  void *const planes[PLANES] = {d->flux, d->ivar, d->mask};
+  for (plane p = FLUX; p < PLANES; p++) {
+    const int status = arm->hdu[p] ? read_rows(planes[p], d, arm, p, rows, n) : 0;
+    if (status) {
+      char name[16];
+      snprintf(name, sizeof name, "%c_%s", arm->name, plane_names[p]);
+      return fail_fits(d, name, status, error);
+    }
   }
-  return status;
+  if (arm->hdu[MASK] == 0) memset(d->mask, 0, n * arm->width * sizeof *d->mask); /* and arm->unset is 0 */
+  return SPD_STATUS_OK;
+}
+
+/* The arm's pixels `from` to `end` - 1 are on the grid, the first of them at `onto`. None if from >= end. */
+struct part {
+  long from, end, onto;
+};
+
+static struct part part_of(const struct arm *arm, struct spd_uniform_grid grid) {
+  const long offset = arm->first - lround((grid.first - SPD_DESI_FIRST) / SPD_DESI_STEP); /* of the arm on the grid */
+  const long room = (long)grid.size - offset;
+  struct part part = {.from = offset < 0 ? -offset : 0, .end = room < (long)arm->width ? room : (long)arm->width};
+  part.onto = offset + part.from;
+  return part;
 }
 
 /* Adds n pixels of an arm to the sums of w flux and of w. A product of two floats is exact in double precision, so that a pixel of one arm
@@ -342,24 +380,21 @@ SPD_HOT static void divide(double *restrict sum, const double *restrict weight, 
 /* Adds n rows of an arm, each to the spectrum `to` that it is part of. */
 static spd_status add_arm(double *flux, double *ivar, struct spd_desi *d, const struct arm *arm, struct spd_uniform_grid grid,
                           const size_t *rows, const size_t *to, size_t n, struct spd_error *error) {
-  void *const planes[PLANES] = {d->flux, d->ivar, d->mask};
-  for (plane p = FLUX; p < PLANES; p++) {
-    const int status = arm->hdu[p] ? read_rows(planes[p], d, arm, p, rows, n) : 0;
-    if (status) {
-      char name[16];
-      snprintf(name, sizeof name, "%c_%s", arm->name, plane_names[p]);
-      return fail_fits(d, name, status, error);
-    }
-  }
-  if (arm->hdu[MASK] == 0) memset(d->mask, 0, n * arm->width * sizeof *d->mask);          /* and arm->unset is 0 */
-  const long offset = arm->first - lround((grid.first - SPD_DESI_FIRST) / SPD_DESI_STEP); /* of the arm on the grid */
-  const long from = offset < 0 ? -offset : 0, room = (long)grid.size - offset;
-  const long end = room < (long)arm->width ? room : (long)arm->width; /* pixels from ... end - 1 of the arm are on the grid */
-  for (size_t i = 0; i < n && from < end; i++) {
-    const size_t at = i * arm->width + (size_t)from, onto = to[i] * grid.size + (size_t)(offset + from);
-    add_pixels(flux + onto, ivar + onto, d->flux + at, d->ivar + at, d->mask + at, arm->unset, (size_t)(end - from));
+  const struct part part = part_of(arm, grid);
+  SPD_TRY(read_planes(d, arm, rows, n, error));
+  for (size_t i = 0; i < n && part.from < part.end; i++) {
+    const size_t at = i * arm->width + (size_t)part.from, onto = to[i] * grid.size + (size_t)part.onto;
+    add_pixels(flux + onto, ivar + onto, d->flux + at, d->ivar + at, d->mask + at, arm->unset, (size_t)(part.end - part.from));
   }
   return SPD_STATUS_OK;
+}
+
+/* The spectra of n rows, of which the first is in spectrum *spectrum or a later one */
+static void find_spectra(size_t *to, size_t *spectrum, const size_t *begin, size_t first, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    while (begin[*spectrum + 1] <= first + i) ++*spectrum;
+    to[i] = *spectrum;
+  }
 }
 
 spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *d, struct spd_uniform_grid grid, const size_t *rows,
@@ -369,10 +404,7 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *d, struct
   memset(ivar, 0, n * grid.size * sizeof *ivar);
   for (size_t first = begin[0], count; first < begin[n]; first += count) {
     count = begin[n] - first < AT_ONCE ? begin[n] - first : AT_ONCE;
-    for (size_t i = 0; i < count; i++) {
-      while (begin[spectrum + 1] <= first + i) spectrum++;
-      to[i] = spectrum;
-    }
+    find_spectra(to, &spectrum, begin, first, count);
     for (size_t a = 0; a < d->n_arms; a++) SPD_TRY(add_arm(flux, ivar, d, &d->arms[a], grid, rows + first, to, count, error));
   }
   divide(flux, ivar, n * grid.size);
@@ -381,59 +413,101 @@ spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *d, struct
 
 /* ---- resolution ---- */
 
-/* A row's flux, ivar and mask */
-static spd_status read_planes(struct spd_desi *d, const struct arm *arm, size_t row, struct spd_error *error) {
-  void *const planes[PLANES] = {d->flux, d->ivar, d->mask};
-  if (!arm->hdu[MASK]) memset(d->mask, 0, arm->width * sizeof *d->mask);
-  for (plane p = FLUX; p < PLANES; p++) {
-    const int status = arm->hdu[p] ? read_rows(planes[p], d, arm, p, &row, 1) : 0;
-    if (status) return fail_fits(d, plane_names[p], status, error);
+/* The weights of a row's pixels, those without one counting where no other has any, and their sum over rows */
+static void add_weights(double *restrict weight, double *restrict total, const float *restrict flux, const float *restrict ivar,
+                        const int32_t *restrict mask, int32_t unset, size_t n) {
+  SPD_SIMD
+  for (size_t m = 0; m < n; m++) {
+    const float y = flux[m], w = ivar[m];
+    const int good = (mask[m] == unset) & (w > 0) & (w <= FLT_MAX) & (y >= -FLT_MAX) & (y <= FLT_MAX);
+    weight[m] = good ? (double)w : 1e-30;
+    total[m] += weight[m];
   }
-  return SPD_STATUS_OK;
 }
 
-/* Adds a row of an arm. The file has columns of the matrix: element (k, j) is what pixel j contributes to pixel j - half + k. */
-static spd_status add_matrix(double *band, struct spd_desi *d, const struct arm *arm, struct spd_uniform_grid grid, size_t row,
-                             struct spd_error *error) {
-  const size_t size = arm->n_diagonals, half = size / 2, count = size * arm->width;
-  const long offset = arm->first - lround((grid.first - SPD_DESI_FIRST) / SPD_DESI_STEP);
-  int status = 0, any_null;
-  SPD_TRY(read_planes(d, arm, row, error));
+/* Not SPD_HOT: a fused product and sum has other bits. */
+static void add_diagonal(double *restrict sum, const double *restrict weight, const float *restrict values, size_t n) {
+  SPD_SIMD
+  for (size_t m = 0; m < n; m++) {
+    const float value = values[m];
+    sum[m] += (value >= -FLT_MAX) & (value <= FLT_MAX) ? weight[m] * (double)value : 0;
+  }
+}
+
+/* Adds the matrix of a row. The file has columns of the matrix: element (k, j) is what pixel j contributes to pixel j - half + k, so pixel
+ * m gets it from j = m + half - k. band: (n_diagonals, grid.size). */
+static void add_matrix(double *band, const double *weight, const float *matrix, const struct arm *arm, struct part part, size_t size) {
+  const long half = (long)arm->n_diagonals / 2, width = (long)arm->width;
+  for (long k = 0; k <= 2 * half; k++) {
+    const long shift = half - k, from = part.from + shift < 0 ? -shift : part.from;
+    const long end = part.end + shift > width ? width - shift : part.end;
+    if (from < end)
+      add_diagonal(band + (size_t)(2 * half - k) * size + (size_t)(part.onto + from - part.from), weight + from,
+                   matrix + k * width + from + shift, (size_t)(end - from));
+  }
+}
+
+static spd_status read_matrices(struct spd_desi *d, const struct arm *arm, const size_t *rows, size_t n, struct spd_error *error) {
+  int status = 0;
   fits_movabs_hdu(d->opened.file, arm->resolution, NULL, &status);
-  fits_read_img(d->opened.file, TFLOAT, (LONGLONG)(row * count) + 1, (LONGLONG)count, NULL, d->matrix, &any_null, &status);
-  if (status) return fail_fits(d, "a resolution", status, error);
-  for (size_t m = 0; m < arm->width; m++) {
-    const long at = offset + (long)m;
-    if (at < 0 || at >= (long)grid.size) continue;
-    const float y = d->flux[m], w = d->ivar[m];
-    const int good = d->mask[m] == arm->unset && w > 0 && w <= FLT_MAX && y >= -FLT_MAX && y <= FLT_MAX;
-    const double weight = good ? (double)w : 1e-30; /* counts where no other has any */
-    d->weight[at] += weight;
-    for (size_t k = 0; k < size; k++) { /* pixel j is half - k to the right */
-      if (m + half < k || m + half - k >= arm->width) continue;
-      const float value = d->matrix[k * arm->width + m + half - k];
-      if (isfinite(value)) band[(size_t)at * size + size - 1 - k] += weight * (double)value;
+  if (!status) status = read_runs(d->matrix, d->opened.file, TFLOAT, rows, n, arm->n_diagonals * arm->width);
+  return status ? fail_fits(d, "a resolution", status, error) : SPD_STATUS_OK;
+}
+
+SPD_HOT static void divide_by(double *restrict sum, const double *restrict weight, size_t n) {
+  SPD_SIMD
+  for (size_t m = 0; m < n; m++) sum[m] = weight[m] > 0 ? sum[m] / weight[m] : sum[m];
+}
+
+spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *d, struct spd_uniform_grid grid, const size_t *rows,
+                               const size_t *begin, size_t n, struct spd_error *error) {
+  const size_t n_diagonals = shared_diagonals(d);
+  double weight[SPD_DESI_MAX_PIXELS];
+  if (n_diagonals == 0) return fail(d, error, "has no resolution matrices, or different ones in its arms");
+  if (!d->matrix) d->matrix = malloc(MATRICES_AT_ONCE * n_diagonals * d->widest * sizeof *d->matrix);
+  if (!d->matrix) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a resolution matrix of DESI");
+  memset(band, 0, n * n_diagonals * grid.size * sizeof *band);
+  memset(total, 0, n * grid.size * sizeof *total);
+  for (size_t a = 0; a < d->n_arms; a++) {
+    const struct arm *arm = &d->arms[a];
+    const struct part part = part_of(arm, grid);
+    size_t to[MATRICES_AT_ONCE], spectrum = 0;
+    for (size_t first = begin[0], count; first < begin[n] && part.from < part.end; first += count) {
+      count = begin[n] - first < MATRICES_AT_ONCE ? begin[n] - first : MATRICES_AT_ONCE;
+      find_spectra(to, &spectrum, begin, first, count);
+      SPD_TRY(read_planes(d, arm, rows + first, count, error));
+      SPD_TRY(read_matrices(d, arm, rows + first, count, error));
+      for (size_t i = 0; i < count; i++) {
+        const size_t at = i * arm->width + (size_t)part.from;
+        add_weights(weight + part.from, total + to[i] * grid.size + part.onto, d->flux + at, d->ivar + at, d->mask + at, arm->unset,
+                    (size_t)(part.end - part.from));
+        add_matrix(band + to[i] * n_diagonals * grid.size, weight, d->matrix + i * n_diagonals * arm->width, arm, part, grid.size);
+      }
     }
   }
+  for (size_t i = 0; i < n; i++)
+    for (size_t k = 0; k < n_diagonals; k++) divide_by(band + (i * n_diagonals + k) * grid.size, total + i * grid.size, grid.size);
   return SPD_STATUS_OK;
 }
 
-spd_status spd_desi_resolution(double *band, struct spd_desi *d, struct spd_uniform_grid grid, const size_t *rows, size_t n,
-                               struct spd_error *error) {
-  const size_t size = shared_diagonals(d);
-  size_t width = 1;
-  if (size == 0) return fail(d, error, "has no resolution matrices, or different ones in its arms");
-  for (size_t a = 0; a < d->n_arms; a++)
-    if (d->arms[a].width > width) width = d->arms[a].width;
-  free(d->weight);
-  if (!d->matrix) d->matrix = malloc(size * width * sizeof *d->matrix);
-  d->weight = calloc(grid.size, sizeof *d->weight);
-  if (!d->matrix || !d->weight) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for a resolution matrix of DESI");
-  memset(band, 0, grid.size * size * sizeof *band);
-  for (size_t a = 0; a < d->n_arms; a++)
-    for (size_t i = 0; i < n; i++) SPD_TRY(add_matrix(band, d, &d->arms[a], grid, rows[i], error));
-  for (size_t m = 0; m < grid.size; m++)
-    for (size_t k = 0; k < size && d->weight[m] > 0; k++) band[m * size + k] /= d->weight[m];
+/* ---- masks ---- */
+
+spd_status spd_desi_masks(uint32_t *bits, unsigned char *state, struct spd_desi *d, struct spd_uniform_grid grid, const size_t *rows,
+                          const size_t *begin, size_t n, struct spd_error *error) {
+  memset(bits, 0, n * grid.size * sizeof *bits);
+  memset(state, 0, n * grid.size);
+  for (size_t i = 0; i < n; i++)
+    for (size_t k = begin[i]; k < begin[i + 1]; k++)
+      for (size_t a = 0; a < d->n_arms; a++) {
+        const struct arm *arm = &d->arms[a];
+        const struct part part = part_of(arm, grid);
+        SPD_TRY(read_planes(d, arm, rows + k, 1, error));
+        for (long m = part.from; m < part.end; m++) {
+          const size_t to = i * grid.size + (size_t)(part.onto + m - part.from);
+          bits[to] |= (uint32_t)d->mask[m] - (uint32_t)arm->unset;
+          state[to] |= SPD_DESI_PIXEL_THERE | (isfinite(d->flux[m]) && isfinite(d->ivar[m]) ? 0 : SPD_DESI_PIXEL_NOT_FINITE);
+        }
+      }
   return SPD_STATUS_OK;
 }
 

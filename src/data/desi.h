@@ -6,6 +6,7 @@
 #define SPD_DATA_DESI_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "core/status.h"
 #include "data/prepare.h"
@@ -46,9 +47,17 @@ void spd_desi_describe(struct spd_desi_facts *facts, struct spd_desi *desi);
 spd_status spd_desi_coadd(double *flux, double *ivar, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
                           const size_t *begin, size_t n, struct spd_error *error);
 
-/* The resolution matrix of such a spectrum, of n rows: band (grid.size, n_diagonals), element k of pixel m is what pixel m + k -
- * (n_diagonals - 1) / 2 contributes. Matrices are averaged like the flux, with the same weights; where there is none, all alike. */
-spd_status spd_desi_resolution(double *band, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows, size_t n,
-                               struct spd_error *error);
+/* The resolution matrices of such spectra: band (n, n_diagonals, grid.size), element k of pixel m is what pixel m + k -
+ * (n_diagonals - 1) / 2 contributes. Matrices are averaged like the flux, with the same weights; where there is none, all alike. total:
+ * (n, grid.size), for the sums of weights */
+spd_status spd_desi_resolution(double *band, double *total, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                               const size_t *begin, size_t n, struct spd_error *error);
+
+/* What there is of a pixel */
+enum { SPD_DESI_PIXEL_THERE = 1 /* an arm has it */, SPD_DESI_PIXEL_NOT_FINITE = 2 /* a flux or ivar of it is not finite */ };
+
+/* Masks of such spectra: bits, those that are set in any of a pixel's arms and exposures; state, SPD_DESI_PIXEL_... Both (n, grid.size) */
+spd_status spd_desi_masks(uint32_t *bits, unsigned char *state, struct spd_desi *desi, struct spd_uniform_grid grid, const size_t *rows,
+                          const size_t *begin, size_t n, struct spd_error *error);
 
 #endif

@@ -42,10 +42,10 @@ struct spd_uniform_grid {
 };
 
 /* Copies n pixels to the nearest pixels of a grid in log10 wavelength. Pixels beyond its ends are dropped; grid pixels without a source get
- * flux 0, ivar 0; and_mask != 0 sets ivar to 0; pixels without a finite wavelength are skipped. flux, ivar: (grid.size), the others: (n).
+ * flux 0, ivar 0; mask != 0 sets ivar to 0; pixels without a finite wavelength are skipped. flux, ivar: (grid.size), the others: (n).
  * Returns 0, or 1 + the index of a pixel whose spacing from its neighbour is not the grid's step. */
 size_t spd_prepare_place(double *flux, double *ivar, struct spd_uniform_grid grid, const float *raw_flux, const float *raw_ivar,
-                         const float *loglam, const int32_t *and_mask, size_t n);
+                         const float *loglam, const int32_t *mask, size_t n);
 
 /* Sky mask and norm of one cleaned spectrum. With SPD_NORM_FOUND, flux is divided by *norm and ivar multiplied by its
  * square; otherwise *norm is NaN and both keep their units. flux, ivar, work: (M). */

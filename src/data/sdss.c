@@ -2,10 +2,12 @@
 
 #ifndef SPD_HAVE_CFITSIO
 
-spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, struct spd_error *error) {
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, const char *mask,
+                         struct spd_error *error) {
   (void)pixels;
   (void)object;
   (void)path;
+  (void)mask;
   return spd_fail(error, SPD_STATUS_UNSUPPORTED,
                   "this build of spender cannot read FITS files: install CFITSIO (Debian, Ubuntu: apt-get install "
                   "libcfitsio-dev), then reinstall spender");
@@ -169,7 +171,7 @@ static void read_reals(float *to, const struct reader *reader, const struct spd_
   fits_read_col(reader->file, TFLOAT, column->number, first + 1, 1, count, &null, to, &any_null, status);
 }
 
-static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reader *reader) {
+static spd_status read_pixels(struct spd_sdss_pixels *pixels, const char *mask_name, const struct reader *reader) {
   struct table table;
   SPD_TRY(open_table(&table, reader, 1));
   long n = table.n_rows, chunk = 0;
@@ -177,12 +179,12 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
     return fail(reader, SPD_STATUS_FORMAT, "has %ld pixel%s in HDU 1 where a spectrum has 2 to %d", n, n == 1 ? "" : "s",
                 SPD_SDSS_MAX_PIXELS);
 
-  struct spd_cfitsio_column flux, ivar, loglam, and_mask;
+  struct spd_cfitsio_column flux, ivar, loglam, mask;
   int status = 0;
   SPD_TRY(find_column(&flux, &table, "flux", KIND_REAL, 1));
   SPD_TRY(find_column(&loglam, &table, "loglam", KIND_REAL, 1));
   SPD_TRY(find_column(&ivar, &table, "ivar", KIND_REAL, 1));
-  SPD_TRY(find_column(&and_mask, &table, "and_mask", KIND_INTEGER, 1));
+  SPD_TRY(find_column(&mask, &table, mask_name, KIND_INTEGER, 1));
 
   /* all columns for as many rows as CFITSIO's buffers hold, so that each byte is read from disk once */
   fits_get_rowsize(reader->file, &chunk, &status);
@@ -192,7 +194,7 @@ static spd_status read_pixels(struct spd_sdss_pixels *pixels, const struct reade
     read_reals(pixels->flux + i, reader, &flux, i, count, &status);
     read_reals(pixels->loglam + i, reader, &loglam, i, count, &status);
     read_reals(pixels->ivar + i, reader, &ivar, i, count, &status);
-    read_mask(pixels->and_mask, reader, &and_mask, i, count, &status);
+    read_mask(pixels->mask, reader, &mask, i, count, &status);
   }
   if (status) return fail_fits(reader, "its pixels", status);
   pixels->n = (size_t)n;
@@ -305,19 +307,21 @@ static void complete_instrument(struct spd_sdss_object *object, const struct rea
   if (run2d[0] == 'v') strcpy(object->instrument, "BOSS");
 }
 
-static spd_status read_tables(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const struct reader *reader) {
-  SPD_TRY(read_pixels(pixels, reader));
+static spd_status read_tables(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *mask,
+                              const struct reader *reader) {
+  SPD_TRY(read_pixels(pixels, mask, reader));
   SPD_TRY(read_object(object, reader));
   complete_instrument(object, reader);
   return SPD_STATUS_OK;
 }
 
-spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, struct spd_error *error) {
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, const char *mask,
+                         struct spd_error *error) {
   struct reader reader = {NULL, spd_file_name(path), error};
   struct spd_cfitsio_file opened;
   SPD_TRY(spd_cfitsio_open(&opened, path, reader.name, LARGEST, check_layout, &reader, error));
   reader.file = opened.file;
-  const spd_status result = read_tables(pixels, object, &reader);
+  const spd_status result = read_tables(pixels, object, mask, &reader);
   spd_cfitsio_close(&opened);
   return result;
 }

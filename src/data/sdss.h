@@ -34,10 +34,12 @@ struct spd_sdss_object {
 struct spd_sdss_pixels {
   size_t n;
   float flux[SPD_SDSS_MAX_PIXELS], ivar[SPD_SDSS_MAX_PIXELS], loglam[SPD_SDSS_MAX_PIXELS];
-  int32_t and_mask[SPD_SDSS_MAX_PIXELS]; /* 1 where any bit is set or the value is missing, else 0 */
+  int32_t mask[SPD_SDSS_MAX_PIXELS]; /* 1 where any bit is set or the value is missing, else 0 */
 };
 
-/* The sentence on failure begins with the file's name, without its folder. Reentrant, one pair of structs per thread. */
-spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, struct spd_error *error);
+/* mask: the column, "and_mask" (bits that are set in all exposures) or "or_mask" (in any). The sentence on failure begins with the file's
+ * name, without its folder. Reentrant, one pair of structs per thread. */
+spd_status spd_sdss_read(struct spd_sdss_pixels *pixels, struct spd_sdss_object *object, const char *path, const char *mask,
+                         struct spd_error *error);
 
 #endif

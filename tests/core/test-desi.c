@@ -130,6 +130,101 @@ static void test_coadd(void) {
   free(f);
 }
 
+/* Bits and states of two spectra, the first of two exposures, on a grid that begins before the first arm */
+static void test_masks(void) {
+  struct fits_file *f = new_desi(NULL);
+  struct spd_desi *desi;
+  enum { BEFORE = 4 };
+  const size_t rows[] = {2, 0, 1}, begin[] = {0, 2, 3};
+  const struct spd_uniform_grid grid = {SPD_DESI_FIRST + SPD_DESI_STEP * (FIRST - BEFORE), SPD_DESI_STEP, GRID};
+  uint32_t bits[2 * GRID];
+  unsigned char state[2 * GRID];
+  fits_file_write(f, path, 0);
+  MUST(spd_desi_open(&desi, path, error));
+  MUST(spd_desi_masks(bits, state, desi, grid, rows, begin, 2, error));
+  size_t wrong = 0;
+  for (int i = 0; i < 2; i++)
+    for (int m = 0; m < GRID; m++) {
+      uint32_t want = 0;
+      for (int a = 0; a < 3; a++)
+        for (size_t k = begin[i]; k < begin[i + 1]; k++) {
+          const int at = m - BEFORE - a * (WIDTH - OVERLAP);
+          if (at >= 0 && at < WIDTH && is_masked(a, (int)rows[k], at)) want |= UINT32_C(1) << (at % 31);
+        }
+      wrong += bits[i * GRID + m] != want || state[i * GRID + m] != (m < BEFORE ? 0 : SPD_DESI_PIXEL_THERE);
+    }
+  CHECK(wrong == 0, "%zu pixels have other bits or states", wrong);
+  spd_desi_close(desi);
+  free(f);
+}
+
+enum { DIAGONALS = 5 };
+
+static float matrix_of(int arm, int row, int k, int m) {
+  return k == 1 && m == 7 ? NAN : (float)(0.1 * k + 0.01 * ((arm + 2 * row + 3 * m) % 11));
+}
+
+static void add_matrices(struct fits_file *f) {
+  for (int a = 0; a < 3; a++) {
+    static unsigned char pixels[ROWS * DIAGONALS * WIDTH * 4];
+    const char name[] = {arms[a], '_', 'R', 'E', 'S', 'O', 'L', 'U', 'T', 'I', 'O', 'N', '\0'};
+    for (int i = 0; i < ROWS * DIAGONALS * WIDTH; i++) {
+      const float value = matrix_of(a, i / (DIAGONALS * WIDTH), i / WIDTH % DIAGONALS, i % WIDTH);
+      spd_put_floats(pixels + 4 * i, &value, 1);
+    }
+    spd_fits_add(&f->header, "XTENSION= 'IMAGE   '");
+    spd_fits_add_integer(&f->header, "BITPIX", -32);
+    spd_fits_add_integer(&f->header, "NAXIS", 3);
+    spd_fits_add_integer(&f->header, "NAXIS1", WIDTH);
+    spd_fits_add_integer(&f->header, "NAXIS2", DIAGONALS);
+    spd_fits_add_integer(&f->header, "NAXIS3", ROWS);
+    spd_fits_add_integer(&f->header, "PCOUNT", 0);
+    spd_fits_add_integer(&f->header, "GCOUNT", 1);
+    spd_fits_add_text(&f->header, "EXTNAME", name);
+    fits_file_add(f, pixels, sizeof pixels);
+  }
+}
+
+/* Element k of pixel m of the grid by its definition: the mean of what pixel m + k - DIAGONALS / 2 contributes in the arms' matrices */
+static double expect_element(const size_t *rows, size_t n, int m, int k) {
+  double sum = 0, total = 0;
+  for (int a = 0; a < 3; a++)
+    for (size_t i = 0; i < n; i++) {
+      const int at = m - a * (WIDTH - OVERLAP), from = at + k - DIAGONALS / 2;
+      if (at < 0 || at >= WIDTH) continue;
+      const double weight = is_masked(a, (int)rows[i], at) ? 1e-30 : ivar_of(a, (int)rows[i], at);
+      total += weight;
+      if (from < 0 || from >= WIDTH) continue;
+      const float value = matrix_of(a, (int)rows[i], DIAGONALS - 1 - k, from);
+      if (isfinite(value)) sum += weight * value;
+    }
+  return total > 0 ? sum / total : 0;
+}
+
+static void test_resolution(void) {
+  struct fits_file *f = new_desi(NULL);
+  struct spd_desi *desi;
+  static double band[2 * DIAGONALS * GRID], total[2 * GRID];
+  const size_t rows[] = {2, 0, 1}, begin[] = {0, 2, 3};
+  const int shifts[] = {0, 5, -20, WIDTH, -GRID};
+  add_matrices(f);
+  fits_file_write(f, path, 0);
+  MUST(spd_desi_open(&desi, path, error));
+  for (int g = 0; g < 5; g++) { /* grids that begin before, within and after the first arm, and one that has none of them */
+    const struct spd_uniform_grid grid = {SPD_DESI_FIRST + SPD_DESI_STEP * (FIRST + shifts[g]), SPD_DESI_STEP, GRID};
+    MUST(spd_desi_resolution(band, total, desi, grid, rows, begin, 2, error));
+    double worst = 0;
+    for (int i = 0; i < 2; i++)
+      for (int k = 0; k < DIAGONALS; k++)
+        for (int m = 0; m < GRID; m++)
+          worst = fmax(worst, fabs(band[(i * DIAGONALS + k) * GRID + m] -
+                                   expect_element(rows + begin[i], begin[i + 1] - begin[i], m + shifts[g], k)));
+    CHECK(worst < 1e-14, "grid %d: off by %g", g, worst);
+  }
+  spd_desi_close(desi);
+  free(f);
+}
+
 static void test_refused(void) {
   static const char *const needed[] = {"B_FLUX", "R_IVAR", "Z_WAVELENGTH"};
   struct spd_desi *desi;
@@ -250,7 +345,13 @@ static int use_desi(void) {
   const size_t rows[] = {0, 1, 2}, begin[] = {0, 1, 2, 3};
   if (spd_desi_open(&desi, path, &error) != SPD_STATUS_OK) return 0;
   spd_desi_describe(&facts, desi);
-  const spd_status status = spd_desi_coadd(flux, ivar, desi, grid, rows, begin, facts.n_rows < ROWS ? facts.n_rows : ROWS, &error);
+  static uint32_t bits[ROWS * GRID];
+  static unsigned char state[ROWS * GRID];
+  static double band[SPD_DESI_MAX_DIAGONALS * ROWS * GRID];
+  const size_t n = facts.n_rows < ROWS ? facts.n_rows : ROWS;
+  const spd_status status = spd_desi_coadd(flux, ivar, desi, grid, rows, begin, n, &error);
+  (void)spd_desi_masks(bits, state, desi, grid, rows, begin, n, &error);
+  (void)spd_desi_resolution(band, flux, desi, grid, rows, begin, n, &error);
   spd_desi_close(desi);
   return status == SPD_STATUS_OK;
 }
@@ -296,6 +397,8 @@ static void test_mutations(void) {
   struct fits_file *f = new_desi(NULL);
   test_changed("plain", f->bytes, f->size, use_desi);
   test_changed("table", f->bytes, f->size, use_table);
+  add_matrices(f);
+  test_changed("matrices", f->bytes, f->size, use_desi);
   free(f);
   test_changed("rice", packed, pack(packed, sizeof packed, RICE_1), use_desi);
 #ifdef SPD_HAVE_ZLIB
@@ -312,6 +415,8 @@ static void test_coadd(void) {
   CHECK_STATUS(spd_desi_open(&desi, path, error), SPD_STATUS_UNSUPPORTED, "install CFITSIO");
 }
 static void test_packed(void) {}
+static void test_masks(void) {}
+static void test_resolution(void) {}
 static void test_refused(void) {}
 static void test_mutations(void) {}
 
@@ -321,6 +426,8 @@ int main(void) {
   test_rice();
   test_coadd();
   test_packed();
+  test_masks();
+  test_resolution();
   test_refused();
   test_mutations();
   return check_end();

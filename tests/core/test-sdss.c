@@ -10,22 +10,23 @@ static const char *const path = "test-sdss.fits.tmp";
 
 enum { PIXELS = 50 };
 
-/* HDU 1: flux, loglam, ivar, and_mask; HDU 2: a row */
+/* HDU 1: flux, loglam, ivar, and both masks; HDU 2: a row */
 static struct fits_file *new_sdss(double z) {
-  static const struct fits_column coadd[] = {{"flux", "E"}, {"loglam", "E"}, {"ivar", "E"}, {"and_mask", "J"}};
+  static const struct fits_column coadd[] = {{"flux", "E"}, {"loglam", "E"}, {"ivar", "E"}, {"and_mask", "J"}, {"OR_MASK", "J"}};
   static const struct fits_column object[] = {{"PLATE", "J"}, {"MJD", "J"}, {"FIBERID", "J"}, {"CLASS", "6A"}, {"Z", "D"}};
   struct fits_file *f = fits_file_new();
-  unsigned char pixels[PIXELS * 16] = {0}, row[26] = {0};
+  unsigned char pixels[PIXELS * 20] = {0}, row[26] = {0};
   for (int i = 0; i < PIXELS; i++) {
     const float values[3] = {(float)i, (float)(3.6 + 1e-4 * i), 2};
-    spd_put_floats(pixels + 16 * i, values, 3);
-    spd_put_int(pixels + 16 * i + 12, i == 3 ? 64 : 0);
+    spd_put_floats(pixels + 20 * i, values, 3);
+    spd_put_int(pixels + 20 * i + 12, i == 3 ? 64 : 0);
+    spd_put_int(pixels + 20 * i + 16, i == 3 || i == 5 ? 1 << 23 : 0);
   }
   spd_put_int(row, 266), spd_put_int(row + 4, 51602), spd_put_int(row + 8, 13);
   memcpy(row + 12, "GALAXY", 6);
   spd_put_double(row + 18, z);
   fits_file_primary(f);
-  fits_file_table(f, coadd, 4, 16, PIXELS);
+  fits_file_table(f, coadd, 5, 20, PIXELS);
   fits_file_add(f, pixels, sizeof pixels);
   fits_file_table(f, object, 5, 26, 1);
   fits_file_add(f, row, sizeof row);
@@ -37,22 +38,24 @@ static void test_sdss(void) {
   struct spd_sdss_object object;
   struct fits_file *f = new_sdss(0.125);
   fits_file_write(f, path, 0);
-  MUST(spd_sdss_read(&pixels, &object, path, error));
+  MUST(spd_sdss_read(&pixels, &object, path, "and_mask", error));
   size_t wrong = 0;
   for (int i = 0; i < PIXELS; i++)
-    wrong +=
-        pixels.flux[i] != (float)i || pixels.ivar[i] != 2 || pixels.loglam[i] != (float)(3.6 + 1e-4 * i) || pixels.and_mask[i] != (i == 3);
+    wrong += pixels.flux[i] != (float)i || pixels.ivar[i] != 2 || pixels.loglam[i] != (float)(3.6 + 1e-4 * i) || pixels.mask[i] != (i == 3);
   CHECK(pixels.n == PIXELS && wrong == 0, "%zu pixels, %zu of them wrong", pixels.n, wrong);
   CHECK(object.plate == 266 && object.mjd == 51602 && object.fiber == 13 && object.z == 0.125, "plate %d, mjd %d, fiber %d, z %g",
         object.plate, object.mjd, object.fiber, object.z);
   CHECK(strcmp(object.class_name, "GALAXY") == 0 && object.subclass[0] == '\0', "class '%s', subclass '%s'", object.class_name,
         object.subclass);
   CHECK(isnan(object.z_err) && object.field == SPD_SDSS_UNKNOWN, "columns that are absent have values");
+  MUST(spd_sdss_read(&pixels, &object, path, "or_mask", error));
+  for (int i = 0; i < PIXELS; i++) wrong += pixels.mask[i] != (i == 3 || i == 5);
+  CHECK(wrong == 0, "%zu pixels of or_mask are wrong", wrong);
   size_t accepted = 0;
   for (size_t size = 1; size < f->size - SPD_FITS_BLOCK; size += 97) { /* cut anywhere before the data of HDU 2 */
     struct spd_error error;
     fits_file_write(f, path, size);
-    accepted += spd_sdss_read(&pixels, &object, path, &error) == SPD_STATUS_OK;
+    accepted += spd_sdss_read(&pixels, &object, path, "and_mask", &error) == SPD_STATUS_OK;
   }
   CHECK(accepted == 0, "%zu cut files are accepted", accepted);
   free(f);
@@ -60,11 +63,11 @@ static void test_sdss(void) {
   for (size_t i = 0; i < 3; i++) {
     f = new_sdss(bad[i]);
     fits_file_write(f, path, 0);
-    CHECK_STATUS(spd_sdss_read(&pixels, &object, path, error), SPD_STATUS_FORMAT, "no redshift");
+    CHECK_STATUS(spd_sdss_read(&pixels, &object, path, "and_mask", error), SPD_STATUS_FORMAT, "no redshift");
     free(f);
   }
   unlink(path);
-  CHECK_STATUS(spd_sdss_read(&pixels, &object, path, error), SPD_STATUS_IO, "test-sdss.fits.tmp cannot be opened");
+  CHECK_STATUS(spd_sdss_read(&pixels, &object, path, "and_mask", error), SPD_STATUS_IO, "test-sdss.fits.tmp cannot be opened");
 }
 
 static void test_catalogue(void) {
@@ -145,7 +148,7 @@ static void test_image(void) {
 static void test_sdss(void) {
   static struct spd_sdss_pixels pixels;
   struct spd_sdss_object object;
-  CHECK_STATUS(spd_sdss_read(&pixels, &object, path, error), SPD_STATUS_UNSUPPORTED, "install CFITSIO");
+  CHECK_STATUS(spd_sdss_read(&pixels, &object, path, "and_mask", error), SPD_STATUS_UNSUPPORTED, "install CFITSIO");
 }
 static void test_catalogue(void) {
   struct spd_catalogue *catalogue;

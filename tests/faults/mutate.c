@@ -56,7 +56,7 @@ static void read_sdss(const char *path) {
   static struct spd_sdss_pixels pixels;
   struct spd_sdss_object object;
   struct spd_error error;
-  (void)spd_sdss_read(&pixels, &object, path, &error);
+  (void)spd_sdss_read(&pixels, &object, path, "and_mask", &error);
 }
 
 static size_t mutate(unsigned char *bytes, size_t size, uint64_t i) {

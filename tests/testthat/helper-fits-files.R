@@ -213,6 +213,31 @@ toy_spectra <- function(n = 3, ...) {
           meta = data.frame(plate = seq_len(n), class = rep_len(c("GALAXY", "STAR"), n)), mask_sky = FALSE, ...)
 }
 
+# What astropy reads, or a skip: a list of the files that fits-reference.py writes
+reference <- function(kind, path) {
+  python <- Sys.which("python3")
+  run <- function(...) system2(python, c(...), env = "LD_LIBRARY_PATH=", stdout = FALSE, stderr = FALSE) # of R, not of python
+  testthat::skip_if_not(nzchar(python) && run("-c", shQuote("import astropy.io.fits")) == 0, "no python3 with astropy")
+  out <- withr::local_tempfile()
+  testthat::expect_identical(run(testthat::test_path("fits-reference.py"), kind, shQuote(path), out), 0L)
+  numbers <- function(name) readBin(paste0(out, name), "double", 1e7)
+  list(id = readLines(paste0(out, ".id")), z = if (file.exists(paste0(out, ".z"))) numbers(".z"),
+       pixels = if (file.exists(paste0(out, ".pixels"))) numbers(".pixels"), wave = if (file.exists(paste0(out, ".wave"))) numbers(".wave"),
+       bits = if (file.exists(paste0(out, ".bits"))) numbers(".bits"))
+}
+
+# A spectrum without sky mask against what reference("sdss") has read
+expect_sdss_reference <- function(x, ours, mask) {
+  pixels <- matrix(ours$pixels, ncol = 6)
+  at <- round((pixels[, 4] - log10(x$instrument$wave[1])) / 1e-4) + 1
+  on <- at >= 1 & at <= length(x$instrument$wave)
+  ivar <- pixels[on, if (mask == "and") 2 else 3]
+  good <- is.finite(pixels[on, 1]) & is.finite(ivar)
+  norm <- if (is.na(x$norm)) 1 else x$norm
+  testthat::expect_equal((x$flux[1, ] * norm)[at[on]], ifelse(good, pixels[on, 1], 0), tolerance = 1e-14)
+  testthat::expect_equal((x$ivar[1, ] / norm^2)[at[on]], ifelse(good & ivar > 1e-6, ivar, 0), tolerance = 1e-14)
+}
+
 # Snapshots are of a UTF-8 session: elsewhere an \u00c5 is an A. The code runs all the same.
 if (!l10n_info()[["UTF-8"]]) {
   expect_snapshot <- function(x, ..., error = FALSE) {

@@ -197,6 +197,11 @@ test_that("ingest reads files, lists those it could not, and goes on with a surv
   expect_identical(jsonlite::fromJSON(result$output)[c("spectra", "problems")], list(spectra = 1L, problems = 1L))
   result <- run_main("ingest", "--output", path("other.fits"), path("spec-0001-51602-0002.fits"))
   expect_equal(result$status, 1)
+  write_sdss(path("spec-0001-51602-0003.fits"), coadd = list(or_mask = list(type = "J", values = rep(0:1, c(3790, 10)))))
+  other <- run_main("ingest", "--mask=or", "--output", path("or.fits"), path("spec-0001-51602-0003.fits"))
+  expect_equal(other$status, 0, info = other$messages)
+  masked <- function(name) sum(as_spectra(open_survey(path(name)))$ivar == 0)
+  expect_gt(masked("or.fits"), masked("survey.fits"))
 })
 
 test_that("a command that is stopped says whether the same one goes on", {

@@ -266,6 +266,38 @@ test_that("real SDSS and BOSS files are read as the manifest says", {
   expect_equal(unmasked$norm, manifest$norm5300_5850, tolerance = 1e-3)
 })
 
+test_that("a file's or_mask may be taken instead of its and_mask", {
+  n <- 3800
+  one <- function(pixel) list(type = "J", values = replace(integer(n), pixel, 2^20))
+  path <- local_file(n = n, coadd = list(and_mask = one(5), OR_MASK = one(c(5, 9))))
+  masked <- function(...) which(read_sdss(path, mask_sky = FALSE, ...)$ivar[1, 20 + seq_len(n)] == 0)
+  expect_identical(masked(), 5L)
+  expect_identical(masked(mask = "or"), c(5L, 9L))
+  expect_null(read_sdss(path)$meta$mask)
+  expect_identical(read_sdss(path, mask = "or")$meta$mask, "or")
+  expect_error(read_sdss(path, mask = "xor"), "should be one of")
+  expect_match(suppressWarnings(problems(read_sdss(local_file(), mask = "or"))$reason), "no column 'or_mask' in HDU 1")
+  survey <- write_survey(path, withr::local_tempfile(fileext = ".fits"), mask_sky = FALSE, mask = "or")
+  expect_identical(which(as_spectra(survey)$ivar[1, 20 + seq_len(n)] == 0), c(5L, 9L))
+  expect_identical(as_spectra(survey)$meta$mask, "or")
+  expect_error(write_survey(path, survey$files$path, mask_sky = FALSE), "not the same mask", class = "spender_error_exists")
+  expect_error(write_survey(path, withr::local_tempfile(), "desi", mask = "or"), "those of DESI have one", class = "spender_error_invalid")
+})
+
+test_that("both masks of real files are those that astropy reads", {
+  files <- list.files(data_dir("sdss", "galaxy"), full.names = TRUE)
+  lost <- vapply(files[c(1, 60, 120)], function(path) {
+    ours <- reference("sdss", path)
+    both <- lapply(c("and", "or"), function(mask) {
+      x <- read_sdss(path, "boss", mask_sky = FALSE, mask = mask)
+      expect_sdss_reference(x, ours, mask)
+      sum(x$ivar > 0)
+    })
+    both[[1]] - both[[2]]
+  }, 0L)
+  expect_true(all(lost > 0))
+})
+
 test_that("a real file cut at many places is never more than a problem", {
   path <- list.files(data_dir("sdss", "galaxy"), full.names = TRUE)[1]
   bytes <- readBin(path, raw(), 1e6)
