@@ -95,15 +95,19 @@ static void test_sources(void) {
   const struct spd_source sources[] = {
       {.flux = data.flux, .ivar = data.ivar, .resolution = small_bands, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
       {.columns = &columns, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
-      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2, .ahead = 16}};
-  static const char *const names[] = {"memory", "columns", "surveys"};
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 1, .ahead = 16},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2, .ahead = 5},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 4, .ahead = 16},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 8, .ahead = 0}};
+  enum { SOURCES = sizeof sources / sizeof *sources };
+  static const char *const names[] = {"memory", "columns", "surveys, 1 thread", "2 threads", "4 threads", "8 threads"};
   uint64_t rows[SMALL_ROWS];
   for (uint64_t i = 0; i < SMALL_ROWS; i++) rows[i] = i;
   const unsigned wanted[] = {ALL, 1u << SPD_RESULT_LATENT, 1u << SPD_RESULT_LOSS | 1u << SPD_RESULT_CHI2};
   const size_t steps[] = {2, 0, 0};
   for (int w = 0; w < 3; w++) {
     double *first = infer(&sources[0], wanted[w], steps[w], SMALL_ROWS, rows, SMALL_ROWS);
-    for (int s = 0; s < 3; s++) {
+    for (int s = 0; s < SOURCES; s++) {
       double *other = infer(&sources[s], wanted[w], steps[w], 8, rows, SMALL_ROWS);
       CHECK(same(first, other, SMALL_ROWS), "%s: other bits from %s, types %x", backend->ops->name, names[s], wanted[w]);
       free(other);
