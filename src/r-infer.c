@@ -142,7 +142,7 @@ static spd_status open_inference(struct r_session *session, const struct spd_net
                                     .z = session->z,
                                     .n_rows = r->n,
                                     .surveys = session->surveys.n_files ? &session->surveys : NULL,
-                                    .ahead = 2 * options->batch_size, /* few enough to stay in the caches */
+                                    .ahead = 2 * options->batch_size,
                                     .threads = device->threads,
                                     .places = session->places};
   SPD_TRY(r_session_model(session, network, parameters, observed_grid, rest_grid, options->batch_size, SPD_MODEL_FORWARD, device, error));

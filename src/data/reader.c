@@ -13,7 +13,8 @@ enum {
   BLOCKS = SPD_ORDER_WINDOW, /* of a buffer */
   READERS = 8,               /* threads that read, at most */
   RUN = 64,                  /* rows of one read, at most */
-  RUN_BYTES = 1 << 19        /* and bytes, so that they are still in a core's cache when their checksums are computed */
+  RUN_BYTES = 1 << 19,       /* and bytes, so that they are still in a core's cache when their checksums are computed */
+  NEAR_BYTES = 1 << 23 /* of a buffer of fewer rows than a window, at most: two stay in the cache that cores share until they are decoded */
 };
 
 struct want { /* a row of the surveys and its position in the buffer */
@@ -68,6 +69,8 @@ static int by_place(const void *a, const void *b) {
   return x->place < y->place ? -1 : x->place > y->place;
 }
 
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
 static size_t most_row_bytes(const struct spd_surveys *surveys) {
   size_t most = 1;
   for (size_t f = 0; f < surveys->n_files; f++)
@@ -114,7 +117,7 @@ static size_t run_length(const struct want *wants, size_t n, uint64_t end_of_fil
 /* The runs of the next n rows */
 static void plan(struct buffer *buffer, const struct spd_reader *r, size_t n) {
   struct want *wants = buffer->wants;
-  const size_t fitting = RUN_BYTES / r->stride, most = fitting < 1 ? 1 : fitting < RUN ? fitting : RUN;
+  const size_t most = smaller(RUN, RUN_BYTES / r->stride + 1);
   size_t file = 0, slot = 0;
   for (size_t i = 0; i < n; i++) wants[i] = (struct want){place_of(r, r->begun + i), i};
   qsort(wants, n, sizeof *wants, by_place);
@@ -215,11 +218,12 @@ spd_status spd_reader_create(struct spd_reader **out, const struct spd_surveys *
   r->threads = threads;
   r->width = surveys->files[0].n_observed;
   r->resolution = shared_resolution(surveys);
-  r->capacity = ahead > 0 && ahead < (size_t)BLOCK * BLOCKS ? ahead : (size_t)BLOCK * BLOCKS;
+  r->stride = most_row_bytes(surveys);
+  r->capacity = (size_t)BLOCK * BLOCKS;
+  if (ahead > 0) r->capacity = smaller(r->capacity, smaller(ahead, NEAR_BYTES / r->stride + 1));
   if (n_rows < r->capacity) r->capacity = (size_t)n_rows;
   pthread_mutex_init(&r->mutex, NULL);
   pthread_cond_init(&r->changed, NULL);
-  r->stride = most_row_bytes(surveys);
   int complete = 1;
   for (int b = 0; b < 2; b++) {
     struct buffer *buffer = &r->buffers[b];

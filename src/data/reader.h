@@ -14,7 +14,8 @@ struct spd_surveys {
 
 struct spd_reader;
 
-/* ahead: rows of a buffer, 0 for a window of the order; threads: how many read (8 at most), and how many decode */
+/* ahead: rows of a buffer, or fewer where they are long; 0 for a window of the order. threads: how many read (8 at most), and how many
+ * decode */
 spd_status spd_reader_create(struct spd_reader **reader, const struct spd_surveys *surveys, size_t ahead, int threads,
                              struct spd_error *error);
 void spd_reader_destroy(struct spd_reader *reader);

@@ -127,6 +127,7 @@ valid_calls <- function(folder, torch) {
       ffi_survey_columns = list(path, counts, c("ID", "Z"), c(1, 3)),
       ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", c("ID", "Z", "NORM", "FLUX", "IVAR"),
                                c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
+      ffi_survey_digest = list(path, counts, "ID", TRUE, c(1, 3), list(c(0.1, 0.2), "a"), 2),
       ffi_survey_finish = list(path, "file", "reason"),
       ffi_survey_info = list(path),
       ffi_survey_locked = list(path),
