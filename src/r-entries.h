@@ -61,6 +61,7 @@ SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
 SEXP ffi_survey_append(SEXP path, SEXP columns);
 SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows);
 SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP names, SEXP types, SEXP repeats);
+SEXP ffi_survey_digest(SEXP paths, SEXP counts, SEXP name, SEXP texts, SEXP rows, SEXP others, SEXP threads);
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons);
 SEXP ffi_survey_info(SEXP path);
 SEXP ffi_survey_locked(SEXP path);
