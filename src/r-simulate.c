@@ -92,9 +92,10 @@ struct making {
   const double *resolution;                  /* where the simulation has deviations */
   double *flux, *ivar, *truth, *rest, *norm; /* rest: NULL if not kept */
   int *found;
-  /* or rows of a file from `start` on */
+  /* or rows of a file from `start` on, which has object 0 in row `file_first` */
   unsigned char *rows;
-  size_t row_bytes;
+  const struct spd_survey *file;
+  uint64_t file_first;
   struct places places;
   spd_status *statuses; /* of the blocks */
   struct spd_error *errors;
@@ -105,16 +106,18 @@ static void put_floats(unsigned char *to, const double *from, size_t n) {
   for (size_t m = 0; m < n; m++) spd_put_float(to + 4 * m, (float)from[m]);
 }
 
-/* A prepared spectrum into its row of the file */
-static void put_spectrum(const struct making *k, size_t row, double norm, const double *flux, const double *ivar, double *work) {
+/* A prepared spectrum into its row of the file, which is written while it is in this core's cache */
+static spd_status put_spectrum(const struct making *k, size_t row, double norm, const double *flux, const double *ivar, double *work,
+                               struct spd_error *error) {
   const size_t n_observed = k->s->n_observed;
-  unsigned char *to = k->rows + (row - k->start) * k->row_bytes;
+  unsigned char *to = k->rows + (row - k->start) * k->file->row_bytes;
   double sn;
   spd_prepare_sn(&sn, flux, ivar, work, n_observed);
   spd_put_double(to + k->places.norm, norm);
   spd_put_double(to + k->places.sn, sn);
   put_floats(to + k->places.flux, flux, n_observed);
   put_floats(to + k->places.ivar, ivar, n_observed);
+  return spd_survey_write_row(to, k->file, k->file_first + row, error);
 }
 
 static void make_block(const void *context, size_t block, int thread) {
@@ -140,7 +143,8 @@ static void make_block(const void *context, size_t block, int thread) {
     spd_prepare_clean(y, w, n_observed);
     const spd_norm found = spd_prepare_normalize(&norm, y, w, space->work, k->z[row], k->preparation);
     if (k->rows) {
-      put_spectrum(k, row, norm, y, w, space->work);
+      k->statuses[block] = put_spectrum(k, row, norm, y, w, space->work, &k->errors[block]);
+      if (k->statuses[block] != SPD_STATUS_OK) return;
       continue;
     }
     k->found[row] = found, k->norm[row] = norm;
@@ -325,7 +329,7 @@ static spd_status end_chunk(struct r_session *session, struct spd_error *error) 
   if (!done) return spd_fail(error, SPD_STATUS_INTERRUPTED, "interrupted");
   if (f->status != SPD_STATUS_OK) *error = f->error;
   SPD_TRY(f->status);
-  spd_writer_put(session->writer, f->making.stop - f->making.start);
+  spd_writer_put_written(session->writer, f->making.stop - f->making.start);
   return SPD_STATUS_OK;
 }
 
@@ -355,6 +359,7 @@ static spd_status make_chunks(struct r_simulating *next, SEXP pointer, SEXP colu
       session->simulating = next;
       R_SetExternalPtrProtected(pointer, kept);
     }
+    SPD_TRY(spd_survey_reserve(&session->file, next->making.file_first + stop, error));
     begin_chunk(next, start, stop, rows);
   }
   return SPD_STATUS_OK;
@@ -411,7 +416,9 @@ SEXP ffi_simulate(SEXP shared, SEXP objects, SEXP first_row, SEXP keep_rest, SEX
   struct spd_error error = {""};
   if (session) {
     making.places = places_in(&session->file, n_observed);
-    making.row_bytes = session->file.row_bytes;
+    const struct making *before = session->simulating ? &session->simulating->making : NULL;
+    making.file = &session->file;
+    making.file_first = before ? before->file_first + before->n : session->file.n_rows;
     static const char *const vectors[] = {"shared", "objects", "recipe"};
     SEXP kept = PROTECT(r_list_new(3, vectors));
     SET_VECTOR_ELT(kept, 0, shared);

@@ -88,7 +88,7 @@ static spd_status read_header(struct spd_survey *s, uint64_t at, struct spd_erro
   return read > 0 ? SPD_STATUS_OK : fail_io(s, "reading", error);
 }
 
-static spd_status write_all(struct spd_survey *s, const void *bytes, size_t n, uint64_t at, struct spd_error *error) {
+static spd_status write_all(const struct spd_survey *s, const void *bytes, size_t n, uint64_t at, struct spd_error *error) {
   return spd_file_write(s->file, bytes, n, at) ? SPD_STATUS_OK : fail_io(s, "writing", error);
 }
 
@@ -433,19 +433,18 @@ spd_status spd_survey_reopen(struct spd_survey *s, const char *path, struct spd_
   return status;
 }
 
-spd_status spd_survey_append(struct spd_survey *s, unsigned char *rows, size_t count, struct spd_error *error) {
-  static const unsigned char zeros[BLOCK];
+static void set_row_sum(unsigned char *row, const struct spd_survey *s) {
+  spd_put_int(row + s->columns[s->checksum_column].offset, (int32_t)row_sum(row, s));
+}
+
+static uint64_t row_at(const struct spd_survey *s, uint64_t number) { return s->rows_at + number * s->row_bytes; }
+
+spd_status spd_survey_append_written(struct spd_survey *s, const unsigned char *rows, size_t count, struct spd_error *error) {
   uint32_t sum = s->sum;
-  if (count == 0) return SPD_STATUS_OK;
   for (size_t i = 0; i < count; i++) {
-    unsigned char *row = rows + i * s->row_bytes;
-    const uint32_t others = row_sum(row, s);
-    spd_put_int(row + s->columns[s->checksum_column].offset, (int32_t)others);
+    const uint32_t others = (uint32_t)spd_get_int(rows + i * s->row_bytes + s->columns[s->checksum_column].offset);
     sum = spd_fits_sum_join(spd_fits_sum_join(sum, others), others); /* the second is ROWSUM itself */
   }
-  const uint64_t at = end_of_rows(s), end = at + count * s->row_bytes;
-  SPD_TRY(write_all(s, rows, count * s->row_bytes, at, error));
-  SPD_TRY(write_all(s, zeros, (size_t)(spd_fits_padded(end) - end), end, error));
   SPD_TRY(flush(s, error));
   char card[SPD_FITS_CARD + 1];
   snprintf(card, sizeof card, "NAXIS2  = %20lld%50s", (long long)(s->n_rows + count), "");
@@ -453,6 +452,25 @@ spd_status spd_survey_append(struct spd_survey *s, unsigned char *rows, size_t c
   s->n_rows += count;
   s->sum = sum;
   return SPD_STATUS_OK;
+}
+
+spd_status spd_survey_append(struct spd_survey *s, unsigned char *rows, size_t count, struct spd_error *error) {
+  static const unsigned char zeros[BLOCK];
+  if (count == 0) return SPD_STATUS_OK;
+  for (size_t i = 0; i < count; i++) set_row_sum(rows + i * s->row_bytes, s);
+  const uint64_t at = end_of_rows(s), end = at + count * s->row_bytes;
+  SPD_TRY(write_all(s, rows, count * s->row_bytes, at, error));
+  SPD_TRY(write_all(s, zeros, (size_t)(spd_fits_padded(end) - end), end, error));
+  return spd_survey_append_written(s, rows, count, error);
+}
+
+spd_status spd_survey_reserve(const struct spd_survey *s, uint64_t end, struct spd_error *error) {
+  return ftruncate(s->file, (off_t)spd_fits_padded(row_at(s, end))) == 0 ? SPD_STATUS_OK : fail_io(s, "writing", error);
+}
+
+spd_status spd_survey_write_row(unsigned char *row, const struct spd_survey *s, uint64_t number, struct spd_error *error) {
+  set_row_sum(row, s);
+  return write_all(s, row, s->row_bytes, row_at(s, number), error);
 }
 
 static spd_status sum_rows(uint32_t *sum, const struct spd_survey *s, int (*stopped)(void), struct spd_error *error) {

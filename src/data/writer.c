@@ -14,7 +14,8 @@ struct spd_writer {
   size_t chunk;
   unsigned char *rows[BUFFERS]; /* (chunk, row_bytes) */
   size_t counts[BUFFERS];
-  size_t given, put, written; /* chunks */
+  int written_before[BUFFERS]; /* rows that are in the file, but not appended */
+  size_t given, put, written;  /* chunks */
   spd_status status;
   struct spd_error error;
   int stop, running;
@@ -39,7 +40,9 @@ static void *write_behind(void *argument) {
     struct spd_error error = {""};
     pthread_mutex_unlock(&w->mutex);
     const int dropped = status != SPD_STATUS_OK;
-    if (!dropped) status = spd_survey_append(w->survey, w->rows[b], w->counts[b], &error);
+    if (!dropped)
+      status = w->written_before[b] ? spd_survey_append_written(w->survey, w->rows[b], w->counts[b], &error)
+                                    : spd_survey_append(w->survey, w->rows[b], w->counts[b], &error);
     pthread_mutex_lock(&w->mutex);
     if (!dropped && status != SPD_STATUS_OK) w->status = status, w->error = error;
     w->written++;
@@ -105,12 +108,16 @@ spd_status spd_writer_next(unsigned char **rows, struct spd_writer *w, struct sp
   return SPD_STATUS_OK;
 }
 
-void spd_writer_put(struct spd_writer *w, size_t count) {
+static void put(struct spd_writer *w, size_t count, int written_before) {
   if (left_behind(w)) return;
   pthread_mutex_lock(&w->mutex);
+  w->written_before[w->put % BUFFERS] = written_before;
   w->counts[w->put++ % BUFFERS] = count;
   pthread_cond_broadcast(&w->changed);
   pthread_mutex_unlock(&w->mutex);
 }
+
+void spd_writer_put(struct spd_writer *w, size_t count) { put(w, count, 0); }
+void spd_writer_put_written(struct spd_writer *w, size_t count) { put(w, count, 1); }
 
 spd_status spd_writer_wait(struct spd_writer *w, struct spd_error *error) { return wait_for(w, &w->put, 0, error); }
