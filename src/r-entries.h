@@ -29,7 +29,7 @@ SEXP ffi_id_numbers(SEXP ids);
 SEXP ffi_infer_advance(SEXP pointer, SEXP seconds);
 SEXP ffi_infer_catalogue(SEXP pointer, SEXP columns);
 SEXP ffi_infer_end(SEXP pointer);
-SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP with_norm, SEXP types,
+SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP norm, SEXP types,
                     SEXP refine, SEXP path, SEXP options);
 SEXP ffi_infer_pace(SEXP pointer, SEXP seconds);
 SEXP ffi_integer64_text(SEXP x);
