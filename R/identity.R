@@ -13,7 +13,8 @@ data_digest <- function(x) {
 column_digest <- function(x, name, texts, others) {
   check_unchanged(x)
   known <- .Call(ffi_survey_digest, x$files$path, x$files$n, name, texts, x$rows, others, default_threads())
-  if (is.null(known)) list(digest = digest_of(c(unname(as.list(survey_catalogue(x, name))), others)), longest = NA, plain = FALSE) else known
+  if (!is.null(known)) return(known)
+  list(digest = digest_of(c(unname(as.list(survey_catalogue(x, name))), others)), longest = NA, plain = FALSE)
 }
 
 # Fingerprint of a fit: short, since a card of a file has room for 68 characters
