@@ -5,7 +5,16 @@ digest_of <- function(x) .Call(ffi_digest, x, default_threads())
 # Digest of flux, ivar, redshifts and norms; of a survey the checksums of its rows are read instead of flux and ivar.
 data_digest <- function(x) {
   if (!inherits(x, "survey")) return(digest_of(c(list(x$flux, x$ivar, as.double(x$z), as.double(x$norm)), unname(x$resolution))))
-  digest_of(list(survey_catalogue(x, "ROWSUM")$ROWSUM, as.double(x$z), as.double(x$norm)))
+  column_digest(x, "ROWSUM", FALSE, list(as.double(x$z), as.double(x$norm)))$digest
+}
+
+# digest_of(c(list(column), others)) for one of a survey's columns, texts or whole numbers, without the column in R's memory where all
+# files have it; and what ffi_survey_digest() says of texts
+column_digest <- function(x, name, texts, others) {
+  check_unchanged(x)
+  known <- .Call(ffi_survey_digest, x$files$path, x$files$n, name, texts, x$rows, others, default_threads())
+  if (!is.null(known)) return(known)
+  list(digest = digest_of(c(unname(as.list(survey_catalogue(x, name))), others)), longest = NA, plain = FALSE)
 }
 
 # Fingerprint of a fit: short, since a card of a file has room for 68 characters
@@ -16,13 +25,12 @@ fit_identity <- function(fit) {
 }
 
 # Fingerprint of results, as stored in their file: the type (of several, their beginnings), and short digests of the fit, the spectra and
-# their ids, with the catalogue columns that are kept. Of all types, refined, it has the 68 characters of a card.
-result_identity <- function(fit, x, types, ids, inference, keep = character()) {
+# their ids (result_ids()), with the catalogue columns that are kept. Of all types, refined, it has the 68 characters of a card.
+result_identity <- function(fit, x, types, ids, inference) {
   short <- function(..., digits = 8) substr(digest_of(list(...)), 1, digits)
   type <- if (length(types) > 1) paste(substr(types, 1, 2), collapse = if (length(types) > 4) "" else "+") else types
-  kept <- if (length(keep)) list(keep, if (!inherits(x, "survey")) lapply(unname(as.list(x$meta[keep])), plain_column))
   paste0(type, " fit:", fit_identity(fit),
-         " spectra:", short(data_digest(x)), " ids:", if (length(keep)) short(ids, kept) else short(ids),
+         " spectra:", short(data_digest(x)), " ids:", substr(ids$digest, 1, 8),
          if (inference$steps > 0) paste0(" refine:", short(inference, digits = 4)))
 }
 

@@ -54,6 +54,19 @@ object_of <- function(x) if (is.null(x$object)) x$id else x$object
 # Unique ids of all rows of a survey; the same for any division into parts
 survey_ids <- function(x) make.unique(survey_catalogue(x, "ID")$ID)
 
+# The same for a file of results: `digest`, with the columns of the catalogue that are kept; `longest`, bytes of the longest one; and `of`,
+# a function of row numbers. Of a survey whose ids are unique already, those of some rows are read when they are asked for.
+result_ids <- function(x, keep) {
+  is_survey <- inherits(x, "survey")
+  others <- if (length(keep)) list(list(keep, if (!is_survey) lapply(unname(as.list(x$meta[keep])), plain_column))) else list()
+  if (is_survey) {
+    known <- column_digest(x, "ID", TRUE, others)
+    if (known$plain) return(c(known[c("digest", "longest")], of = function(rows) survey_catalogue(x, "ID", x$rows[rows])$ID))
+  }
+  ids <- if (is_survey) survey_ids(x) else x$id
+  list(digest = digest_of(c(list(ids), others)), longest = max(1, nchar(to_ascii(ids), "bytes")), of = function(rows) ids[rows])
+}
+
 ids_of <- function(x, rows) if (inherits(x, "survey")) survey_catalogue(x, "ID", x$rows[rows])$ID else x$id[rows]
 
 # Objects that the spectra of some rows are of

@@ -7,25 +7,25 @@ source_of <- function(fit, x, rows = seq_along(x$z)) {
     else list(flux = x$flux, ivar = x$ivar, rows = as.double(rows)), if (uses_resolution(fit)) list(resolution = x$resolution))
 }
 
-# A session, to be closed by close_session(). path: a file of results to append to, instead of matrices
-open_inference <- function(fit, x, types, inference, device, batch_size, path = NULL, rows = seq_along(x$z)) {
-  if (inherits(x, "survey")) {
-    check_unchanged(x)
-    data <- source_of(fit, x[rows])
-  } else {
-    data <- source_of(fit, x, rows)
-  }
-  .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, as.double(x$z[rows]), !is.na(x$norm[rows]),
-        types, inference, path, c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(rows)))))
+# A session, to be closed by close_session(). path: a file of results to append to, instead of matrices; rows: numbers, or NULL for all,
+# without copies of what a survey holds
+open_inference <- function(fit, x, types, inference, device, batch_size, path = NULL, rows = NULL) {
+  if (inherits(x, "survey")) check_unchanged(x)
+  data <- if (is.null(rows)) source_of(fit, x) else source_of(fit, if (inherits(x, "survey")) x[rows] else x, rows)
+  z <- if (is.null(rows)) x$z else x$z[rows]
+  norm <- if (is.null(rows)) x$norm else x$norm[rows]
+  .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, data, as.double(z), as.double(norm), types,
+        inference, path, c(device, batch_size = min(choose_batch_size(batch_size, device), max(1, length(z)))))
 }
 
 close_session <- function(session) .Call(ffi_session_close, session)
 
 # Of some rows of x: a list of `values`, matrices with a row for each spectrum, named by types; and `unknown`, as unknown_rows() has it
-infer <- function(fit, x, types, inference = encoder_only, device, batch_size = NULL, tick = function(done) NULL, rows = seq_along(x$z)) {
+infer <- function(fit, x, types, inference = encoder_only, device, batch_size = NULL, tick = function(done) NULL, rows = NULL) {
   session <- open_inference(fit, x, types, inference, device, batch_size, rows = rows)
   on.exit(close_session(session))
-  while ((done <- .Call(ffi_infer_advance, session, 0.2)) < length(rows)) tick(done)
+  n <- if (is.null(rows)) length(x$z) else length(rows)
+  while ((done <- .Call(ffi_infer_advance, session, 0.2)) < n) tick(done)
   .Call(ffi_infer_end, session)
 }
 

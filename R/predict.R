@@ -202,42 +202,41 @@ predict_to_file <- function(fit, x, types, inference, path, part, overwrite, kee
     abort("invalid", "A file has one grid of wavelengths: results in the restframe and the observed frame go to two of them.")
   }
   keep <- setdiff(keep, c("id", "z", "norm"))
-  ids <- if (inherits(x, "survey")) survey_ids(x) else x$id
-  of <- result_identity(fit, x, types, ids, inference, keep)
+  ids <- result_ids(x, keep)
+  of <- result_identity(fit, x, types, ids, inference)
+  chosen <- part_rows(length(x$z), part)
   catalogue <- function(rows) {
-    columns <- c(list(ID = ids[rows], Z = x$z[rows], NORM = x$norm[rows]), lapply(kept_columns(x, keep, rows), plain_column))
+    columns <- c(list(ID = ids$of(chosen[rows]), Z = x$z[rows], NORM = x$norm[rows]), lapply(kept_columns(x, keep, rows), plain_column))
     lapply(columns, function(column) if (is.character(column)) to_ascii(column) else column)
   }
   if (overwrite) remove_survey(path)
-  if (!file.exists(path)) create_results(fit, x, types, inference, path, of, part, keep, ids)
+  if (!file.exists(path)) create_results(fit, x, types, inference, path, of, part, keep, ids$longest)
   info <- .Call(ffi_survey_info, path)
   other <- c(differing_parts(info$prepared, of), if (info$part != part_text(part)) "part")
   if (length(other)) {
     abort("exists", path, " exists already and is of something else: not the same ", enumerate(other),
           ". `overwrite = TRUE` replaces it.")
   }
-  if (!is.null(part)) {
-    rows <- part_rows(length(x$z), part)
-    x <- x[rows]
-    ids <- ids[rows]
-  }
+  if (!is.null(part)) x <- x[chosen]
   if (info$finished && info$n == length(x$z)) return(path)
   warn_unknown(infer_to_file(fit, x, types, inference, device, batch_size, path, catalogue, tick))
   path
 }
 
-create_results <- function(fit, x, types, inference, path, of, part, keep, ids) {
+# longest: bytes of an id, at most
+create_results <- function(fit, x, types, inference, path, of, part, keep, longest) {
   k <- fit$architecture$n_latent + inference$with_redshift
   floats <- c(observed = length(fit$instrument$wave), rest = length(fit$wave_rest), latent = fit$architecture$n_latent, loss = 1, chi2 = 1,
               covariance = k * (k + 1) / 2, z = 4, calibration = 2 * calibration_terms(fit))[types]
-  kept <- kept_columns(x, keep)
+  kept <- kept_columns(x, keep, if (inherits(x, "survey")) seq_len(min(1, length(x))) else seq_along(x$z))
   check_columns(kept)
   taken <- toupper(keep) %in% result_columns
   if (any(taken)) abort("invalid", "A column of the catalogue cannot be called ", keep[taken][1], " in a file of results.")
   kept <- lapply(kept, plain_column)
   widths <- if (inherits(x, "survey")) text_widths(x) else list()
-  columns <- c(list(ID = to_ascii(ids), Z = x$z, NORM = x$norm), lapply(kept, function(v) if (is.character(v)) to_ascii(v) else v))
-  repeats <- column_repeats(columns, widths[setdiff(names(widths), "ID")])
+  columns <- c(list(ID = "", Z = x$z, NORM = x$norm), lapply(kept, function(v) if (is.character(v)) to_ascii(v) else v))
+  widths$ID <- longest
+  repeats <- column_repeats(columns, widths)
   .Call(ffi_survey_create, path, "RESULTS", if ("rest" %in% types) fit$wave_rest else fit$instrument$wave, fit$instrument$name, of,
         part_text(part), c(names(columns), unname(result_columns[types])), unname(c(column_types(columns), rep("E", length(types)))),
         as.double(c(repeats, floats)))

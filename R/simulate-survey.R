@@ -30,7 +30,7 @@ simulate_survey <- function(n, path, ..., overwrite = FALSE, progress = interact
   session <- new_simulated_survey(path, plan)
   on.exit(close_session(session))
   tick <- progress_bar("Spectra", n, progress)
-  part <- 4096
+  part <- 2048 # drawn while the one before is made: long enough that what a draw costs by itself does not count
   for (first in seq(0, n - 1, by = part)) {
     drawn <- draw_objects(plan, min(part, n - first), first)
     .Call(ffi_simulate, drawn$shared, drawn$objects, first, FALSE, plan$recipe,

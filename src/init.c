@@ -64,6 +64,7 @@ static const R_CallMethodDef entries[] = {
     {"ffi_survey_append", (DL_FUNC)&ffi_survey_append, 2},
     {"ffi_survey_columns", (DL_FUNC)&ffi_survey_columns, 4},
     {"ffi_survey_create", (DL_FUNC)&ffi_survey_create, 9},
+    {"ffi_survey_digest", (DL_FUNC)&ffi_survey_digest, 7},
     {"ffi_survey_finish", (DL_FUNC)&ffi_survey_finish, 3},
     {"ffi_survey_info", (DL_FUNC)&ffi_survey_info, 1},
     {"ffi_survey_locked", (DL_FUNC)&ffi_survey_locked, 1},

@@ -30,7 +30,7 @@ SEXP ffi_id_numbers(SEXP ids);
 SEXP ffi_infer_advance(SEXP pointer, SEXP seconds);
 SEXP ffi_infer_catalogue(SEXP pointer, SEXP columns);
 SEXP ffi_infer_end(SEXP pointer);
-SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP with_norm, SEXP types,
+SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP norm, SEXP types,
                     SEXP refine, SEXP path, SEXP options);
 SEXP ffi_infer_pace(SEXP pointer, SEXP seconds);
 SEXP ffi_integer64_text(SEXP x);
@@ -62,6 +62,7 @@ SEXP ffi_split(SEXP ids, SEXP fraction, SEXP seed);
 SEXP ffi_survey_append(SEXP path, SEXP columns);
 SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows);
 SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP part, SEXP names, SEXP types, SEXP repeats);
+SEXP ffi_survey_digest(SEXP paths, SEXP counts, SEXP name, SEXP texts, SEXP rows, SEXP others, SEXP threads);
 SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons);
 SEXP ffi_survey_info(SEXP path);
 SEXP ffi_survey_locked(SEXP path);

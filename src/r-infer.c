@@ -25,9 +25,14 @@ struct result {
 struct r_results {
   struct result results[SPD_RESULTS];
   size_t n_results, widest;
-  uint64_t *usable;       /* (n_usable): rows that are computed, increasing */
+  /* Rows are computed segment by segment, so that memory does not grow with their number. */
+  struct r_source source;
+  const double *z;        /* (n), R's */
+  uint64_t *usable;       /* (segment), of which n_usable are there: rows of the present segment that are computed, increasing */
+  uint64_t *order;        /* (segment): 0, 1, ...: their numbers in the session's redshifts and places */
   unsigned char *unknown; /* (n): 0, or why a row has no result, as unknown_rows() in R/coverage.R says it */
-  size_t n, n_usable;
+  size_t n, segment, n_usable;
+  size_t examined;           /* rows that belong to this segment or one before */
   size_t done, batch, taken; /* of the usable rows: stored; in the present batch; stored of that */
   int threads;
   double *numbers; /* (rows of a batch, widest): a result before it goes to R's columns, or a row of each thread on its way to the file */
@@ -38,12 +43,12 @@ struct r_results {
   size_t part_first, part_count; /* part_count 0: there is none */
 };
 
-enum { FILE_PART = 2048 /* rows, at most */ };
+enum { FILE_PART = 2048 /* rows, at most */, SEGMENT = 65536 /* rows that are computed, about */ };
 
 static int to_file(const struct r_results *r) { return r->writer != NULL; }
 
 /* Rows of the result that are complete */
-static size_t complete_rows(const struct r_results *r) { return r->done < r->n_usable ? (size_t)r->usable[r->done] : r->n; }
+static size_t complete_rows(const struct r_results *r) { return r->done < r->n_usable ? (size_t)r->usable[r->done] : r->examined; }
 
 /* Hands over the complete rows of the present part. */
 static void put_part(struct r_results *r) {
@@ -59,6 +64,7 @@ void r_results_free(struct r_results *r, struct r_session *session) {
   if (!r) return;
   if (r->writer && session->process == getpid()) put_part(r);
   free(r->usable);
+  free(r->order);
   free(r->unknown);
   free(r->numbers);
   free(r);
@@ -113,19 +119,32 @@ static spd_status open_results_file(struct r_session *session, const char *path,
   return SPD_STATUS_OK;
 }
 
-/* Rows to compute: those with a norm that are not in the file yet */
-static spd_status choose_rows(struct r_results *r, const int *with_norm, size_t batch_size, struct spd_error *error) {
+/* Those with a norm that are not in the file yet are to be computed. A segment has whole batches. */
+static spd_status choose_rows(struct r_results *r, const double *norm, size_t batch_size, struct spd_error *error) {
   const size_t buffers = batch_size > (size_t)r->threads ? batch_size : (size_t)r->threads;
-  r->usable = malloc((r->n + 1) * sizeof *r->usable);
+  r->segment = (SEGMENT + batch_size - 1) / batch_size * batch_size;
+  if (r->n < r->segment) r->segment = r->n;
+  r->usable = malloc((r->segment + 1) * sizeof *r->usable);
+  r->order = malloc((r->segment + 1) * sizeof *r->order);
   r->unknown = calloc(r->n + 1, 1);
   r->numbers = malloc(buffers * r->widest * sizeof *r->numbers);
-  if (!r->usable || !r->unknown || !r->numbers) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the results");
-  r->part_first = to_file(r) ? (size_t)r->file->n_rows : 0;
-  for (size_t i = r->part_first; i < r->n; i++) {
-    r->unknown[i] = !with_norm[i];
-    if (with_norm[i]) r->usable[r->n_usable++] = i;
-  }
+  if (!r->usable || !r->order || !r->unknown || !r->numbers) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the results");
+  for (size_t i = 0; i < r->segment; i++) r->order[i] = i;
+  r->examined = r->part_first = to_file(r) ? (size_t)r->file->n_rows : 0;
+  for (size_t i = r->part_first; i < r->n; i++) r->unknown[i] = ISNAN(norm[i]);
   return SPD_STATUS_OK;
+}
+
+/* Once all rows of the segment before are done */
+static spd_status begin_segment(struct r_session *session, struct spd_error *error) {
+  struct r_results *r = session->results;
+  r->n_usable = r->done = r->batch = r->taken = 0;
+  for (; r->examined < r->n && r->n_usable < r->segment; r->examined++) {
+    if (r->unknown[r->examined]) continue;
+    r_source_place(session, r->n_usable, &r->source, r->z, r->examined);
+    r->usable[r->n_usable++] = r->examined;
+  }
+  return spd_inference_start(session->inference, r->order, r->n_usable, error);
 }
 
 /* R_alloc'ed: R expands the next file name into the same buffer. */
@@ -140,19 +159,19 @@ static spd_status open_inference(struct r_session *session, const struct spd_net
   const struct r_results *r = session->results;
   const struct spd_source source = {.columns = session->columns.flux ? &session->columns : NULL,
                                     .z = session->z,
-                                    .n_rows = r->n,
+                                    .n_rows = r->segment,
                                     .surveys = session->surveys.n_files ? &session->surveys : NULL,
-                                    .ahead = 2 * options->batch_size, /* few enough to stay in the caches */
+                                    .ahead = 2 * options->batch_size,
                                     .threads = device->threads,
                                     .places = session->places};
   SPD_TRY(r_session_model(session, network, parameters, observed_grid, rest_grid, options->batch_size, SPD_MODEL_FORWARD, device, error));
   SPD_TRY(spd_inference_create(&session->inference, session->model, &source, observed_grid, rest_grid, options, error));
-  return spd_inference_start(session->inference, r->usable, r->n_usable, error);
+  return begin_segment(session, error);
 }
 
-/* data: see r_check_source(); z (n), with_norm (n): of the rows of the result; types: which results; refine: see refine_options(); path: a
- * file of results to append to, whose columns end with the results in this order, or NULL. */
-SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP with_norm, SEXP types,
+/* data: see r_check_source(); z (n), norm (n): of the rows of the result, NaN for those without; types: which results; refine: see
+ * refine_options(); path: a file of results to append to, whose columns end with the results in this order, or NULL. */
+SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wave_rest, SEXP data, SEXP z, SEXP norm, SEXP types,
                     SEXP refine, SEXP path, SEXP options) {
   struct spd_network network;
   r_network(architecture, &network);
@@ -160,7 +179,7 @@ SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   const struct spd_architecture *a = &network.architecture;
   const size_t n = (size_t)Rf_xlength(z), n_results = (size_t)Rf_xlength(types);
   r_check_numbers(z, "z", n);
-  if (!Rf_isLogical(with_norm) || (size_t)Rf_xlength(with_norm) != n) Rf_error("internal: 'with_norm' must be %zu logicals", n);
+  r_check_numbers(norm, "norm", n);
   r_check_texts(types, "types", R_ANY);
   if (n_results == 0 || n_results > SPD_RESULTS) Rf_error("internal: there must be one result or a few");
   const struct r_source from = r_check_source(data, n, a->n_observed);
@@ -178,11 +197,14 @@ SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   r->n = n;
   r->threads = device.threads;
   struct spd_error error = {""};
-  spd_status status = r_source_open(session, &from, REAL_RO(z), n, a->n_observed, &error);
-  SEXP kept = PROTECT(Rf_allocVector(VECSXP, 2)), values = PROTECT(Rf_allocVector(VECSXP, (R_xlen_t)n_results));
+  r->source = from;
+  r->z = REAL_RO(z);
+  spd_status status = r_source_open(session, &from, n, a->n_observed, &error);
+  SEXP kept = PROTECT(Rf_allocVector(VECSXP, 3)), values = PROTECT(Rf_allocVector(VECSXP, (R_xlen_t)n_results));
   Rf_setAttrib(values, R_NamesSymbol, types);
   SET_VECTOR_ELT(kept, 0, values);
   SET_VECTOR_ELT(kept, 1, data); /* its columns are read, and must not be changed in place */
+  SET_VECTOR_ELT(kept, 2, z);
   R_SetExternalPtrProtected(pointer, kept);
   const size_t k = a->n_latent + (o.refine.with_redshift ? 1 : 0);
   for (size_t i = 0; i < n_results; i++) {
@@ -198,7 +220,8 @@ SEXP ffi_infer_open(SEXP architecture, SEXP weights, SEXP wave_observed, SEXP wa
   }
   r->n_results = n_results;
   if (status == SPD_STATUS_OK && file) status = open_results_file(session, file, &error);
-  if (status == SPD_STATUS_OK) status = choose_rows(r, LOGICAL_RO(with_norm), o.batch_size, &error);
+  if (status == SPD_STATUS_OK) status = choose_rows(r, REAL_RO(norm), o.batch_size, &error);
+  if (status == SPD_STATUS_OK) status = r_source_allocate(session, r->segment, &error);
   if (status == SPD_STATUS_OK) status = open_inference(session, &network, parameters, observed_grid, rest_grid, &o, &device, &error);
   if (status != SPD_STATUS_OK) {
     r_session_free(pointer);
@@ -314,6 +337,7 @@ static spd_status advance(struct r_session *session, double seconds, struct spd_
   const double until = seconds_now() + seconds;
   do {
     if (r->taken == r->batch) {
+      if (r->done == r->n_usable && r->examined < r->n) SPD_TRY(begin_segment(session, error));
       if (r->done == r->n_usable || is_part_complete(r)) break;
       size_t n;
       r->taken = r->batch = 0;

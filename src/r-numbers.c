@@ -81,7 +81,7 @@ SEXP ffi_all_finite(SEXP bytes) {
   return Rf_ScalarLogical(finite);
 }
 
-static uint64_t digest_of(SEXP x, int threads) {
+uint64_t r_digest(SEXP x, int threads) {
   const size_t n = (size_t)Rf_xlength(x);
   uint64_t digest = spd_digest_join((uint64_t)TYPEOF(x), n);
   switch (TYPEOF(x)) {
@@ -98,7 +98,7 @@ static uint64_t digest_of(SEXP x, int threads) {
       return digest;
     case VECSXP:
       for (size_t i = 0; i < n; i++)
-        R_CheckUserInterrupt(), digest = spd_digest_join(digest, digest_of(VECTOR_ELT(x, (R_xlen_t)i), threads));
+        R_CheckUserInterrupt(), digest = spd_digest_join(digest, r_digest(VECTOR_ELT(x, (R_xlen_t)i), threads));
       return digest;
     default: Rf_error("internal: only plain vectors and lists of them have a digest");
   }
@@ -107,6 +107,6 @@ static uint64_t digest_of(SEXP x, int threads) {
 /* Of a vector, or of a list of them, their types and lengths included: 16 hexadecimal digits. */
 SEXP ffi_digest(SEXP x, SEXP threads) {
   char text[17];
-  snprintf(text, sizeof text, "%016llx", (unsigned long long)digest_of(x, r_team_size(threads, SIZE_MAX / 2)));
+  snprintf(text, sizeof text, "%016llx", (unsigned long long)r_digest(x, r_team_size(threads, SIZE_MAX / 2)));
   return Rf_mkString(text);
 }

@@ -2,6 +2,8 @@
 #ifndef SPD_R_NUMBERS_H
 #define SPD_R_NUMBERS_H
 
+#include <stdint.h>
+
 #include "r-util.h"
 
 /* Rows that a thread prepares before it writes them into R's matrices, so that it writes 128 contiguous bytes of each column; and rows
@@ -17,6 +19,9 @@ int r_team_size(SEXP wanted, size_t n);
 /* Asks the system for large pages for a matrix of doubles that is about to be filled row by row: fewer page faults, and columns that are
  * within reach of the processor's table of pages. */
 void r_use_large_pages(SEXP x);
+
+/* Digest of a vector or a list of them; fails in R for anything else. */
+uint64_t r_digest(SEXP x, int threads);
 
 /* R_alloc'ed copy of n doubles */
 float *r_float_vector(SEXP x, const char *name, size_t n);

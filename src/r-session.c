@@ -13,6 +13,7 @@ static void free_contents(struct r_session *session) {
   spd_training_destroy(session->training);
   if (session->sums) session->sums->ops->destroy(session->sums);
   r_results_free(session->results, session);
+  r_simulating_free(session);
   spd_writer_destroy(session->writer);
   spd_survey_close(&session->file);
   spd_inference_destroy(session->inference);
@@ -82,6 +83,7 @@ spd_status r_session_write(struct r_session *session, const char *path, size_t c
 }
 
 spd_status r_session_finish(struct r_session *session, struct spd_error *error) {
+  SPD_TRY(r_simulating_end(session, error));
   SPD_TRY(spd_writer_wait(session->writer, error));
   return spd_survey_finish(&session->file, NULL, NULL, 0, r_interrupted, error);
 }

@@ -25,7 +25,8 @@ struct r_session {
   struct r_results *results; /* of the inference; r-infer.c */
   struct spd_survey file;    /* that `writer` appends to, if it is not NULL */
   struct spd_writer *writer;
-  pid_t process; /* that the session was opened in */
+  struct r_simulating *simulating; /* a chunk of the file that is being made, or NULL; r-simulate.c */
+  pid_t process;                   /* that the session was opened in */
   float *flux, *ivar, *z, *resolution;
   int resolved; /* models have the spectra's own resolutions, of this shape */
   struct spd_band band;
@@ -55,6 +56,9 @@ struct r_session *r_session_get(SEXP pointer);
 void r_session_free(SEXP pointer);
 /* Hands what is complete to the session's writer. */
 void r_results_free(struct r_results *results, struct r_session *session);
+/* Waits until the chunk that is being made is put to the writer. Interrupted: SPD_STATUS_INTERRUPTED, without the chunk */
+spd_status r_simulating_end(struct r_session *session, struct spd_error *error);
+void r_simulating_free(struct r_session *session); /* ends the thread that makes it */
 /* Opens a survey file for the session to append to, chunk rows at a time; path: not R's buffer of expanded names */
 spd_status r_session_write(struct r_session *session, const char *path, size_t chunk, struct spd_error *error);
 /* Waits for what was put, and ends the file. Interrupted: SPD_STATUS_INTERRUPTED */

@@ -58,21 +58,20 @@ static spd_status open_files(struct r_session *session, const struct r_source *s
   return SPD_STATUS_OK;
 }
 
-spd_status r_source_open(struct r_session *session, const struct r_source *source, const double *z, size_t n, size_t width,
-                         struct spd_error *error) {
+spd_status r_source_open(struct r_session *session, const struct r_source *source, size_t n, size_t width, struct spd_error *error) {
   session->resolved = source->resolved;
   session->band = source->band;
+  if (source->flux == R_NilValue) return open_files(session, source, n, width, error);
+  session->columns = (struct spd_columns){REAL_RO(source->flux), REAL_RO(source->ivar), (size_t)Rf_nrows(source->flux),
+                                          source->resolved ? REAL_RO(source->values) : NULL};
+  return SPD_STATUS_OK;
+}
+
+spd_status r_source_allocate(struct r_session *session, size_t n, struct spd_error *error) {
   session->z = malloc((n + 1) * sizeof *session->z);
   session->places = malloc((n + 1) * sizeof *session->places);
-  if (!session->z || !session->places) return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
-  if (source->flux == R_NilValue) {
-    SPD_TRY(open_files(session, source, n, width, error));
-  } else {
-    session->columns = (struct spd_columns){REAL_RO(source->flux), REAL_RO(source->ivar), (size_t)Rf_nrows(source->flux),
-                                            source->resolved ? REAL_RO(source->values) : NULL};
-  }
-  for (size_t i = 0; i < n; i++) session->z[i] = (float)z[i], session->places[i] = (uint64_t)REAL_RO(source->rows)[i] - 1;
-  return SPD_STATUS_OK;
+  if (session->z && session->places) return SPD_STATUS_OK;
+  return spd_fail(error, SPD_STATUS_NO_MEMORY, "could not allocate the numbers of %zu spectra", n);
 }
 
 spd_status r_source_copy(struct r_session *session, size_t n, size_t width, int threads, struct spd_error *error) {

@@ -1,14 +1,15 @@
-/* .Call entries of survey files. Each opens and closes its files: none stays open between calls. */
+/* .Call entries that read survey files. Each opens and closes its files: none stays open between calls. */
 #include "r-survey.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/bytes.h"
-#include "core/files.h"
+#include "core/digest.h"
+#include "core/threads.h"
 #include "r-entries.h"
 #include "r-numbers.h"
-#include "r-session.h"
 
 /* ---- opening ---- */
 
@@ -71,8 +72,6 @@ static SEXP guarded_open(struct spd_surveys **surveys, SEXP paths, SEXP counts) 
   }
   return pointer;
 }
-
-static const char *path_of(SEXP path) { return R_ExpandFileName(r_text(path, "path")); }
 
 /* ---- information ---- */
 
@@ -138,14 +137,22 @@ static size_t file_of(const struct spd_surveys *surveys, uint64_t row) {
   return f;
 }
 
-static SEXP text_or_na(const unsigned char *bytes, size_t n) {
-  char text[1024];
-  if (n > sizeof text) n = sizeof text;
+enum { MOST_TEXT = 1024 };
+
+/* A text of FITS, n bytes of which MOST_TEXT are looked at, without the spaces at its end. Returns its length. */
+static size_t plain_text(char *text, const unsigned char *bytes, size_t n) {
+  if (n > MOST_TEXT) n = MOST_TEXT;
   size_t used = 0;
   while (used < n && bytes[used] != '\0') text[used] = (char)bytes[used], used++;
   while (used > 0 && text[used - 1] == ' ') used--;
   for (size_t i = 0; i < used; i++)
     if (text[i] < ' ' || text[i] > '~') text[i] = '?';
+  return used;
+}
+
+static SEXP text_or_na(const unsigned char *bytes, size_t n) {
+  char text[MOST_TEXT];
+  const size_t used = plain_text(text, bytes, n);
   return used ? Rf_mkCharLen(text, (int)used) : NA_STRING;
 }
 
@@ -238,6 +245,143 @@ SEXP ffi_survey_columns(SEXP paths, SEXP counts, SEXP names, SEXP rows) {
   return result;
 }
 
+/* A column's digests of texts, or its numbers, which threads take from files in pieces */
+struct digesting {
+  const struct spd_surveys *surveys;
+  const struct spd_survey_column **places; /* in each file */
+  const double *rows;
+  size_t first, count; /* of the rows */
+  uint64_t *texts;     /* or */
+  int *numbers;
+  size_t *longest; /* of each thread */
+  int *odd;        /* a text is empty, or has a code of to_ascii() */
+  size_t *failed;  /* the first row, that a thread knows, which cannot be read */
+};
+
+enum { DIGESTED = 64 /* rows of a piece */, DIGESTED_AT_ONCE = 65536 /* between two looks for an interrupt */ };
+
+static spd_status digest_cell(const struct digesting *d, size_t i, int thread, struct spd_error *error) {
+  const uint64_t row = (uint64_t)d->rows[i] - 1;
+  const size_t f = file_of(d->surveys, row);
+  const struct spd_survey_column *place = d->places[f];
+  unsigned char bytes[MOST_TEXT];
+  char text[MOST_TEXT] __attribute__((aligned(8)));
+  const size_t size = spd_survey_column_bytes(place) < sizeof bytes ? spd_survey_column_bytes(place) : sizeof bytes;
+  SPD_TRY(spd_survey_read_part(bytes, &d->surveys->files[f], row - d->surveys->first[f], place->offset, size, error));
+  if (d->numbers) {
+    d->numbers[i] = spd_get_int(bytes);
+    return SPD_STATUS_OK;
+  }
+  const size_t n = plain_text(text, bytes, size);
+  if (n == 0 || memchr(text, '%', n)) __atomic_store_n(d->odd, 1, __ATOMIC_RELAXED);
+  if (n > d->longest[thread]) d->longest[thread] = n;
+  d->texts[i] = spd_digest(text, n, 1);
+  return SPD_STATUS_OK;
+}
+
+static void digest_piece(const void *context, size_t piece, int thread) {
+  const struct digesting *d = context;
+  for (size_t i = piece * DIGESTED; i < (piece + 1) * DIGESTED && i < d->count; i++)
+    if (digest_cell(d, d->first + i, thread, NULL) != SPD_STATUS_OK) __atomic_store_n(d->failed, d->first + i + 1, __ATOMIC_RELAXED);
+}
+
+static int by_size(const void *a, const void *b) {
+  const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+  return x < y ? -1 : x > y;
+}
+
+/* Sorts them. */
+static int are_different(uint64_t *texts, size_t n) {
+  qsort(texts, n, sizeof *texts, by_size);
+  for (size_t i = 1; i < n; i++)
+    if (texts[i] == texts[i - 1]) return 0;
+  return 1;
+}
+
+/* The places of a column that all files have with the type; 0 where one has not. */
+static int find_everywhere(const struct spd_survey_column **places, const struct spd_surveys *surveys, const char *name, char type) {
+  for (size_t f = 0; f < surveys->n_files; f++) {
+    const struct spd_survey *s = &surveys->files[f];
+    places[f] = NULL;
+    for (size_t c = 0; c < s->n_columns; c++)
+      if (strcmp(s->columns[c].name, name) == 0 && s->columns[c].type == type && (type == 'A' || s->columns[c].repeat == 1))
+        places[f] = &s->columns[c];
+    if (!places[f]) return 0;
+  }
+  return 1;
+}
+
+static spd_status digest_rows(struct digesting *d, size_t n, int threads, struct spd_error *error) {
+  size_t failed = 0;
+  d->failed = &failed;
+  for (d->first = 0; d->first < n; d->first += DIGESTED_AT_ONCE) {
+    if (r_interrupted()) return spd_fail(error, SPD_STATUS_INTERRUPTED, "interrupted");
+    d->count = n - d->first < DIGESTED_AT_ONCE ? n - d->first : DIGESTED_AT_ONCE;
+    spd_parallel(threads, (d->count + DIGESTED - 1) / DIGESTED, digest_piece, d);
+    if (failed) return digest_cell(d, failed - 1, 0, error);
+  }
+  return SPD_STATUS_OK;
+}
+
+/* The digest that ffi_digest() gives of list(column of the rows, as ffi_survey_columns() has it), `others` appended, without the column in
+ * R's memory: `name` is one of texts, or of 32-bit integers where `texts` is false. With it `longest`, the most bytes of a text, and
+ * `plain`: whether all texts are different, and none is empty or has a percent sign. NULL where a file has no such column. */
+SEXP ffi_survey_digest(SEXP paths, SEXP counts, SEXP name, SEXP texts, SEXP rows, SEXP others, SEXP threads) {
+  static const char *const names[] = {"digest", "longest", "plain"};
+  const char *column = r_text(name, "name");
+  const int of_texts = (int)r_whole(texts, "texts", 0, 1), team = r_team_size(threads, SIZE_MAX / 2);
+  if (TYPEOF(others) != VECSXP) Rf_error("internal: 'others' must be a list");
+  const size_t n_others = (size_t)Rf_xlength(others);
+  uint64_t *digests = (uint64_t *)R_alloc(n_others + 1, sizeof *digests);
+  for (size_t k = 0; k < n_others; k++) digests[k] = r_digest(VECTOR_ELT(others, (R_xlen_t)k), team);
+  struct spd_surveys *surveys;
+  SEXP pointer = PROTECT(guarded_open(&surveys, paths, counts));
+  r_check_rows(rows, R_ANY, (double)surveys->first[surveys->n_files]);
+  const size_t n = (size_t)Rf_xlength(rows);
+  struct digesting d = {.surveys = surveys, .rows = REAL_RO(rows)};
+  d.places = (const struct spd_survey_column **)R_alloc(surveys->n_files, sizeof *d.places);
+  d.longest = (size_t *)R_alloc((size_t)team, sizeof *d.longest);
+  memset(d.longest, 0, (size_t)team * sizeof *d.longest);
+  int odd = 0;
+  d.odd = &odd;
+  if (!find_everywhere(d.places, surveys, column, of_texts ? 'A' : 'J')) {
+    finalize(pointer);
+    UNPROTECT(1);
+    return R_NilValue;
+  }
+  struct spd_error error = {""};
+  if (of_texts)
+    d.texts = malloc((n + 1) * sizeof *d.texts);
+  else
+    d.numbers = malloc((n + 1) * sizeof *d.numbers);
+  spd_status status = d.texts || d.numbers ? digest_rows(&d, n, team, &error)
+                                           : spd_fail(&error, SPD_STATUS_NO_MEMORY, "no memory for the digests of %zu rows", n);
+  uint64_t own = spd_digest_join(of_texts ? STRSXP : INTSXP, n), all = spd_digest_join(VECSXP, 1 + n_others);
+  if (status == SPD_STATUS_OK) {
+    for (size_t i = 0; i < n && of_texts; i++) own = spd_digest_join(own, d.texts[i]);
+    if (!of_texts) own = spd_digest_join(own, spd_digest(d.numbers, n * sizeof *d.numbers, team));
+    if (of_texts && !odd) odd = !are_different(d.texts, n);
+  }
+  free(d.texts);
+  free(d.numbers);
+  finalize(pointer);
+  UNPROTECT(1);
+  if (status == SPD_STATUS_INTERRUPTED) R_CheckUserInterrupt();
+  if (status != SPD_STATUS_OK) r_raise(status, &error);
+  all = spd_digest_join(all, own);
+  for (size_t k = 0; k < n_others; k++) all = spd_digest_join(all, digests[k]);
+  size_t longest = 1;
+  for (int t = 0; t < team; t++) longest = d.longest[t] > longest ? d.longest[t] : longest;
+  char text[17];
+  snprintf(text, sizeof text, "%016llx", (unsigned long long)all);
+  SEXP result = PROTECT(r_list_new(3, names));
+  SET_VECTOR_ELT(result, 0, Rf_mkString(text));
+  SET_VECTOR_ELT(result, 1, Rf_ScalarReal((double)longest));
+  SET_VECTOR_ELT(result, 2, Rf_ScalarLogical(!odd));
+  UNPROTECT(1);
+  return result;
+}
+
 /* A column of floats of rows (numbers from 1 over all files): (n, repeat), as it is in the files, checksums verified. */
 SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
   struct spd_surveys *surveys;
@@ -280,178 +424,4 @@ SEXP ffi_survey_matrix(SEXP paths, SEXP counts, SEXP name, SEXP rows) {
   UNPROTECT(2);
   if (status != SPD_STATUS_OK) r_raise(status, &error);
   return result;
-}
-
-/* ---- rows from R ---- */
-
-/* columns: names, types and widths (vectors of one length), as of spd_survey_column. */
-SEXP ffi_survey_create(SEXP path, SEXP table, SEXP wave, SEXP instrument, SEXP prepared, SEXP part, SEXP names, SEXP types, SEXP repeats) {
-  const size_t n = (size_t)Rf_xlength(names);
-  const char *kind = r_text(table, "table"), *made_for = r_text(instrument, "instrument"), *made_how = r_text(prepared, "prepared");
-  const char *which = r_text(part, "part");
-  const char *where = path_of(path);
-  r_check_texts(names, "names", n);
-  r_check_texts(types, "types", n);
-  r_check_numbers(repeats, "repeats", n);
-  r_check_numbers(wave, "wave", R_ANY);
-  for (size_t c = 0; c < n; c++)
-    if (!(REAL_RO(repeats)[c] >= 0 && REAL_RO(repeats)[c] <= 1e6)) Rf_error("internal: a column has up to a million values a row");
-  struct spd_survey_column *columns = (struct spd_survey_column *)R_alloc(n, sizeof *columns);
-  memset(columns, 0, n * sizeof *columns);
-  for (size_t c = 0; c < n; c++) {
-    strncpy(columns[c].name, CHAR(STRING_ELT(names, (R_xlen_t)c)), SPD_FITS_TEXT - 1);
-    columns[c].type = CHAR(STRING_ELT(types, (R_xlen_t)c))[0];
-    columns[c].repeat = (size_t)REAL_RO(repeats)[c];
-  }
-  struct spd_survey survey;
-  struct spd_error error = {""};
-  spd_status status =
-      spd_survey_create(&survey, where, kind, REAL_RO(wave), (size_t)Rf_xlength(wave), made_for, made_how, which, columns, n, &error);
-  if (status == SPD_STATUS_OK) spd_survey_close(&survey);
-  if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return R_NilValue;
-}
-
-static void put_text(unsigned char *to, SEXP text, size_t width) {
-  const size_t n = text == NA_STRING ? 0 : (size_t)LENGTH(text);
-  for (size_t k = 0; k < width && k < n; k++) to[k] = (unsigned char)(CHAR(text)[k] >= ' ' && CHAR(text)[k] <= '~' ? CHAR(text)[k] : '?');
-}
-
-/* A column of `count` rows from `first` on; x: a vector, or a matrix for a column of floats. values: (R_BLOCK, repeat). */
-static void put_column(unsigned char *rows, size_t row_bytes, SEXP x, size_t first, size_t count, const struct spd_survey_column *c,
-                       float *values) {
-  if (c->type == 'E') r_columns_to_floats(values, REAL_RO(x), (size_t)Rf_nrows(x), c->repeat, first, count);
-  for (size_t i = 0; i < count; i++) {
-    unsigned char *to = rows + i * row_bytes + c->offset;
-    const size_t row = first + i;
-    switch (c->type) {
-      case 'E': spd_put_floats(to, values + i * c->repeat, c->repeat); break;
-      case 'A': put_text(to, STRING_ELT(x, (R_xlen_t)row), c->repeat); break;
-      case 'J': spd_put_int(to, INTEGER(x)[row]); break;
-      case 'L': *to = LOGICAL(x)[row] == NA_LOGICAL ? 0 : LOGICAL(x)[row] ? 'T' : 'F'; break;
-      default: spd_put_double(to, REAL_RO(x)[row]);
-    }
-  }
-}
-
-static int fits(SEXP x, size_t n, const struct spd_survey_column *c) {
-  switch (c->type) {
-    case 'E': return Rf_isReal(x) && Rf_isMatrix(x) && (size_t)Rf_nrows(x) == n && (size_t)Rf_ncols(x) == c->repeat;
-    case 'A': return Rf_isString(x) && (size_t)Rf_xlength(x) == n;
-    case 'J': return c->repeat == 1 && TYPEOF(x) == INTSXP && (size_t)Rf_xlength(x) == n;
-    case 'L': return c->repeat == 1 && TYPEOF(x) == LGLSXP && (size_t)Rf_xlength(x) == n;
-    default: return c->repeat == 1 && Rf_isReal(x) && (size_t)Rf_xlength(x) == n;
-  }
-}
-
-static int is_own(const struct spd_survey *survey, size_t c) {
-  return strcmp(survey->columns[c].name, "PADDING") == 0 || (int)c == survey->checksum_column;
-}
-
-spd_status r_survey_put(unsigned char *rows, const struct spd_survey *survey, SEXP columns, size_t n, size_t first, size_t count,
-                        struct spd_error *error) {
-  R_xlen_t k = 0;
-  size_t widest = 1;
-  for (size_t c = 0; c < survey->n_columns && k < Rf_xlength(columns); c++) {
-    const struct spd_survey_column *column = &survey->columns[c];
-    if (is_own(survey, c)) continue;
-    if (!fits(VECTOR_ELT(columns, k++), n, column))
-      return spd_fail(error, SPD_STATUS_INVALID, "what is to be appended does not fit the column %.60s of %.200s", column->name,
-                      survey->file_name);
-    if (column->type == 'E' && column->repeat > widest) widest = column->repeat;
-  }
-  if (k < Rf_xlength(columns)) return spd_fail(error, SPD_STATUS_INVALID, "%.200s has fewer columns", survey->file_name);
-  float *values = malloc(R_BLOCK * widest * sizeof *values);
-  if (!values) return spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for %zu rows", count);
-  for (size_t i = 0; i < count; i += R_BLOCK) {
-    k = 0;
-    for (size_t c = 0; c < survey->n_columns && k < Rf_xlength(columns); c++)
-      if (!is_own(survey, c))
-        put_column(rows + i * survey->row_bytes, survey->row_bytes, VECTOR_ELT(columns, k++), first + i,
-                   count - i < R_BLOCK ? count - i : R_BLOCK, &survey->columns[c], values);
-  }
-  free(values);
-  return SPD_STATUS_OK;
-}
-
-static spd_status append(struct spd_survey *survey, SEXP columns, size_t n, struct spd_error *error) {
-  R_xlen_t wanted = 0;
-  for (size_t c = 0; c < survey->n_columns; c++) wanted += !is_own(survey, c);
-  if (Rf_xlength(columns) != wanted)
-    return spd_fail(error, SPD_STATUS_INVALID, "%.200s has %lld columns to append to", survey->file_name, (long long)wanted);
-  unsigned char *rows = calloc(n ? n : 1, survey->row_bytes);
-  spd_status status =
-      rows ? r_survey_put(rows, survey, columns, n, 0, n, error) : spd_fail(error, SPD_STATUS_NO_MEMORY, "no memory for %zu rows", n);
-  if (status == SPD_STATUS_OK) status = spd_survey_append(survey, rows, n, error);
-  free(rows);
-  return status;
-}
-
-/* columns: n values each, in the order of the file's columns, PADDING and ROWSUM left out. */
-SEXP ffi_survey_append(SEXP path, SEXP columns) {
-  const char *where = path_of(path);
-  struct spd_survey survey;
-  struct spd_error error = {""};
-  if (TYPEOF(columns) != VECSXP) Rf_error("internal: 'columns' must be a list");
-  const size_t n = Rf_xlength(columns) ? (size_t)Rf_xlength(VECTOR_ELT(columns, 0)) : 0;
-  spd_status status = spd_survey_reopen(&survey, where, &error);
-  if (status == SPD_STATUS_OK) {
-    status = append(&survey, columns, n, &error);
-    spd_survey_close(&survey);
-  }
-  if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return R_NilValue;
-}
-
-/* A session that appends to a survey file, by ffi_simulate(), `chunk` rows at a time */
-SEXP ffi_survey_write(SEXP path, SEXP chunk) {
-  const char *expanded = path_of(path);
-  const char *where = strcpy(R_alloc(strlen(expanded) + 1, 1), expanded);
-  const size_t rows = (size_t)r_whole(chunk, "chunk", 1, 65536);
-  struct r_session *session;
-  SEXP pointer = PROTECT(r_session_new(&session));
-  struct spd_error error = {""};
-  const spd_status status = r_session_write(session, where, rows, &error);
-  if (status != SPD_STATUS_OK) {
-    r_session_free(pointer);
-    r_raise(status, &error);
-  }
-  UNPROTECT(1);
-  return pointer;
-}
-
-/* Waits until its rows are in the file, and ends the file. */
-SEXP ffi_survey_written(SEXP pointer) {
-  struct r_session *session = r_session_get(pointer);
-  if (!session->writer || session->results) Rf_error("internal: this session writes no survey");
-  struct spd_error error = {""};
-  const spd_status status = r_session_finish(session, &error);
-  if (status == SPD_STATUS_INTERRUPTED) R_CheckUserInterrupt();
-  if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return R_NilValue;
-}
-
-/* Whether a program has the file open to append to */
-SEXP ffi_survey_locked(SEXP path) { return Rf_ScalarLogical(spd_file_is_locked(path_of(path))); }
-
-SEXP ffi_survey_finish(SEXP path, SEXP inputs, SEXP reasons) {
-  const size_t n = (size_t)Rf_xlength(inputs);
-  const char *where = path_of(path);
-  r_check_texts(inputs, "inputs", n);
-  r_check_texts(reasons, "reasons", n);
-  const char **in = (const char **)R_alloc(n + 1, sizeof *in), **why = (const char **)R_alloc(n + 1, sizeof *why);
-  for (size_t i = 0; i < n; i++) {
-    in[i] = CHAR(STRING_ELT(inputs, (R_xlen_t)i));
-    why[i] = CHAR(STRING_ELT(reasons, (R_xlen_t)i));
-  }
-  struct spd_survey survey;
-  struct spd_error error = {""};
-  spd_status status = spd_survey_reopen(&survey, where, &error);
-  if (status == SPD_STATUS_OK) {
-    status = spd_survey_finish(&survey, in, why, n, r_interrupted, &error);
-    spd_survey_close(&survey);
-  }
-  if (status == SPD_STATUS_INTERRUPTED) R_CheckUserInterrupt();
-  if (status != SPD_STATUS_OK) r_raise(status, &error);
-  return R_NilValue;
 }

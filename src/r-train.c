@@ -147,7 +147,9 @@ static spd_status make_model(struct r_session *session, struct r_session *first,
 
 /* first: NULL, or the session beside whose model this one's is */
 static spd_status open_part(struct r_session *session, struct r_session *first, struct part *p, struct spd_error *error) {
-  SPD_TRY(r_source_open(session, &p->source, p->z, p->n, p->width, error));
+  SPD_TRY(r_source_open(session, &p->source, p->n, p->width, error));
+  SPD_TRY(r_source_allocate(session, p->n, error));
+  for (size_t i = 0; i < p->n; i++) r_source_place(session, i, &p->source, p->z, i);
   if (p->source.flux != R_NilValue) SPD_TRY(r_source_copy(session, p->n, p->width, p->device.threads, error));
   SPD_TRY(copy_membership(session, p->is_training, p->n, error));
   SPD_TRY(make_model(session, first, p, error));

@@ -308,6 +308,11 @@ uint32_t spd_fits_sum(uint32_t sum, const unsigned char *bytes, size_t n) {
   return (uint32_t)total;
 }
 
+uint32_t spd_fits_sum_join(uint32_t a, uint32_t b) {
+  const uint64_t total = (uint64_t)a + b;
+  return (uint32_t)(total + (total >> 32));
+}
+
 static const char room_for_checksum[] = "COMMENT  checksum", room_for_datasum[] = "COMMENT  datasum";
 
 void spd_fits_add_checksum_room(struct spd_fits_header *h) {

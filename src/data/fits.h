@@ -66,6 +66,8 @@ void spd_fits_end(struct spd_fits_header *header);
 
 /* The sum of n bytes as 32-bit words with end-around carry, added to `sum`. Up to three bytes after the last whole word are ignored. */
 uint32_t spd_fits_sum(uint32_t sum, const unsigned char *bytes, size_t n);
+/* Of what two sums are of, one after the other */
+uint32_t spd_fits_sum_join(uint32_t a, uint32_t b);
 /* Appends two COMMENT cards that spd_fits_set_checksums() replaces by CHECKSUM and DATASUM: a missing checksum is valid, a stale one is
  * not. */
 void spd_fits_add_checksum_room(struct spd_fits_header *header);

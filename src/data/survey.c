@@ -88,7 +88,7 @@ static spd_status read_header(struct spd_survey *s, uint64_t at, struct spd_erro
   return read > 0 ? SPD_STATUS_OK : fail_io(s, "reading", error);
 }
 
-static spd_status write_all(struct spd_survey *s, const void *bytes, size_t n, uint64_t at, struct spd_error *error) {
+static spd_status write_all(const struct spd_survey *s, const void *bytes, size_t n, uint64_t at, struct spd_error *error) {
   return spd_file_write(s->file, bytes, n, at) ? SPD_STATUS_OK : fail_io(s, "writing", error);
 }
 
@@ -417,6 +417,8 @@ static spd_status prepare_to_append(struct spd_survey *s, struct spd_error *erro
   const uint64_t end = end_of_rows(s); /* then zeros to the end of the block */
   if (ftruncate(s->file, (off_t)end) != 0 || ftruncate(s->file, (off_t)spd_fits_padded(end)) != 0)
     return fail_io(s, "cutting off what follows the rows", error);
+  s->knows_sum = s->n_rows == 0 && s->row_bytes % 4 == 0 && s->columns[s->checksum_column].offset % 4 == 0;
+  s->sum = 0;
   return SPD_STATUS_OK;
 }
 
@@ -433,22 +435,44 @@ spd_status spd_survey_reopen(struct spd_survey *s, const char *path, struct spd_
   return status;
 }
 
-spd_status spd_survey_append(struct spd_survey *s, unsigned char *rows, size_t count, struct spd_error *error) {
-  static const unsigned char zeros[BLOCK];
-  if (count == 0) return SPD_STATUS_OK;
+static void set_row_sum(unsigned char *row, const struct spd_survey *s) {
+  spd_put_int(row + s->columns[s->checksum_column].offset, (int32_t)row_sum(row, s));
+}
+
+static uint64_t row_at(const struct spd_survey *s, uint64_t number) { return s->rows_at + number * s->row_bytes; }
+
+spd_status spd_survey_append_written(struct spd_survey *s, const unsigned char *rows, size_t count, struct spd_error *error) {
+  uint32_t sum = s->sum;
   for (size_t i = 0; i < count; i++) {
-    unsigned char *row = rows + i * s->row_bytes;
-    spd_put_int(row + s->columns[s->checksum_column].offset, (int32_t)row_sum(row, s));
+    const uint32_t others = (uint32_t)spd_get_int(rows + i * s->row_bytes + s->columns[s->checksum_column].offset);
+    sum = spd_fits_sum_join(spd_fits_sum_join(sum, others), others); /* the second is ROWSUM itself */
   }
-  const uint64_t at = end_of_rows(s), end = at + count * s->row_bytes;
-  SPD_TRY(write_all(s, rows, count * s->row_bytes, at, error));
-  SPD_TRY(write_all(s, zeros, (size_t)(spd_fits_padded(end) - end), end, error));
   SPD_TRY(flush(s, error));
   char card[SPD_FITS_CARD + 1];
   snprintf(card, sizeof card, "NAXIS2  = %20lld%50s", (long long)(s->n_rows + count), "");
   SPD_TRY(write_all(s, card, SPD_FITS_CARD, s->count_at, error));
   s->n_rows += count;
+  s->sum = sum;
   return SPD_STATUS_OK;
+}
+
+spd_status spd_survey_append(struct spd_survey *s, unsigned char *rows, size_t count, struct spd_error *error) {
+  static const unsigned char zeros[BLOCK];
+  if (count == 0) return SPD_STATUS_OK;
+  for (size_t i = 0; i < count; i++) set_row_sum(rows + i * s->row_bytes, s);
+  const uint64_t at = end_of_rows(s), end = at + count * s->row_bytes;
+  SPD_TRY(write_all(s, rows, count * s->row_bytes, at, error));
+  SPD_TRY(write_all(s, zeros, (size_t)(spd_fits_padded(end) - end), end, error));
+  return spd_survey_append_written(s, rows, count, error);
+}
+
+spd_status spd_survey_reserve(const struct spd_survey *s, uint64_t end, struct spd_error *error) {
+  return ftruncate(s->file, (off_t)spd_fits_padded(row_at(s, end))) == 0 ? SPD_STATUS_OK : fail_io(s, "writing", error);
+}
+
+spd_status spd_survey_write_row(unsigned char *row, const struct spd_survey *s, uint64_t number, struct spd_error *error) {
+  set_row_sum(row, s);
+  return write_all(s, row, s->row_bytes, row_at(s, number), error);
 }
 
 static spd_status sum_rows(uint32_t *sum, const struct spd_survey *s, int (*stopped)(void), struct spd_error *error) {
@@ -490,9 +514,9 @@ static spd_status write_rejected(struct spd_survey *s, const char *const *inputs
 
 spd_status spd_survey_finish(struct spd_survey *s, const char *const *inputs, const char *const *reasons, size_t n, int (*stopped)(void),
                              struct spd_error *error) {
-  uint32_t sum;
+  uint32_t sum = s->sum;
   if (n > 0) SPD_TRY(write_rejected(s, inputs, reasons, n, error));
-  SPD_TRY(sum_rows(&sum, s, stopped, error));
+  if (!s->knows_sum) SPD_TRY(sum_rows(&sum, s, stopped, error));
   SPD_TRY(flush(s, error));
   SPD_TRY(read_header(s, s->header_at, error));
   spd_fits_set_checksums(s->header, sum);

@@ -39,9 +39,11 @@ struct spd_survey {
   int resolution_column;                                    /* of floats, whose name says of which shape; -1 if absent */
   struct spd_band band;
   uint64_t n_rows;
-  uint64_t count_at, rows_at;     /* in the file: the card NAXIS2, the first row */
-  uint64_t header_at;             /* of the table */
-  int finished;                   /* checksums of the table were written */
+  uint64_t count_at, rows_at; /* in the file: the card NAXIS2, the first row */
+  uint64_t header_at;         /* of the table */
+  int finished;               /* checksums of the table were written */
+  int knows_sum;              /* of all rows, since it was without rows when it was opened to append to: */
+  uint32_t sum;
   struct spd_fits_header *header; /* workspace of functions that take a survey that is not const */
 };
 
@@ -59,8 +61,15 @@ void spd_survey_close(struct spd_survey *survey);
 
 /* Sets the checksums of `count` rows (count, row_bytes) and appends them: rows, padding, flush, then the number of rows. */
 spd_status spd_survey_append(struct spd_survey *survey, unsigned char *rows, size_t count, struct spd_error *error);
-/* Ends the file: a table REJECTED of n inputs and reasons, if there are any, and the standard's checksums, for which all rows are read: if
- * `stopped` (NULL: never) says so meanwhile, SPD_STATUS_INTERRUPTED, and the file is as it was before. It can be reopened. */
+/* Its parts, for rows that several threads make: room for rows up to number `end` - 1, which must not be asked for while rows are written;
+ * writes a row (row_bytes), whose checksum it sets, reentrant; and appends the `count` rows that were written after those that are there.
+ * What was written and not appended is not part of the file, and is cut off when it is reopened. */
+spd_status spd_survey_reserve(const struct spd_survey *survey, uint64_t end, struct spd_error *error);
+spd_status spd_survey_write_row(unsigned char *row, const struct spd_survey *survey, uint64_t number, struct spd_error *error);
+spd_status spd_survey_append_written(struct spd_survey *survey, const unsigned char *rows, size_t count, struct spd_error *error);
+/* Ends the file: a table REJECTED of n inputs and reasons, if there are any, and the standard's checksums, for which all rows are read
+ * unless they were appended since the file was without any: if `stopped` (NULL: never) says so meanwhile, SPD_STATUS_INTERRUPTED, and the
+ * file is as it was before. It can be reopened. */
 spd_status spd_survey_finish(struct spd_survey *survey, const char *const *inputs, const char *const *reasons, size_t n,
                              int (*stopped)(void), struct spd_error *error);
 /* The rows of REJECTED: *n of them, texts that the caller frees with *inputs and *reasons (one block each). */

@@ -7,14 +7,15 @@
 
 #include "core/threads.h"
 
-enum { BUFFERS = 3 }; /* one is made, one is written, and one waits where the two differ in pace */
+enum { BUFFERS = 4 }; /* one is begun, one is made, one is written, and one waits where they differ in pace */
 
 struct spd_writer {
   struct spd_survey *survey;
   size_t chunk;
   unsigned char *rows[BUFFERS]; /* (chunk, row_bytes) */
   size_t counts[BUFFERS];
-  size_t put, written; /* chunks */
+  int written_before[BUFFERS]; /* rows that are in the file, but not appended */
+  size_t given, put, written;  /* chunks */
   spd_status status;
   struct spd_error error;
   int stop, running;
@@ -39,7 +40,9 @@ static void *write_behind(void *argument) {
     struct spd_error error = {""};
     pthread_mutex_unlock(&w->mutex);
     const int dropped = status != SPD_STATUS_OK;
-    if (!dropped) status = spd_survey_append(w->survey, w->rows[b], w->counts[b], &error);
+    if (!dropped)
+      status = w->written_before[b] ? spd_survey_append_written(w->survey, w->rows[b], w->counts[b], &error)
+                                    : spd_survey_append(w->survey, w->rows[b], w->counts[b], &error);
     pthread_mutex_lock(&w->mutex);
     if (!dropped && status != SPD_STATUS_OK) w->status = status, w->error = error;
     w->written++;
@@ -87,11 +90,11 @@ void spd_writer_destroy(struct spd_writer *w) {
   free(w);
 }
 
-/* Until no more than `behind` chunks are to be written, or writing has failed */
-static spd_status wait_for(struct spd_writer *w, size_t behind, struct spd_error *error) {
+/* Until no more than `behind` of the chunks that were given, or put, are to be written, or writing has failed */
+static spd_status wait_for(struct spd_writer *w, const size_t *chunks, size_t behind, struct spd_error *error) {
   if (left_behind(w)) return spd_fail(error, SPD_STATUS_UNSUPPORTED, "a file that a process writes cannot be written on in a fork of it");
   pthread_mutex_lock(&w->mutex);
-  while (w->put - w->written > behind && w->status == SPD_STATUS_OK) pthread_cond_wait(&w->changed, &w->mutex);
+  while (*chunks - w->written > behind && w->status == SPD_STATUS_OK) pthread_cond_wait(&w->changed, &w->mutex);
   const spd_status status = w->status;
   if (status != SPD_STATUS_OK && error) *error = w->error;
   pthread_mutex_unlock(&w->mutex);
@@ -99,18 +102,22 @@ static spd_status wait_for(struct spd_writer *w, size_t behind, struct spd_error
 }
 
 spd_status spd_writer_next(unsigned char **rows, struct spd_writer *w, struct spd_error *error) {
-  SPD_TRY(wait_for(w, BUFFERS - 1, error));
-  *rows = w->rows[w->put % BUFFERS];
+  SPD_TRY(wait_for(w, &w->given, BUFFERS - 1, error));
+  *rows = w->rows[w->given++ % BUFFERS];
   memset(*rows, 0, w->chunk * w->survey->row_bytes);
   return SPD_STATUS_OK;
 }
 
-void spd_writer_put(struct spd_writer *w, size_t count) {
+static void put(struct spd_writer *w, size_t count, int written_before) {
   if (left_behind(w)) return;
   pthread_mutex_lock(&w->mutex);
+  w->written_before[w->put % BUFFERS] = written_before;
   w->counts[w->put++ % BUFFERS] = count;
   pthread_cond_broadcast(&w->changed);
   pthread_mutex_unlock(&w->mutex);
 }
 
-spd_status spd_writer_wait(struct spd_writer *w, struct spd_error *error) { return wait_for(w, 0, error); }
+void spd_writer_put(struct spd_writer *w, size_t count) { put(w, count, 0); }
+void spd_writer_put_written(struct spd_writer *w, size_t count) { put(w, count, 1); }
+
+spd_status spd_writer_wait(struct spd_writer *w, struct spd_error *error) { return wait_for(w, &w->put, 0, error); }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/threads.h"
+
 struct spd_feed {
   struct spd_model *model;
   struct spd_backend *backend;
@@ -147,6 +149,27 @@ static size_t batch_at(const struct spd_feed *feed, size_t from, size_t batch) {
   return left < feed->batch_size ? left : feed->batch_size;
 }
 
+/* Rows of a source in memory on their way to a lane */
+struct gathering {
+  float *flux, *ivar, *resolution;
+  const struct spd_source *source;
+  const uint64_t *rows;
+  size_t n, width, resolved;
+};
+
+enum { GATHERED = 8 /* rows of a piece */ };
+
+static void gather_piece(const void *context, size_t piece, int thread) {
+  (void)thread;
+  const struct gathering *g = context;
+  const struct spd_source *source = g->source;
+  for (size_t i = piece * GATHERED; i < (piece + 1) * GATHERED && i < g->n; i++) {
+    memcpy(g->flux + i * g->width, source->flux + g->rows[i] * g->width, g->width * sizeof(float));
+    memcpy(g->ivar + i * g->width, source->ivar + g->rows[i] * g->width, g->width * sizeof(float));
+    if (g->resolved) memcpy(g->resolution + i * g->resolved, source->resolution + g->rows[i] * g->resolved, g->resolved * sizeof(float));
+  }
+}
+
 /* n spectra of the queued rows from `from` on into the host's memory. The reader delivers them in their order only. */
 static spd_status fetch(float *flux, float *ivar, float *z, float *resolution, struct spd_feed *feed, size_t from, size_t n,
                         struct spd_error *error) {
@@ -163,11 +186,8 @@ static spd_status fetch(float *flux, float *ivar, float *z, float *resolution, s
     if (resolved) spd_columns_take(resolution, columns->resolution, columns->n_rows, feed->places, n, resolved, source->threads);
     return SPD_STATUS_OK;
   }
-  for (size_t i = 0; i < n; i++) {
-    memcpy(flux + i * width, source->flux + rows[i] * width, width * sizeof *flux);
-    memcpy(ivar + i * width, source->ivar + rows[i] * width, width * sizeof *ivar);
-    if (resolved) memcpy(resolution + i * resolved, source->resolution + rows[i] * resolved, resolved * sizeof *resolution);
-  }
+  const struct gathering gathering = {flux, ivar, resolution, source, rows, n, width, resolved};
+  spd_parallel(source->threads, (n + GATHERED - 1) / GATHERED, gather_piece, &gathering);
   return SPD_STATUS_OK;
 }
 

@@ -18,7 +18,7 @@ struct spd_source {
   const unsigned char *is_training; /* (n_rows): 1 trains, 0 validates */
   const struct spd_surveys *surveys;
   size_t ahead;           /* rows of surveys that are read ahead at a time, 0 for a window of the order */
-  int threads;            /* of the host, to decode rows of surveys and to convert columns */
+  int threads;            /* of the host, which read, decode, convert and copy */
   const uint64_t *places; /* (n_rows): where each row is in the surveys; NULL: at its own number */
 };
 

@@ -95,15 +95,19 @@ static void test_sources(void) {
   const struct spd_source sources[] = {
       {.flux = data.flux, .ivar = data.ivar, .resolution = small_bands, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
       {.columns = &columns, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2},
-      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2, .ahead = 16}};
-  static const char *const names[] = {"memory", "columns", "surveys"};
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 1, .ahead = 16},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 2, .ahead = 5},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 4, .ahead = 16},
+      {.surveys = &surveys, .z = data.z, .n_rows = SMALL_ROWS, .threads = 8, .ahead = 0}};
+  enum { SOURCES = sizeof sources / sizeof *sources };
+  static const char *const names[] = {"memory", "columns", "surveys, 1 thread", "2 threads", "4 threads", "8 threads"};
   uint64_t rows[SMALL_ROWS];
   for (uint64_t i = 0; i < SMALL_ROWS; i++) rows[i] = i;
   const unsigned wanted[] = {ALL, 1u << SPD_RESULT_LATENT, 1u << SPD_RESULT_LOSS | 1u << SPD_RESULT_CHI2};
   const size_t steps[] = {2, 0, 0};
   for (int w = 0; w < 3; w++) {
     double *first = infer(&sources[0], wanted[w], steps[w], SMALL_ROWS, rows, SMALL_ROWS);
-    for (int s = 0; s < 3; s++) {
+    for (int s = 0; s < SOURCES; s++) {
       double *other = infer(&sources[s], wanted[w], steps[w], 8, rows, SMALL_ROWS);
       CHECK(same(first, other, SMALL_ROWS), "%s: other bits from %s, types %x", backend->ops->name, names[s], wanted[w]);
       free(other);
@@ -232,6 +236,22 @@ static void make_chunk(struct spd_writer *writer, const struct spd_survey *s, in
   spd_writer_put(writer, (size_t)count);
 }
 
+/* Two chunks at a time: their rows are written here, one by one, and appended by the thread. */
+static void make_two_chunks(struct spd_writer *writer, const struct spd_survey *s, int first, int count) {
+  unsigned char *rows[2];
+  for (int c = 0; c < 2; c++) MUST(spd_writer_next(&rows[c], writer, error));
+  for (int c = 0; c < 2; c++) {
+    MUST(spd_survey_reserve(s, (uint64_t)(first + (c + 1) * count), error));
+    for (int i = 0; i < count; i++) {
+      unsigned char *row = rows[c] + (size_t)i * s->row_bytes;
+      const int number = first + c * count + i;
+      survey_file_fill(row, s, number);
+      MUST(spd_survey_write_row(row, s, (uint64_t)number, error));
+    }
+    spd_writer_put_written(writer, (size_t)count);
+  }
+}
+
 static void test_writer(void) {
   char path[64];
   struct spd_survey s, other;
@@ -240,7 +260,9 @@ static void test_writer(void) {
   survey_file_make(&s, path);
   CHECK_STATUS(spd_survey_reopen(&other, path, error), SPD_STATUS_IO, "another program"); /* two writers */
   MUST(spd_writer_create(&writer, &s, 10, error));
-  for (int chunk = 0; chunk < 20; chunk++) make_chunk(writer, &s, 10 * chunk, 10);
+  for (int chunk = 0; chunk < 10; chunk++) make_chunk(writer, &s, 10 * chunk, 10);
+  MUST(spd_writer_wait(writer, error));
+  for (int chunk = 10; chunk < 20; chunk += 2) make_two_chunks(writer, &s, 10 * chunk, 10);
   MUST(spd_writer_wait(writer, error));
   CHECK(s.n_rows == 200, "%d rows", (int)s.n_rows);
   make_chunk(writer, &s, 200, 3);

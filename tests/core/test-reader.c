@@ -1,4 +1,4 @@
-/* The reader of surveys: all rows come, once and in their order, whatever the order and wherever it stops. */
+/* The reader of surveys: all rows come, once and in their order, whatever the order, wherever it stops, and for any number of threads. */
 #include <sys/wait.h>
 
 #include "check.h"
@@ -43,11 +43,11 @@ static int take(struct spd_reader *reader, const uint64_t *rows, size_t count, c
   return wrong;
 }
 
-static void test_orders(void) {
+static void test_orders(int threads, size_t ahead) {
   struct spd_surveys surveys;
   struct spd_reader *reader;
   open_both(&surveys);
-  MUST(spd_reader_create(&reader, &surveys, 0, 2, error));
+  MUST(spd_reader_create(&reader, &surveys, ahead, threads, error));
   uint64_t *order = malloc(ROWS * sizeof *order), *places = malloc(ROWS * sizeof *places);
   for (uint64_t epoch = 0; epoch < 3; epoch++) {
     spd_order_fill(order, ROWS, 7, epoch);
@@ -68,13 +68,13 @@ static void test_orders(void) {
   float pixel[2 * FILE_PIXELS];
   CHECK_STATUS(spd_reader_next(pixel, pixel + FILE_PIXELS, 1, reader, error), SPD_STATUS_INVALID, "no more");
   MUST(spd_reader_start(reader, order, ROWS, NULL, error));
-  spd_reader_destroy(reader); /* while its thread reads */
+  spd_reader_destroy(reader); /* while its threads read */
   close_both(&surveys);
   free(order);
   free(places);
 }
 
-static void test_damage(void) {
+static void test_damage(int threads) {
   struct spd_surveys surveys;
   struct spd_reader *reader;
   open_both(&surveys);
@@ -82,7 +82,7 @@ static void test_damage(void) {
   fseek(file, (long)(surveys.files[1].rows_at + 600 * surveys.files[1].row_bytes + 100), SEEK_SET);
   fputc(0x55, file);
   fclose(file);
-  MUST(spd_reader_create(&reader, &surveys, 0, 2, error));
+  MUST(spd_reader_create(&reader, &surveys, 0, threads, error));
   uint64_t rows[ROWS];
   for (uint64_t i = 0; i < ROWS; i++) rows[i] = i;
   MUST(spd_reader_start(reader, rows, ROWS, NULL, error));
@@ -102,7 +102,51 @@ static void test_damage(void) {
   free(ivar);
 }
 
-/* In a child the reader refuses and can be given back, though its thread stayed in the parent. */
+/* Rows on both sides of one that is not there come, or fail, as if there were one thread: the error is that of the first row in the order.
+ * What has been read before a file shrinks may still be delivered. */
+static void test_shrinking(int threads) {
+  struct spd_surveys surveys;
+  struct spd_reader *reader;
+  open_both(&surveys);
+  float *flux = malloc(ROWS * FILE_PIXELS * sizeof *flux), *ivar = malloc(ROWS * FILE_PIXELS * sizeof *ivar);
+  MUST(spd_reader_create(&reader, &surveys, 100, threads, error));
+  uint64_t rows[ROWS];
+  for (uint64_t i = 0; i < ROWS; i++) rows[i] = i;
+  MUST(spd_reader_start(reader, rows, ROWS, NULL, error));
+  MUST(spd_reader_next(flux, ivar, 1000, reader, error));
+  const off_t cut = (off_t)(surveys.files[0].rows_at + 5003 * surveys.files[0].row_bytes + 7),
+              whole = lseek(surveys.files[0].file, 0, SEEK_END);
+  char *rest = malloc((size_t)(whole - cut));
+  CHECK(pread(surveys.files[0].file, rest, (size_t)(whole - cut), cut) == whole - cut, "pread() fails");
+  CHECK(truncate(paths[0], cut) == 0, "truncate() fails");
+  MUST(spd_reader_next(flux, ivar, 4003, reader, error)); /* also the rows of the run that is cut */
+  CHECK(flux[4002 * FILE_PIXELS] == 5002, "row 5002 is %g", (double)flux[4002 * FILE_PIXELS]);
+  CHECK_STATUS(spd_reader_next(flux, ivar, 10, reader, error), SPD_STATUS_FORMAT, "is cut");
+  uint64_t few[] = {10400, 5001, 9000, 5003, 8, 5003};
+  for (int one = 0; one < 2; one++) {
+    MUST(spd_reader_start(reader, few, 6, NULL, error));
+    struct spd_error first = {""};
+    MUST(spd_reader_next(flux, ivar, 2, reader, error));
+    CHECK(spd_reader_next(flux, ivar, 4, reader, &first) == SPD_STATUS_FORMAT, "a row is not there");
+    char end[64]; /* of row 9000, which comes before 5003 */
+    snprintf(end, sizeof end, "before byte %llu", (unsigned long long)(surveys.files[0].rows_at + 9001 * surveys.files[0].row_bytes));
+    CHECK(strstr(first.message, end), "'%s' is not about byte '%s'", first.message, end);
+  }
+  /* another chance, once the file is whole */
+  FILE *file = fopen(paths[0], "r+b");
+  fseek(file, (long)cut, SEEK_SET);
+  CHECK(fwrite(rest, 1, (size_t)(whole - cut), file) == (size_t)(whole - cut), "fwrite() fails");
+  fclose(file);
+  MUST(spd_reader_start(reader, rows, ROWS, NULL, error));
+  CHECK(take(reader, rows, ROWS, NULL, 300) == 0, "rows of the whole file differ");
+  spd_reader_destroy(reader);
+  close_both(&surveys);
+  free(flux);
+  free(ivar);
+  free(rest);
+}
+
+/* In a child the reader refuses and can be given back, though its threads stayed in the parent. */
 static void test_fork(void) {
   struct spd_surveys surveys;
   struct spd_reader *reader;
@@ -137,9 +181,13 @@ int main(void) {
     survey_file_append(&s, f ? FIRST : 0, f ? SECOND : FIRST);
     spd_survey_close(&s);
   }
-  test_orders();
+  for (int threads = 1; threads <= 8; threads *= 2) {
+    test_orders(threads, 0);
+    test_orders(threads, 150);
+    test_shrinking(threads);
+  }
   test_fork();
-  test_damage();
+  for (int threads = 1; threads <= 8; threads *= 2) test_damage(threads);
   for (int f = 0; f < 2; f++) unlink(paths[f]);
   return check_end();
 }

@@ -75,6 +75,56 @@ static void test_round_trip(void) {
   spd_survey_close(&s);
 }
 
+static unsigned char *content(size_t *size) {
+  FILE *file = fopen(path, "rb");
+  fseek(file, 0, SEEK_END);
+  *size = (size_t)ftell(file);
+  unsigned char *bytes = malloc(*size);
+  rewind(file);
+  CHECK(fread(bytes, 1, *size, file) == *size, "cannot read");
+  fclose(file);
+  return bytes;
+}
+
+/* The same file from rows that are appended, that are written one by one, and that are summed up when they are read again. */
+static void test_ways(void) {
+  struct spd_survey s;
+  unsigned char *files[4];
+  size_t sizes[4];
+  for (int way = 0; way < 4; way++) {
+    make(&s);
+    CHECK(s.knows_sum, "the sum of no rows is not known");
+    const size_t row_bytes = s.row_bytes;
+    unsigned char *rows = malloc(60 * row_bytes);
+    for (int i = 0; i < 60; i++) survey_file_fill(rows + (size_t)i * row_bytes, &s, i);
+    for (size_t first = 0; first < 60 && way >= 2; first += 30) {
+      MUST(spd_survey_reserve(&s, first + 30, error));
+      for (size_t i = 30; i-- > 0;) MUST(spd_survey_write_row(rows + (first + i) * row_bytes, &s, first + i, error));
+      if (first > 0) { /* the next chunk was begun while this one is flushed */
+        MUST(spd_survey_append_written(&s, rows, 30, error));
+        MUST(spd_survey_append_written(&s, rows + 30 * row_bytes, 30, error));
+      }
+    }
+    if (way < 2) MUST(spd_survey_append(&s, rows, 60, error));
+    if (way % 2 == 1) {
+      if (way == 3) { /* rows that are written, but not appended */
+        MUST(spd_survey_reserve(&s, 70, error));
+        MUST(spd_survey_write_row(rows, &s, 65, error));
+      }
+      spd_survey_close(&s);
+      MUST(spd_survey_reopen(&s, path, error));
+      CHECK(!s.knows_sum, "the sum of rows that were there is known");
+    }
+    MUST(spd_survey_finish(&s, NULL, NULL, 0, NULL, error));
+    check_rows("one way of many", &s, 60);
+    spd_survey_close(&s);
+    files[way] = content(&sizes[way]);
+    CHECK(sizes[way] == sizes[0] && memcmp(files[way], files[0], sizes[0]) == 0, "way %d gives other bytes", way);
+    free(rows);
+  }
+  for (int way = 0; way < 4; way++) free(files[way]);
+}
+
 /* A writer that dies leaves any prefix of the bytes that it was about to write. */
 static void test_killed(void) {
   struct spd_survey s;
@@ -189,6 +239,7 @@ static void test_mutations(void) {
 int main(void) {
   snprintf(path, sizeof path, "/tmp/spender-survey-%ld.fits", (long)getpid());
   test_round_trip();
+  test_ways();
   test_killed();
   test_refusals();
   test_mutations();

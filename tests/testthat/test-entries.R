@@ -44,7 +44,7 @@ valid_calls <- function(folder, torch) {
   .Call(ffi_survey_create, results, "RESULTS", wave, "small", "", "", c("ID", "Z", "NORM", "LOSS"), c("A", "D", "D", "E"), c(20, 1, 1, 1))
   open_inference_to <- function(path) {
     .Call(ffi_infer_open, fit$architecture, fit$weights, wave, fit$wave_rest, list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)),
-          x$z, !is.na(x$norm), "loss", list(steps = 0, with_redshift = FALSE, freedom = 0), path, options)
+          x$z, x$norm, "loss", list(steps = 0, with_redshift = FALSE, freedom = 0), path, options)
   }
   ended <- open_inference_to(NULL)
   .Call(ffi_infer_advance, ended, 10)
@@ -92,7 +92,7 @@ valid_calls <- function(folder, torch) {
       ffi_infer_end = list(ended),
       ffi_infer_open = list(fit$architecture, fit$weights, wave, fit$wave_rest,
                             list(flux = x$flux, ivar = x$ivar, rows = as.double(1:6), resolution = as_resolution(150, 6, x$instrument)),
-                            x$z, !is.na(x$norm), c("latent", "loss"), inference, NULL, options),
+                            x$z, x$norm, c("latent", "loss"), inference, NULL, options),
       ffi_infer_pace = list(ended, 0),
       ffi_integer64_text = list(c(1, 2)),
       ffi_lines = list(x$flux, x$ivar, x$z, x$norm, list(wave = wave, centre = c(4862.68, 5008.24), gap = 60, window = 40, sigma_max = 600,
@@ -129,6 +129,7 @@ valid_calls <- function(folder, torch) {
       ffi_survey_columns = list(path, counts, c("ID", "Z"), c(1, 3)),
       ffi_survey_create = list(file.path(folder, "created.fits"), "SPECTRA", wave, "small", "", "1/2",
                                c("ID", "Z", "NORM", "FLUX", "IVAR"), c("A", "D", "D", "E", "E"), c(9, 1, 1, 251, 251)),
+      ffi_survey_digest = list(path, counts, "ID", TRUE, c(1, 3), list(c(0.1, 0.2), "a"), 2),
       ffi_survey_finish = list(path, "file", "reason"),
       ffi_survey_info = list(path),
       ffi_survey_locked = list(path),

@@ -43,6 +43,45 @@ test_that("results of a survey know its rows by their checksums", {
   expect_error(predict(fit, write_survey(x, two), "loss", path = path), "the same spectra", class = "spender_error_exists")
 })
 
+test_that("columns of files have the digests that they have in memory, in any order, for any number of threads", {
+  x <- small_spectra(300)
+  path <- withr::local_tempfile(fileext = ".fits")
+  survey <- write_survey(x, path)
+  for (rows in list(1:300, 300:1, c(5, 9, 2), integer())) {
+    y <- survey[rows]
+    catalogue <- survey_catalogue(y, c("ID", "ROWSUM"))
+    for (others in list(list(), list(c(1, NA), "a", list(TRUE, NULL)))) {
+      ids <- column_digest(y, "ID", TRUE, others)
+      expect_identical(ids, list(digest = digest_of(c(list(catalogue$ID), others)), longest = max(1, nchar(catalogue$ID)), plain = TRUE))
+      expect_identical(column_digest(y, "ROWSUM", FALSE, others)$digest, digest_of(c(list(catalogue$ROWSUM), others)))
+      for (threads in c(1, 2, 4, 8)) {
+        expect_identical(.Call(ffi_survey_digest, path, 300, "ID", TRUE, y$rows, others, threads), ids)
+      }
+    }
+  }
+  expect_identical(data_digest(survey), digest_of(list(survey_catalogue(survey, "ROWSUM")$ROWSUM, survey$z, survey$norm)))
+  expect_null(.Call(ffi_survey_digest, path, 300, "none", TRUE, survey$rows, list(), 1))
+  expect_null(.Call(ffi_survey_digest, path, 300, "ID", FALSE, survey$rows, list(), 1))
+})
+
+test_that("ids that repeat, or have codes, are made unique before they are digested", {
+  x <- small_spectra(4)
+  path <- withr::local_tempfile(fileext = ".fits")
+  survey <- write_survey(x, path)
+  twice <- survey[c(1, 2, 1)]
+  expect_false(column_digest(twice, "ID", TRUE, list())$plain)
+  ids <- result_ids(twice, NULL)
+  expect_identical(ids$digest, digest_of(list(survey_ids(twice))))
+  expect_identical(ids$of(2:3), survey_ids(twice)[2:3])
+  x$id <- x$object <- c("a", "b%41", "c", "d")
+  unlink(path)
+  survey <- write_survey(x, path)
+  ids <- result_ids(survey, NULL)
+  expect_identical(ids$of(1:4), x$id)
+  expect_identical(ids$digest, digest_of(list(x$id)))
+  expect_identical(ids$longest, 6)
+})
+
 test_that("a checkpoint of other spectra is refused, one with OutDec is not", {
   x <- small_spectra(12)
   y <- x

@@ -9,6 +9,24 @@ survey_of <- function(x, env = parent.frame()) write_survey(x, withr::local_temp
 rows_there <- function(path) .Call(ffi_survey_info, path)$n
 bytes_of <- function(path) readBin(path, raw(), file.size(path))
 
+test_that("more rows than a segment has give what each of them gives", {
+  x <- small_spectra(60)
+  x$norm[7] <- NA
+  survey <- write_survey(x, withr::local_tempfile(fileext = ".fits"))
+  fit <- small_fit(x[-7], epochs = 1)
+  rows <- rep(1:60, 1120) # SEGMENT in src/r-infer.c is 65536
+  many <- survey[rows]
+  expect_warning(one <- predict(fit, survey, c("latent", "loss"), threads = 2), class = "spender_warning_no_norm")
+  expect_warning(all <- predict(fit, many, c("latent", "loss"), threads = 2), class = "spender_warning_no_norm")
+  expect_identical(unname(all$latent), unname(one$latent)[rows, ])
+  expect_identical(unname(all$loss), unname(one$loss)[rows])
+  path <- withr::local_tempfile(fileext = ".fits")
+  expect_warning(predict(fit, many, c("latent", "loss"), path = path, threads = 2), class = "spender_warning_no_norm")
+  written <- read_predictions(path)
+  expect_identical(unname(written$loss), as_float32(unname(all$loss)))
+  expect_identical(names(written$loss), survey_ids(many))
+})
+
 test_that("several types come from one pass, with the bits of each alone", {
   on_cpu()
   fit <- fit_of()

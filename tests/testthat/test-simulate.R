@@ -110,6 +110,47 @@ test_that("a sample's first spectra do not depend on how many follow, nor on thr
   expect_false(identical(x$flux[1:20, ], simulate_spectra(20, seed = 6)$flux))
 })
 
+test_that("a simulated survey has the same bits for any number of threads, and those of one that is written", {
+  bytes <- function(path) readBin(path, raw(), file.size(path))
+  grid <- instrument(seq(4000, 8000, by = 40))
+  n <- 2048 + 1024 + 301 # parts of R and chunks of the file, the last of each not whole
+  paths <- file.path(withr::local_tempdir(), paste0(1:5, ".fits"))
+  for (i in 1:4) simulate_survey(n, paths[i], instrument = grid, seed = 3, threads = 2^(i - 1))
+  write_survey(simulate_spectra(n, instrument = grid, seed = 3), paths[5])
+  for (i in 2:4) expect_identical(bytes(paths[i]), bytes(paths[1]))
+  read <- lapply(paths[c(1, 5)], function(path) as_spectra(open_survey(path)))
+  expect_identical(read[[1]]$flux, read[[2]]$flux)
+  expect_identical(read[[1]]$ivar, read[[2]]$ivar)
+  expect_true(.Call(ffi_survey_info, paths[1])$finished)
+})
+
+test_that("a simulation that ends in the middle leaves whole rows, and no thread", {
+  grid <- instrument(seq(4000, 8000, by = 40))
+  path <- withr::local_tempfile(fileext = ".fits")
+  plan <- plan_simulation(1500, instrument = grid, seed = 3, threads = 2)
+  session <- new_simulated_survey(path, plan)
+  drawn <- draw_objects(plan, 1500, 0)
+  .Call(ffi_simulate, drawn$shared, drawn$objects, 0, FALSE, plan$recipe,
+        list(session = session, columns = unname(simulated_columns(drawn))))
+  tasks <- function() length(list.files("/proc/self/task"))
+  close_session(session) # while the second chunk is made
+  survey <- open_survey(path)
+  expect_true(length(survey) %in% c(0, 1024))
+  expect_identical(survey$z, drawn$objects$z[seq_along(survey$z)])
+  before <- tasks()
+  session <- .Call(ffi_survey_write, path, 1024)
+  drawn$objects$z[1200] <- 40 # the grid does not reach
+  failing <- function() {
+    .Call(ffi_simulate, drawn$shared, drawn$objects, 0, FALSE, plan$recipe,
+          list(session = session, columns = unname(simulated_columns(drawn))))
+    .Call(ffi_survey_written, session)
+  }
+  expect_error(failing(), "z = 40")
+  close_session(session)
+  skip_if_not(file.exists("/proc/self/task"))
+  expect_lte(tasks(), before)
+})
+
 test_that("galaxies can be observed again", {
   x <- simulate_spectra(3, seed = 2, noise = FALSE, defects = FALSE)
   galaxies <- x$truth$parameters
