@@ -2,8 +2,7 @@
  *
  * The pool replaces OpenMP, whose waiting policy cannot be changed in a running process: its threads spin at the end of every loop, and
  * when another process keeps a core busy, two of them are slower than one. Here idle threads sleep after some microseconds, and pieces are
- * handed out one at a time, so that a thread on a shared core gets fewer of them. Where several threads gain nothing in company of busy
- * processes, loops are the caller's own for a tenth of a second, again and again. */
+ * handed out one at a time, so that a thread on a shared core gets fewer of them. */
 #ifndef SPD_CORE_THREADS_H
 #define SPD_CORE_THREADS_H
 
@@ -15,7 +14,7 @@ typedef void spd_piece(const void *context, size_t piece, int thread);
 
 /* Calls work(context, piece, thread) once for each piece from 0 to pieces - 1, on the calling thread and up to threads - 1 others,
  * and returns when all are done. Pieces start in order. Any thread may call this, also from within a piece. If threads cannot be created,
- * or gain nothing, fewer are used; in a forked child (R's mclapply) only the caller. */
+ * fewer are used; in a forked child (R's mclapply) only the caller. */
 void spd_parallel(int threads, size_t pieces, spd_piece *work, const void *context);
 
 /* The largest number of threads that spd_parallel() will use: `wanted`, at most the number of pieces, and 1 in a forked child, where

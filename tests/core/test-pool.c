@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -95,52 +94,6 @@ static void test_quotas(void) {
   if (system(command) != 0) exit(2);
 }
 
-static double seconds_now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-struct company {
-  int lost;    /* other threads lose their cores within a piece; otherwise all pieces wait */
-  int *others; /* pieces that other threads had */
-};
-
-static void keep_company(const void *context, size_t piece, int thread) {
-  const struct company *c = context;
-  (void)piece;
-  if (thread > 0) __atomic_add_fetch(c->others, 1, __ATOMIC_RELAXED);
-  if (thread > 0 || !c->lost)
-    usleep(2000);
-  else
-    for (const double until = seconds_now() + 1e-4; seconds_now() < until;) continue;
-}
-
-/* Loops, in so many seconds, of which another thread had a piece; longest: most in a row of which none had */
-static int shared_loops(int lost, double seconds, int *longest) {
-  int shared = 0, run_alone = 0;
-  *longest = 0;
-  for (const double until = seconds_now() + seconds; seconds_now() < until;) {
-    int others = 0;
-    const struct company c = {lost, &others};
-    spd_parallel(2, 8, keep_company, &c);
-    shared += others > 0;
-    run_alone = others > 0 ? 0 : run_alone + 1;
-    if (run_alone > *longest) *longest = run_alone;
-  }
-  return shared;
-}
-
-/* Loops are the caller's own for a while where others only delay them, and are shared where pieces wait for something else. */
-static void test_company(void) {
-  int longest;
-  CHECK(shared_loops(1, 1, &longest) > 0, "no loop was tried with others");
-  CHECK(longest > 20, "at most %d loops in a row were the caller's own", longest);
-  usleep(200000);
-  const int shared = shared_loops(0, 0.5, &longest);
-  CHECK(shared > 10, "%d loops that wait were shared", shared);
-}
-
 /* A child of a fork that happens while threads wake up or fall asleep must not wait for them. */
 static void test_forks(void) {
   int bad = 0;
@@ -198,6 +151,5 @@ int main(void) {
   spd_threads_stop();
   CHECK(spd_cores() >= 1, "%d cores", spd_cores());
   test_quotas();
-  test_company();
   return check_end();
 }
