@@ -325,7 +325,7 @@ test_that("entries in C look at the shapes that they are given", {
   device <- choose_device("cpu", "fp32", 1)
   run <- function(flux = x$flux, ivar = x$ivar, rows = as.double(1:6)) {
     .Call(ffi_infer_open, fit$architecture, fit$weights, fit$instrument$wave, fit$wave_rest, list(flux = flux, ivar = ivar, rows = rows),
-          x$z, !is.na(x$norm), "loss", encoder_only, NULL, c(device, batch_size = 4))
+          x$z, x$norm, "loss", encoder_only, NULL, c(device, batch_size = 4))
   }
   expect_error(run(ivar = x$ivar[1:3, ]), "'ivar' must be 6 by 251, not 3 by 251")
   expect_error(run(flux = x$flux[, -1]), "'flux' must be 6 by 251, not 6 by 250")
