@@ -40,6 +40,7 @@ test_that("what breaks off goes on, and what fails is tried again", {
 })
 
 test_that("what cannot be had says why, and leaves nothing that looks like a file", {
+  skip_on_cran() # takes seconds
   withr::local_options(spender.download_pause = 0)
   served <- served_folder(4)
   name <- function(i) sprintf("spec-0266-51602-%04d.fits", i)

@@ -1,6 +1,7 @@
 skip_if_not_installed("uwot")
 
 test_that("clusters stay clusters, rows stay rows, and the session's random numbers go on", {
+  skip_on_cran() # takes seconds
   set.seed(3)
   s <- rbind(matrix(rnorm(120), 40), matrix(rnorm(120, 8), 40))
   rownames(s) <- paste0("g", 1:80)
@@ -18,6 +19,7 @@ test_that("clusters stay clusters, rows stay rows, and the session's random numb
 })
 
 test_that("a fit's latents are embedded", {
+  skip_on_cran() # takes seconds
   x <- small_spectra(24)
   fit <- small_fit(x)
   expect_equal(embed_latents(fit, x, neighbours = 5), embed_latents(encode(fit, x), neighbours = 5))
@@ -25,6 +27,7 @@ test_that("a fit's latents are embedded", {
 })
 
 test_that("maps of many spectra do not depend on the number of threads", {
+  skip_on_cran() # takes seconds
   set.seed(4)
   s <- matrix(rnorm(900), ncol = 3)
   map <- function(...) embed_latents(s, nn_method = "annoy", n_epochs = 10, ...) # as uwot takes it from 4096 rows on

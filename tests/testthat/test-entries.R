@@ -208,6 +208,7 @@ each_replacement <- function(arguments, values, f) {
 }
 
 test_that("every entry survives every wrong argument", {
+  skip_on_cran() # takes seconds
   skip_without_cfitsio()
   folder <- withr::local_tempdir()
   torch <- normalizePath(test_path("torch", "desi.pt"))

@@ -109,6 +109,7 @@ test_that("a page is one file that names nothing outside, and says its size befo
 })
 
 test_that("a document shows the page in a frame", {
+  skip_on_cran() # takes seconds
   skip_if_not_installed("knitr")
   made <- explored()
   withr::local_options(list(knitr.in.progress = TRUE))

@@ -10,6 +10,7 @@ rows_there <- function(path) .Call(ffi_survey_info, path)$n
 bytes_of <- function(path) readBin(path, raw(), file.size(path))
 
 test_that("more rows than a segment has give what each of them gives", {
+  skip_on_cran() # takes seconds
   x <- small_spectra(60)
   x$norm[7] <- NA
   survey <- write_survey(x, withr::local_tempfile(fileext = ".fits"))

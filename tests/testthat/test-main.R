@@ -135,6 +135,7 @@ test_that("train trains as spender() does, and writes what it was asked for", {
 })
 
 test_that("ingest, encode, outliers and explore do as their functions, and say so as JSON", {
+  skip_on_cran() # takes seconds
   folder <- withr::local_tempdir()
   path <- function(name) file.path(folder, name)
   x <- small_spectra(125)

@@ -320,6 +320,7 @@ test_that("the other reference file is read tensor by tensor", {
 })
 
 test_that("export-pytorch.py makes files that are read", {
+  skip_on_cran() # takes seconds
   candidates <- c(Sys.getenv("SPENDER_PYTHON"), "/usr/bin/python3", Sys.which("python3"))
   has_torch <- function(python) {
     nzchar(python) && suppressWarnings(system2(python, c("-c", "'import torch'"), stdout = FALSE, stderr = FALSE)) == 0

@@ -59,6 +59,7 @@ survived <- function(bytes, use, extension = ".fits") {
 }
 
 test_that("files that were changed at random do not end the session", {
+  skip_on_cran() # takes seconds
   skip_without_cfitsio()
   withr::local_seed(as.numeric(Sys.getenv("SPENDER_MUTATION_SEED", "1")))
   folder <- withr::local_tempdir()
@@ -128,6 +129,7 @@ test_that("files that were changed at random do not end the session", {
 })
 
 test_that("objects that were changed by hand do not end the session", {
+  skip_on_cran() # takes seconds
   withr::local_seed(as.numeric(Sys.getenv("SPENDER_MUTATION_SEED", "1")))
   x <- small_spectra(5)
   fit <- small_fit(x, epochs = 1)

@@ -67,6 +67,7 @@ test_that("\"rank\" is the launcher's", {
 })
 
 test_that("a rank whose disk is full says so with its host, and its part goes on", {
+  skip_on_cran() # takes seconds
   skip_without_mpi()
   skip_without_small_disks()
   folder <- withr::local_tempdir()

@@ -26,6 +26,7 @@ expect_rule <- function(path, prefix, rounded = character()) {
 }
 
 test_that("published layouts are read to the bit", {
+  skip_on_cran() # takes seconds
   for (folder in folders()) {
     at <- function(name) file.path(folder, name)
     # paper I: the encoder sees the redshift; no grid in the file

@@ -115,6 +115,7 @@ test_that("a rank of another build, or without the GPU that it is told to use, e
 })
 
 test_that("a full disk ends all ranks, and the checkpoint is good", {
+  skip_on_cran() # takes seconds
   skip_without_mpi()
   skip_without_small_disks()
   folder <- withr::local_tempdir()
@@ -138,6 +139,7 @@ test_that("a full disk ends all ranks, and the checkpoint is good", {
 })
 
 test_that("a rank that dies ends the others, and the checkpoint is good", {
+  skip_on_cran() # takes seconds
   skip_without_mpi()
   folder <- withr::local_tempdir()
   dies <- "checkpoint = \"kept\", checkpoint_minutes = 0,

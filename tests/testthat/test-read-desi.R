@@ -312,6 +312,7 @@ expect_reference <- function(x, path) {
 }
 
 test_that("real files of DESI are read as astropy reads them, and bad ones are refused", {
+  skip_on_cran() # takes seconds
   tile <- data_dir("desi", "coadd-4-80613-thru20210324.fits")
   x <- read_desi(tile, mask_sky = FALSE)
   redrock <- reference("redrock", data_dir("desi", "redrock-4-80613-thru20210324.fits"))

@@ -165,6 +165,7 @@ test_that("if nothing can be read, no spectra and a warning come back", {
 })
 
 test_that("a file cut anywhere is a problem, unless all that is needed is there", {
+  skip_on_cran() # takes seconds
   path <- local_file()
   bytes <- readBin(path, raw(), 1e6)
   cut <- withr::local_tempfile(fileext = ".fits")
@@ -285,6 +286,7 @@ test_that("a file's or_mask may be taken instead of its and_mask", {
 })
 
 test_that("both masks of real files are those that astropy reads", {
+  skip_on_cran() # takes seconds
   files <- list.files(data_dir("sdss", "galaxy"), full.names = TRUE)
   lost <- vapply(files[c(1, 60, 120)], function(path) {
     ours <- reference("sdss", path)

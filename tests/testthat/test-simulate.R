@@ -111,6 +111,7 @@ test_that("a sample's first spectra do not depend on how many follow, nor on thr
 })
 
 test_that("a simulated survey has the same bits for any number of threads, and those of one that is written", {
+  skip_on_cran() # takes seconds
   bytes <- function(path) readBin(path, raw(), file.size(path))
   grid <- instrument(seq(4000, 8000, by = 40))
   n <- 2048 + 1024 + 301 # parts of R and chunks of the file, the last of each not whole

@@ -4,6 +4,7 @@ on_its_decoder <- function(x, ..., filters = c(8, 8, 8), epochs = 1) {
 }
 
 test_that("the simulated starts are the fits that they were made of: refined, near the noise on spectra that they have not seen", {
+  skip_on_cran() # takes seconds
   x <- simulate_spectra(32, seed = 5)
   noise <- mean(x$ivar > 0) / 2
   for (network in list(spender_network(filters = c(16, 32, 64)), fast_network())) {
@@ -17,6 +18,7 @@ test_that("the simulated starts are the fits that they were made of: refined, ne
 })
 
 test_that("it goes to other grids, numbers of latents and encoders", {
+  skip_on_cran() # takes seconds
   x <- small_spectra(24)
   noise <- mean(x$ivar > 0) / 2
   for (latents in c(3, 12)) {
