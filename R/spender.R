@@ -55,8 +55,9 @@
 #' @param clip The gradient of the batch's mean loss is scaled to this norm if its norm is larger; `NULL`: never.
 #' @param epsilon Adam's \eqn{\epsilon}, for the gradient of the batch's mean loss.
 #' @param average Validate with, and return, averages of the weights over about this many last epochs instead of the weights: with \eqn{T}
-#'   steps in these epochs, \eqn{\bar w \leftarrow \bar w + (w - \bar w) / \min(t, T)} after step \eqn{t}. They are useful where weights
-#'   keep moving, as at a constant learning rate or with `invariance`. 0: no averages.
+#'   steps in these epochs, \eqn{\bar w \leftarrow \bar w + (w - \bar w) / \min(t, T)} after step \eqn{t}. They are for weights
+#'   that keep moving to the end. The 1Cycle schedule brings them to rest, and averages over more than its last epochs lag behind: over 6
+#'   of 24 epochs, they raised the loss of simulated galaxies from 0.587 to 0.600. 0: no averages.
 #' @param pieces `NULL`, or a power of two: the gradient of each batch is computed in so many pieces and added up in a fixed order.
 #'   Processes that `mpirun` or `srun` has started with the same program share them (see Ranks). The result depends on the number of
 #'   pieces, not on that of processes.
