@@ -46,3 +46,18 @@ ranks_fit <- function(more = "", name = "fit") {
             init = \"random\", pieces = 4", if (nzchar(more)) ", ", more, ")"),
     paste0("saveRDS(fit, paste0(\"", name, "-\", rank, \".rds\"))"))
 }
+
+# What each of two ranks says, line by line: `code` sets `said`, and has simulated(n) and try_fit(x, ...), the text of its error
+said_by_ranks <- function(folder, code) {
+  run_ranks(2, c("simulated <- function(n) simulate_spectra(n, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7)",
+                 "network <- spender_network(filters = c(8, 12, 16), encoder_hidden = c(16, 8), decoder_hidden = c(8, 24))",
+                 "try_fit <- function(...) tryCatch({",
+                 "  spender(..., latents = 2, epochs = 3, network = network, batch_size = 8, threads = 1, progress = FALSE,",
+                 "          init = \"random\", pieces = 2)",
+                 "  \"no error\"",
+                 "}, error = function(e) paste(class(e)[1], conditionMessage(e)))",
+                 code, "writeLines(said, paste0(\"said-\", rank))"), folder)
+  said <- lapply(Sys.glob(file.path(folder, "said-*")), readLines)
+  testthat::expect_length(said, 2)
+  said
+}

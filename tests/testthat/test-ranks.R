@@ -62,20 +62,9 @@ test_that("ranks make the fit of one process, and go on from each other's checkp
 test_that("an error of one rank, or another build, data or arguments, end all with a message that names it", {
   skip_without_mpi()
   folder <- withr::local_tempdir()
-  code <- c("failing <- function(history) stop(\"no more\")",
-            "said <- character()",
-            "try_fit <- function(...) tryCatch({",
-            "  spender(..., latents = 2, epochs = 3, batch_size = 8, threads = 1, progress = FALSE, init = \"random\", pieces = 2)",
-            "  \"no error\"",
-            "}, error = function(e) paste(class(e)[1], conditionMessage(e)))",
-            "x <- simulate_spectra(30 + rank, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7)",
-            "network <- spender_network(filters = c(8, 12, 16), encoder_hidden = c(16, 8), decoder_hidden = c(8, 24))",
-            "said <- c(try_fit(x, network = network), try_fit(x[1:30], network = network, seed = rank),",
-            "          try_fit(x[1:30], network = network, callback = failing), try_fit(x[1:30], network = network))",
-            "writeLines(said, paste0(\"said-\", rank))")
-  run_ranks(2, code, folder)
-  said <- lapply(Sys.glob(file.path(folder, "said-*")), readLines)
-  expect_length(said, 2)
+  said <- said_by_ranks(folder, c("failing <- function(history) stop(\"no more\")",
+                                  "said <- c(try_fit(simulated(30 + rank)), try_fit(simulated(30), seed = rank),",
+                                  "          try_fit(simulated(30), callback = failing), try_fit(simulated(30)))"))
   for (of_rank in said) {
     expect_match(of_rank[1], "^spender_error_ranks .*rank 1 \\(.*\\) and rank 0 \\(.*\\) differ in .*spectra")
     expect_match(of_rank[2], "^spender_error_ranks .*differ in seed, .*seed: 1 and 0")
@@ -88,24 +77,14 @@ test_that("an error of one rank, or another build, data or arguments, end all wi
 test_that("a rank of another build, or without the GPU that it is told to use, ends all", {
   skip_without_mpi()
   folder <- withr::local_tempdir()
-  code <- c("try_fit <- function(...) tryCatch({",
-            "  spender(simulate_spectra(30, instrument = instrument(seq(4000, 8000, by = 16)), seed = 7), ..., latents = 2, epochs = 2,",
-            "          network = spender_network(filters = c(8, 12, 16), encoder_hidden = c(16, 8), decoder_hidden = c(8, 24)),",
-            "          batch_size = 8, threads = 1, progress = FALSE, init = \"random\", pieces = 2)",
-            "  \"no error\"",
-            "}, error = function(e) paste(class(e)[1], conditionMessage(e)))",
-            "said <- try_fit()",
-            "identity <- spender:::build_identity",
-            "other <- function(device) replace(identity(device), \"instructions\", \"none\")",
-            "if (rank == 1) assignInNamespace(\"build_identity\", other, \"spender\")",
-            "said <- c(said, try_fit())",
-            "assignInNamespace(\"build_identity\", identity, \"spender\")",
-            "said <- c(said, try_fit(device = if (rank == 1) \"cuda\" else \"cpu\"))",
-            "writeLines(said, paste0(\"said-\", rank))")
   withr::local_envvar(CUDA_VISIBLE_DEVICES = "")
-  run_ranks(2, code, folder)
-  said <- lapply(Sys.glob(file.path(folder, "said-*")), readLines)
-  expect_length(said, 2)
+  said <- said_by_ranks(folder, c("said <- try_fit(simulated(30))",
+                                  "identity <- spender:::build_identity",
+                                  "other <- function(device) replace(identity(device), \"instructions\", \"none\")",
+                                  "if (rank == 1) assignInNamespace(\"build_identity\", other, \"spender\")",
+                                  "said <- c(said, try_fit(simulated(30)))",
+                                  "assignInNamespace(\"build_identity\", identity, \"spender\")",
+                                  "said <- c(said, try_fit(simulated(30), device = if (rank == 1) \"cuda\" else \"cpu\"))"))
   for (of_rank in said) {
     expect_identical(of_rank[1], "no error")
     expect_match(of_rank[2], "^spender_error_ranks .*: rank 1 \\(.*\\) and rank 0 \\(.*\\) differ in instructions \\(.*: none and")
